@@ -1,1 +1,10 @@
-//! placeholder
+//! The node agent of ebfw: command line, configuration, datapath, workloads, events, metrics.
+
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod events;
+pub mod host;
+pub mod metrics;
+pub mod policy_file;
+pub mod workload;

@@ -1,1 +1,7 @@
-//! placeholder
+//! What the kernel programs and the agent share: wire types, the packet parser and the classifier.
+//!
+//! `no_std` and free of pointers, so that the same source runs in the kernel, under `cargo test` and in fuzzers.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod abi;

@@ -1,0 +1,1 @@
+//! Kernel side, as the agent sees it.

@@ -1,0 +1,293 @@
+//! Types that cross the border between the kernel programs and the agent, and the limits of their maps.
+//!
+//! Every struct is `repr(C)` without implicit padding (zerocopy's derives refuse it). A change of any layout here, or of a map's
+//! definition in `ebfw-ebpf`, must raise [`ABI_VERSION`].
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of everything that is pinned: an agent adopts the maps of its own version only.
+pub const ABI_VERSION: u32 = 1;
+
+/// Rules of one ruleset at most: 64 words of 64 bits.
+pub const MAX_RULES: usize = 4096;
+/// Instances (distinct rulesets) that can be loaded at once, old ones under deletion included.
+pub const MAX_INSTANCES: u32 = 4096;
+/// Slots (workloads) that can exist at once.
+pub const MAX_SLOTS: u32 = 16384;
+/// Cgroups that can be known at once.
+pub const MAX_CGROUPS: u32 = 65536;
+/// The deepest level below the cgroup v2 root at which a cgroup can be a workload of its own. What lies deeper belongs to its ancestor.
+pub const MAX_CGROUP_DEPTH: u32 = 16;
+
+/// An IP address as 16 bytes in network order; IPv4 as `::ffff:a.b.c.d`.
+pub type Address = [u8; 16];
+
+/// What the programs do, for all workloads alike. Map `CONFIG`, one entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Config {
+    /// [`mode`].
+    pub mode: u32,
+    /// [`pending`].
+    pub pending: u32,
+}
+
+/// Values of [`Config::mode`]. Zeroed memory enforces.
+pub mod mode {
+    /// Denied flows are refused.
+    pub const ENFORCE: u32 = 0;
+    /// Denied flows are reported and leave.
+    pub const LOG: u32 = 1;
+    /// As [`LOG`]; reported as `dry-run`.
+    pub const DRY_RUN: u32 = 2;
+    /// Nothing is evaluated; flows are reported.
+    pub const OFF: u32 = 3;
+}
+
+/// Values of [`Config::pending`]: packets of a workload that the agent has not classified yet.
+pub mod pending {
+    /// Drop them without an error, so that the sender tries again.
+    pub const DROP: u32 = 0;
+    /// Let them through.
+    pub const ALLOW: u32 = 1;
+}
+
+/// What a slot holds: a workload's ruleset and how to treat cgroups below it. One 64-bit word, stored and read at once.
+///
+/// Bits 0..16 instance, 16..24 [`slot_flag`], 24..32 generation of the slot's index (against reuse), 32..64 serial of the instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotWord(pub u64);
+
+/// Flags of a [`SlotWord`].
+pub mod slot_flag {
+    /// The slot is in use. A word without it belongs to no workload.
+    pub const LIVE: u8 = 1;
+    /// A ruleset governs the workload; without it everything passes and nothing is evaluated.
+    pub const GOVERNED: u8 = 2;
+    /// A cgroup below may be a workload of its own: it is pending until the agent has looked at it.
+    pub const OPEN: u8 = 4;
+    /// No events either: the agent itself.
+    pub const SILENT: u8 = 8;
+}
+
+impl SlotWord {
+    /// Puts the fields together.
+    #[must_use]
+    pub const fn new(instance: u16, flags: u8, generation: u8, serial: u32) -> Self {
+        Self(instance as u64 | (flags as u64) << 16 | (generation as u64) << 24 | (serial as u64) << 32)
+    }
+
+    /// Number of the instance in the outer maps.
+    #[inline(always)]
+    #[must_use]
+    pub const fn instance(self) -> u32 {
+        (self.0 & 0xffff) as u32
+    }
+
+    /// Whether all of `flag` is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, flag: u8) -> bool {
+        (self.0 >> 16) as u8 & flag == flag
+    }
+
+    /// Generation of the slot's index.
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    /// Serial of the instance: distinct for every ruleset that was ever loaded.
+    #[inline(always)]
+    #[must_use]
+    pub const fn serial(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// A reference to a slot, as cgroups and sockets keep it: index in the lower 24 bits, generation in the upper 8.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SlotRef(pub u32);
+
+impl SlotRef {
+    /// A reference to generation `generation` of slot `index`.
+    #[must_use]
+    pub const fn new(index: u32, generation: u8) -> Self {
+        Self((index & 0xff_ffff) | (generation as u32) << 24)
+    }
+
+    /// Index of the slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.0 & 0xff_ffff
+    }
+
+    /// Generation that the slot must have for the reference to hold.
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+}
+
+/// Where a verdict was taken. Field `hook` of [`FlowEvent`].
+pub mod hook {
+    /// `connect(2)`.
+    pub const CONNECT: u8 = 1;
+    /// `sendmsg(2)` and its like with an address.
+    pub const SENDMSG: u8 = 2;
+    /// A packet on its way out.
+    pub const EGRESS: u8 = 3;
+}
+
+/// What was decided. Field `verdict` of [`FlowEvent`].
+pub mod verdict {
+    /// Refused or dropped (in mode `log` or dry-run: would have been).
+    pub const DENY: u8 = 0;
+    /// Let through.
+    pub const ALLOW: u8 = 1;
+    /// Let through until a fact that a rule needs is known.
+    pub const HELD: u8 = 2;
+    /// Nothing was evaluated: mode `off`, or a workload that no policy governs.
+    pub const OBSERVED: u8 = 3;
+}
+
+/// Why it was decided so. Field `reason` of [`FlowEvent`].
+pub mod reason {
+    /// The rule in field `rule` matched.
+    pub const RULE: u8 = 0;
+    /// No rule matched: the default action.
+    pub const DEFAULT: u8 = 1;
+    /// The packet is malformed: a header is cut off, a length lies, too many extension headers.
+    pub const MALFORMED: u8 = 2;
+    /// An IPv4 source route.
+    pub const SOURCE_ROUTE: u8 = 3;
+    /// An IPv6 routing header.
+    pub const ROUTING_HEADER: u8 = 4;
+    /// A table of the ruleset could not be read: denied, because failures close.
+    pub const TABLES: u8 = 5;
+    /// The workload has not been classified yet.
+    pub const PENDING: u8 = 6;
+    /// No policy governs the workload, or mode `off`.
+    pub const UNGOVERNED: u8 = 7;
+}
+
+/// One decision about a flow, as the kernel reports it. Ring buffer `EVENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FlowEvent {
+    /// Nanoseconds since boot, suspend included (`bpf_ktime_get_boot_ns`).
+    pub boot_ns: u64,
+    /// The cgroup v2 id of the socket (`EGRESS`) or of the calling thread.
+    pub cgroup_id: u64,
+    /// The socket's cookie; 0 where the kernel gives none.
+    pub cookie: u64,
+    /// The slot word under which it was decided: its serial names the ruleset.
+    pub slot_word: u64,
+    /// Source; unspecified in `CONNECT` and `SENDMSG` where the socket is not bound.
+    pub source: Address,
+    /// Destination.
+    pub destination: Address,
+    /// Thread group that called connect or sendmsg last on this socket; 0 where unknown.
+    pub pid: u32,
+    /// Equal events that were left out since the last one of this kind was written.
+    pub suppressed: u32,
+    /// Source port in host order; meaningful as `destination_port` is.
+    pub source_port: u16,
+    /// Destination port in host order; meaningful where `has_ports` is 1.
+    pub destination_port: u16,
+    /// Index of the rule; meaningful with [`reason::RULE`].
+    pub rule: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 1 where the ports are known.
+    pub has_ports: u8,
+    /// [`hook`].
+    pub hook: u8,
+    /// [`verdict`].
+    pub verdict: u8,
+    /// [`reason`].
+    pub reason: u8,
+    /// 1: a rule was passed over because a fact that it needs cannot be known (`opaque`).
+    pub opaque: u8,
+    /// [`mode`] at that time.
+    pub mode: u8,
+    /// Zero.
+    pub _pad: [u8; 5],
+    /// Name of that thread group's calling thread, padded with zeros; empty where unknown.
+    pub comm: [u8; 16],
+}
+
+/// What the kernel asks the agent to do. Ring buffer `CONTROL`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Request {
+    /// [`request`].
+    pub kind: u32,
+    /// IP protocol number of the socket to destroy.
+    pub protocol: u32,
+    /// Cgroup to classify, or of the socket to destroy.
+    pub cgroup_id: u64,
+    /// Cookie of the socket to destroy.
+    pub cookie: u64,
+    /// Local address of that socket.
+    pub source: Address,
+    /// Remote address of that socket.
+    pub destination: Address,
+    /// Local port in host order.
+    pub source_port: u16,
+    /// Remote port in host order.
+    pub destination_port: u16,
+    /// 4 or 6: address family of the socket (a v4-mapped flow may belong to an IPv6 socket).
+    pub family: u32,
+}
+
+/// Values of [`Request::kind`].
+pub mod request {
+    /// Destroy a TCP socket whose flow is denied.
+    pub const DESTROY: u32 = 1;
+    /// Classify a cgroup that is not known.
+    pub const CLASSIFY: u32 = 2;
+}
+
+/// Counters of the programs: indexes into the per-CPU map `COUNTERS`. Each is a number of packets or calls since the map was made.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Flow decisions that permit (one a flow and policy, not one a packet).
+    DecisionAllow = 0,
+    /// Flow decisions that deny.
+    DecisionDeny = 1,
+    /// Flow decisions that hold.
+    DecisionHeld = 2,
+    /// Packets dropped in egress.
+    PacketDropped = 3,
+    /// Calls refused in connect and sendmsg.
+    CallRefused = 4,
+    /// Packets dropped because the workload was pending.
+    PendingDropped = 5,
+    /// Events left out by the rate limit.
+    EventSuppressed = 6,
+    /// Events lost because the ring buffer was full.
+    EventLost = 7,
+    /// Requests lost because the ring buffer was full; each is repeated with the socket's next packet.
+    RequestLost = 8,
+    /// Malformed packets denied.
+    Malformed = 9,
+    /// Source routes and routing headers denied.
+    SourceRouted = 10,
+    /// Denied because a table could not be read.
+    TableError = 11,
+    /// Replies let through on connections that came in.
+    Reply = 12,
+    /// Socket states that could not be created.
+    SocketStateFull = 13,
+}
+
+/// Number of [`Counter`]s; the map's size.
+pub const COUNTERS: u32 = 14;
+
+const _: () = assert!(size_of::<FlowEvent>() == 112 && size_of::<Request>() == 64 && size_of::<Config>() == 8);
