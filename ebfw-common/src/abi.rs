@@ -216,7 +216,7 @@ pub struct FlowEvent {
     /// [`mode`] at that time.
     pub mode: u8,
     /// Zero.
-    pub _pad: [u8; 5],
+    pub _pad: [u8; 3],
     /// Name of that thread group's calling thread, padded with zeros; empty where unknown.
     pub comm: [u8; 16],
 }
@@ -290,4 +290,4 @@ pub enum Counter {
 /// Number of [`Counter`]s; the map's size.
 pub const COUNTERS: u32 = 14;
 
-const _: () = assert!(size_of::<FlowEvent>() == 112 && size_of::<Request>() == 64 && size_of::<Config>() == 8);
+const _: () = assert!(size_of::<FlowEvent>() == 104 && size_of::<Request>() == 64 && size_of::<Config>() == 8);
