@@ -1,0 +1,134 @@
+//! `cargo xtask build`: the kernel programs first, then the host crates, which embed them.
+//! The agent's build script finds the object in the target directory; see `ebfw-agent/build.rs`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{
+    command::{self, note, step},
+    workspace,
+};
+
+/// The host target whose programs need no shared library, for virtual machines and bare images.
+pub(crate) const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
+
+const KERNEL_TARGET: &str = "bpfel-unknown-none";
+
+/// What to build.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Build the host crates with optimisation
+    #[arg(long)]
+    pub(crate) release: bool,
+    /// Features of the kernel programs (`log`: aya-log)
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) features: Vec<String>,
+    /// Build an `ebfw` without shared libraries (musl)
+    #[arg(long = "static")]
+    pub(crate) without_libraries: bool,
+}
+
+/// Builds everything and says where it lies.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    kernel_programs(&options.features)?;
+    let binary = host(options)?;
+    note(format_args!("the agent: {}", binary.display()));
+    Ok(())
+}
+
+/// Builds the kernel programs and puts the object where the agent's build script looks for it.
+pub(crate) fn kernel_programs(features: &[String]) -> Result<PathBuf> {
+    step("kernel programs");
+    let target = workspace::target_dir()?;
+    let scratch = target.join("bpf-build");
+    let mut build = kernel_cargo("build");
+    build.arg("--release").arg("--target-dir").arg(&scratch);
+    if !features.is_empty() {
+        build.arg("--features").arg(features.join(","));
+    }
+    command::run(&mut build)?;
+
+    let built = scratch.join(KERNEL_TARGET).join("release/ebfw");
+    let object = target.join("bpf/ebfw.o");
+    let changed = install_if_changed(&built, &object)?;
+    let state = if changed { "new" } else { "unchanged" };
+    note(format_args!("{} ({state})", object.display()));
+    Ok(object)
+}
+
+/// A cargo command for the crate of the kernel programs: nightly features on the stable compiler,
+/// and none of the flags that were meant for the host.
+pub(crate) fn kernel_cargo(subcommand: &str) -> Command {
+    let mut cargo = command::cargo();
+    cargo
+        .arg(subcommand)
+        .arg("--locked")
+        .current_dir(workspace::root().join("ebfw-ebpf"))
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_BUILD_TARGET");
+    cargo
+}
+
+/// Builds the host crates and returns the path of `ebfw`.
+pub(crate) fn host(options: &Options) -> Result<PathBuf> {
+    step("host crates");
+    let mut build = command::cargo();
+    build.arg("build").current_dir(workspace::root());
+    let mut folder = workspace::target_dir()?;
+    if options.without_libraries {
+        build.args(["--package", "ebfw-agent", "--target", STATIC_TARGET]);
+        folder.push(STATIC_TARGET);
+    } else {
+        build.arg("--workspace");
+    }
+    if options.release {
+        build.arg("--release");
+    }
+    folder.push(if options.release { "release" } else { "debug" });
+    command::run(&mut build)?;
+    Ok(folder.join("ebfw"))
+}
+
+/// Copies only what differs: a new time stamp alone would compile the agent anew.
+fn install_if_changed(from: &Path, to: &Path) -> Result<bool> {
+    let new = fs::read(from).with_context(|| format!("failed to read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(false);
+    }
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
+    }
+    // Renamed into place: a build that runs at the same time never reads half an object.
+    let part = to.with_extension("part");
+    fs::write(&part, new).and_then(|()| fs::rename(&part, to)).with_context(|| format!("failed to write {}", to.display()))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_did_not_change_is_not_written_again() {
+        let folder = std::env::temp_dir().join(format!("ebfw-xtask-build-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (from, to) = (folder.join("from"), folder.join("below/to"));
+
+        fs::write(&from, "one").unwrap();
+        assert!(install_if_changed(&from, &to).unwrap(), "the first time");
+        assert!(!install_if_changed(&from, &to).unwrap(), "the same content");
+        fs::write(&from, "two").unwrap();
+        assert!(install_if_changed(&from, &to).unwrap(), "another content");
+        assert_eq!(fs::read_to_string(&to).unwrap(), "two");
+
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,68 @@
+//! Running other programs: shown before they run, and a failure names the program and its status.
+//! Narration goes to standard error, so that standard output belongs to the programs.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fmt::Display,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The cargo that runs this, or the one in PATH.
+pub(crate) fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Shows the command, runs it with inherited output, and fails unless it succeeds.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    note(format_args!("$ {}", shown(command)));
+    let status = command.status().with_context(|| format!("failed to start {}", shown(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs the command quietly and returns what it wrote to standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().with_context(|| format!("failed to start {}", shown(command)))?;
+    if !output.status.success() {
+        bail!("{} ended with {}", shown(command), output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{} wrote something that is not UTF-8", shown(command)))
+}
+
+/// Whether the command can be started and succeeds; says nothing.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Finds a program in PATH, and in the folders of administrators that PATH often lacks.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// One step of a task: what is about to happen.
+pub(crate) fn step(what: impl Display) {
+    eprintln!("==> {what}");
+}
+
+/// A detail below a step.
+pub(crate) fn note(what: impl Display) {
+    eprintln!("    {what}");
+}
+
+/// The command as a reader would type it.
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str());
+    std::iter::once(name).chain(command.get_args()).map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
