@@ -24,7 +24,9 @@ pub type Address = [u8; 16];
 
 /// What the programs do, for all workloads alike. Map `CONFIG`, one entry.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Config {
     /// [`mode`].
     pub mode: u32,
@@ -74,7 +76,12 @@ impl SlotWord {
     /// Puts the fields together.
     #[must_use]
     pub const fn new(instance: u16, flags: u8, generation: u8, serial: u32) -> Self {
-        Self(instance as u64 | (flags as u64) << 16 | (generation as u64) << 24 | (serial as u64) << 32)
+        Self(
+            instance as u64
+                | (flags as u64) << 16
+                | (generation as u64) << 24
+                | (serial as u64) << 32,
+        )
     }
 
     /// Number of the instance in the outer maps.
@@ -108,7 +115,9 @@ impl SlotWord {
 
 /// A reference to a slot, as cgroups and sockets keep it: index in the lower 24 bits, generation in the upper 8.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct SlotRef(pub u32);
 
 impl SlotRef {
@@ -211,7 +220,7 @@ pub struct FlowEvent {
     pub verdict: u8,
     /// [`reason`].
     pub reason: u8,
-    /// 1: a rule was passed over because a fact that it needs cannot be known (`opaque`).
+    /// 1: it was decided with a payload that shows neither name nor request; rules that need one are `opaque`.
     pub opaque: u8,
     /// [`mode`] at that time.
     pub mode: u8,
@@ -290,4 +299,6 @@ pub enum Counter {
 /// Number of [`Counter`]s; the map's size.
 pub const COUNTERS: u32 = 14;
 
-const _: () = assert!(size_of::<FlowEvent>() == 104 && size_of::<Request>() == 64 && size_of::<Config>() == 8);
+const _: () = assert!(
+    size_of::<FlowEvent>() == 104 && size_of::<Request>() == 64 && size_of::<Config>() == 8
+);

@@ -5,3 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod classify;
+pub mod layout;
+pub mod packet;

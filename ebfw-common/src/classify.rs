@@ -1,0 +1,294 @@
+//! First match over a compiled ruleset: one class a dimension, AND, first set bit.
+//!
+//! Generic over where the tables lie, so that the kernel, the host tests and the fuzzers run this very code. Knows nothing of
+//! sockets, workloads or packets. Cost does not depend on the number of rules but for the words of the first match.
+
+use crate::layout::{
+    BITS_WORDS, BLOCK_WORDS, Block, Header, MAX_SHIFT, SUMMARY_SHIFT, halfwords, header_flag,
+};
+
+/// A compiled ruleset, wherever it lies.
+pub trait Tables {
+    /// Block `index`; `None` where there is none.
+    fn block(&self, index: u32) -> Option<&Block>;
+    /// Class of the longest IPv4 prefix that covers `address`, network order.
+    fn class_v4(&self, address: [u8; 4]) -> Option<u32>;
+    /// Class of the longest IPv6 prefix that covers `address`, network order.
+    fn class_v6(&self, address: [u8; 16]) -> Option<u32>;
+}
+
+/// Where a flow goes. IPv4-mapped IPv6 is IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// IPv4, network order.
+    V4([u8; 4]),
+    /// IPv6, network order.
+    V6([u8; 16]),
+}
+
+impl Destination {
+    /// The destination that 16 bytes stand for, `::ffff:a.b.c.d` being IPv4.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_mapped(address: [u8; 16]) -> Self {
+        match address {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Self::V4([a, b, c, d]),
+            _ => Self::V6(address),
+        }
+    }
+
+    /// The address as 16 bytes, IPv4 mapped.
+    #[inline(always)]
+    #[must_use]
+    pub fn mapped(self) -> [u8; 16] {
+        match self {
+            Self::V4([a, b, c, d]) => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+            Self::V6(address) => address,
+        }
+    }
+
+    /// Whether this is 127.0.0.0/8 or ::1.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_loopback(self) -> bool {
+        match self {
+            Self::V4(address) => address[0] == 127,
+            Self::V6(address) => u128::from_be_bytes(address) == 1,
+        }
+    }
+}
+
+/// What is known of the payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing was sent yet: names that the client claims, method and path may still come.
+    Pending,
+    /// It carries neither a name nor a request that can be read.
+    Opaque,
+}
+
+/// The facts that rules are matched against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Destination address.
+    pub destination: Destination,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port in host order; `None` where the protocol has none or the packet does not show it.
+    pub port: Option<u16>,
+    /// What is known of the payload.
+    pub content: Content,
+}
+
+/// What the ruleset says of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Rule `rule` is the first that matches.
+    Rule {
+        /// Its index.
+        rule: u16,
+        /// Whether it lets the flow through.
+        permits: bool,
+    },
+    /// No rule matches.
+    Default {
+        /// Whether the flow may leave.
+        permits: bool,
+    },
+    /// Rule `rule` may match, once a fact is known that is not known yet; no rule before it can.
+    Held {
+        /// Its index.
+        rule: u16,
+    },
+}
+
+/// A table that is missing or out of range: the caller denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableError;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+
+/// Where the bitmap of a class lies.
+struct Bitmap<'a> {
+    block: &'a Block,
+    offset: usize,
+    /// Bit `w`: word `w` is worth a look.
+    candidates: u64,
+}
+
+impl Bitmap<'_> {
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        // The mask is what shows the verifier that the index lies inside the block.
+        self.block[(self.offset + index as usize) & (BITS_WORDS - 1)]
+    }
+}
+
+#[inline(always)]
+fn bitmap<'a, T: Tables>(
+    tables: &'a T,
+    header: &Header,
+    class: u32,
+) -> Result<Bitmap<'a>, TableError> {
+    let shift = header.shift & 7;
+    if shift > MAX_SHIFT {
+        return Err(TableError);
+    }
+    let block = tables
+        .block(header.bitmaps.wrapping_add(class >> (MAX_SHIFT - shift)))
+        .ok_or(TableError)?;
+    let position = class & ((64 >> shift) - 1);
+    let candidates = if shift >= SUMMARY_SHIFT {
+        block[BITS_WORDS + (position as usize & (BLOCK_WORDS - BITS_WORDS - 1))]
+    } else {
+        (1 << (1u32 << shift)) - 1
+    };
+    Ok(Bitmap {
+        block,
+        offset: ((position << shift) & 63) as usize,
+        candidates,
+    })
+}
+
+#[inline(always)]
+fn transport_class<T: Tables>(tables: &T, header: &Header, flow: &Flow) -> Result<u32, TableError> {
+    let index = match (flow.protocol, flow.port) {
+        (TCP, Some(_)) => header.ports[0],
+        (UDP, Some(_)) => header.ports[1],
+        (SCTP, Some(_)) => header.ports[2],
+        _ => {
+            let protocols = halfwords(tables.block(header.protocols).ok_or(TableError)?);
+            return Ok(u32::from(protocols[usize::from(flow.protocol)]));
+        }
+    };
+    let port = flow.port.unwrap_or(0);
+    let page = halfwords(tables.block(index).ok_or(TableError)?)[usize::from(port >> 8)];
+    let page = tables
+        .block(header.pages.wrapping_add(u32::from(page)))
+        .ok_or(TableError)?;
+    Ok(u32::from(halfwords(page)[usize::from(port & 0xff)]))
+}
+
+#[inline(always)]
+fn address_class<T: Tables>(tables: &T, header: &Header, destination: Destination) -> u32 {
+    match destination {
+        Destination::V4(address) if header.flags & header_flag::V4 != 0 => {
+            tables.class_v4(address).unwrap_or(header.v4_default)
+        }
+        Destination::V4(_) => header.v4_default,
+        Destination::V6(address) if header.flags & header_flag::V6 != 0 => {
+            tables.class_v6(address).unwrap_or(header.v6_default)
+        }
+        Destination::V6(_) => header.v6_default,
+    }
+}
+
+/// Decides `flow`: the first rule that matches, the first that may match, or the default.
+///
+/// # Errors
+///
+/// [`TableError`] where a table is missing: the ruleset is broken and the flow must not pass.
+#[inline(always)]
+pub fn classify<T: Tables>(
+    tables: &T,
+    header: &Header,
+    flow: &Flow,
+) -> Result<Outcome, TableError> {
+    let transport = bitmap(tables, header, transport_class(tables, header, flow)?)?;
+    let address = bitmap(
+        tables,
+        header,
+        address_class(tables, header, flow.destination),
+    )?;
+    let content = if header.flags & header_flag::CONTENT == 0 {
+        None
+    } else {
+        Some(bitmap(
+            tables,
+            header,
+            match flow.content {
+                Content::Pending => header.content_pending_maybe,
+                Content::Opaque => header.content_opaque,
+            },
+        )?)
+    };
+    let mut candidates = transport.candidates & address.candidates;
+    if let Some(content) = &content {
+        candidates &= content.candidates;
+    }
+    // At most one pass a word; the bound is what lets the verifier see the end.
+    for _ in 0..BITS_WORDS {
+        if candidates == 0 {
+            break;
+        }
+        let word = lowest_bit(candidates);
+        let mut rules = transport.word(word) & address.word(word);
+        if let Some(content) = &content {
+            rules &= content.word(word);
+        }
+        if rules != 0 {
+            let rule = (word * 64 + lowest_bit(rules)) as u16;
+            return verdict_of(tables, header, flow, rule);
+        }
+        candidates &= candidates - 1;
+    }
+    Ok(Outcome::Default {
+        permits: header.default_permits == 1,
+    })
+}
+
+#[inline(always)]
+fn verdict_of<T: Tables>(
+    tables: &T,
+    header: &Header,
+    flow: &Flow,
+    rule: u16,
+) -> Result<Outcome, TableError> {
+    let (word, bit) = (u32::from(rule >> 6), 1u64 << (rule & 63));
+    if header.flags & header_flag::CONTENT != 0 && flow.content == Content::Pending {
+        let yes = bitmap(tables, header, header.content_pending_yes)?;
+        if yes.word(word) & bit == 0 {
+            return Ok(Outcome::Held { rule });
+        }
+    }
+    let permits = tables.block(header.permits).ok_or(TableError)?;
+    Ok(Outcome::Rule {
+        rule,
+        permits: permits[word as usize & (BITS_WORDS - 1)] & bit != 0,
+    })
+}
+
+/// Index of the lowest set bit, without the table look-up that LLVM makes of `trailing_zeros` for the kernel's target.
+#[inline(always)]
+fn lowest_bit(word: u64) -> u32 {
+    let mut below = (word & word.wrapping_neg()).wrapping_sub(1);
+    below -= (below >> 1) & 0x5555_5555_5555_5555;
+    below = (below & 0x3333_3333_3333_3333) + ((below >> 2) & 0x3333_3333_3333_3333);
+    below = (below + (below >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    (below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_bit_is_found_at_every_position() {
+        for bit in 0..64 {
+            assert_eq!(lowest_bit(1 << bit), bit);
+            assert_eq!(lowest_bit(u64::MAX << bit), bit);
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_ipv4() {
+        let mapped = Destination::V4([192, 0, 2, 1]).mapped();
+        assert_eq!(
+            Destination::from_mapped(mapped),
+            Destination::V4([192, 0, 2, 1])
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! How a compiled ruleset lies in its blocks: written by `ebfw_policy::compile`, read by [`crate::classify`].
+//!
+//! ARCHITECTURE.md, "Tables", says what each block holds; this file fixes the numbers.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute_ref};
+
+/// 64-bit words of a block: 64 for bits or halfwords, 8 for summaries.
+pub const BLOCK_WORDS: usize = 72;
+/// Words of a block that hold bits.
+pub const BITS_WORDS: usize = 64;
+/// The largest [`Header::shift`]: 64 words of 64 bits, [`crate::abi::MAX_RULES`] rules.
+pub const MAX_SHIFT: u32 = 6;
+/// From this shift on a bitmap has a summary; below, all of its (at most four) words are visited.
+pub const SUMMARY_SHIFT: u32 = 3;
+
+/// The unit of storage.
+pub type Block = [u64; BLOCK_WORDS];
+/// A block seen as halfwords, of which the first 256 are used.
+pub type Halfwords = [u16; BLOCK_WORDS * 4];
+
+/// Sees a block as halfwords.
+#[inline(always)]
+#[must_use]
+pub fn halfwords(block: &Block) -> &Halfwords {
+    transmute_ref!(block)
+}
+
+/// Bits of [`Header::flags`].
+pub mod header_flag {
+    /// Some rule looks at names, method or path: the content dimension takes part.
+    pub const CONTENT: u32 = 1;
+    /// The workload's own loopback is judged too.
+    pub const GOVERN_LOOPBACK: u32 = 2;
+    /// QUIC is denied.
+    pub const QUIC_DENY: u32 = 4;
+    /// There are IPv4 prefixes.
+    pub const V4: u32 = 8;
+    /// There are IPv6 prefixes.
+    pub const V6: u32 = 16;
+}
+
+/// Block 0 of a ruleset: its shape. "Block" is the number of a block in the same ruleset, "class" the number of a bitmap.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Header {
+    /// A bitmap has `1 << shift` words.
+    pub shift: u32,
+    /// Number of rules.
+    pub rules: u32,
+    /// 1: a flow that no rule matches may leave.
+    pub default_permits: u32,
+    /// [`header_flag`].
+    pub flags: u32,
+    /// Block of the permit bits: bit `i` is set where rule `i` lets the flow through.
+    pub permits: u32,
+    /// First block of bitmaps.
+    pub bitmaps: u32,
+    /// Blocks of the port index of TCP, UDP and SCTP.
+    pub ports: [u32; 3],
+    /// First block of port pages.
+    pub pages: u32,
+    /// Block: protocol number → class, where no ports are known.
+    pub protocols: u32,
+    /// Class of an IPv4 address that no prefix covers.
+    pub v4_default: u32,
+    /// Class of an IPv6 address that no prefix covers.
+    pub v6_default: u32,
+    /// Class of the rules that may match a flow without payload so far.
+    pub content_pending_maybe: u32,
+    /// Class of those among them that do.
+    pub content_pending_yes: u32,
+    /// Class of the rules that match a payload which carries neither name nor request.
+    pub content_opaque: u32,
+    /// Zero.
+    pub _pad: [u32; BLOCK_WORDS * 2 - 16],
+}
+
+impl Header {
+    /// Sees block 0 as the header.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(block: &Block) -> &Self {
+        transmute_ref!(block)
+    }
+
+    /// An empty header, to be filled by the compiler.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            shift: 0,
+            rules: 0,
+            default_permits: 0,
+            flags: 0,
+            permits: 0,
+            bitmaps: 0,
+            ports: [0; 3],
+            pages: 0,
+            protocols: 0,
+            v4_default: 0,
+            v6_default: 0,
+            content_pending_maybe: 0,
+            content_pending_yes: 0,
+            content_opaque: 0,
+            _pad: [0; BLOCK_WORDS * 2 - 16],
+        }
+    }
+}
+
+const _: () = assert!(
+    size_of::<Header>() == size_of::<Block>() && size_of::<Halfwords>() == size_of::<Block>()
+);
