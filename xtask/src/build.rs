@@ -104,11 +104,14 @@ fn install_if_changed(from: &Path, to: &Path) -> Result<bool> {
         return Ok(false);
     }
     if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("failed to create {}", folder.display()))?;
     }
     // Renamed into place: a build that runs at the same time never reads half an object.
     let part = to.with_extension("part");
-    fs::write(&part, new).and_then(|()| fs::rename(&part, to)).with_context(|| format!("failed to write {}", to.display()))?;
+    fs::write(&part, new)
+        .and_then(|()| fs::rename(&part, to))
+        .with_context(|| format!("failed to write {}", to.display()))?;
     Ok(true)
 }
 

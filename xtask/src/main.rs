@@ -1,8 +1,10 @@
 //! `cargo xtask`: every command that a developer or CI needs, one file each.
 //! Parses the command line and dispatches; does nothing itself.
 
+mod apt;
 mod build;
 mod command;
+mod setup;
 mod workspace;
 
 use std::process::ExitCode;
@@ -10,7 +12,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 110)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about,
+    max_term_width = 110
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -18,12 +25,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Install what is missing for the other commands, and say why
+    Setup,
     /// Build the kernel programs, then the host crates with them inside
     Build(build::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
+        Task::Setup => setup::run(),
         Task::Build(options) => build::run(&options),
     };
     match outcome {
