@@ -2,4 +2,13 @@
 //!
 //! No files, no kernel, no clock: the agent, the command line and the tests feed it values.
 
+pub mod cgroup;
+pub mod compile;
+pub mod domain;
+pub mod evaluate;
+pub mod facts;
+pub mod http;
 pub mod policy;
+pub mod ruleset;
+pub mod selector;
+pub mod workload;

@@ -3,9 +3,20 @@
 //! Built only by conversion from a [`crate::spec`] (which collects every error), so a value of these
 //! types cannot be wrong. Nothing here reads files or knows how a policy was written down.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
+
+use crate::{
+    cgroup::CgroupGlob,
+    domain::DomainPattern,
+    http::{Method, PathPrefix},
+    selector::{PodMatch, Selector},
+};
 
 /// Rules that one workload can have at most: what 64 words of 64 bits index in the kernel.
 pub const MAX_RULES: usize = 4096;
@@ -33,7 +44,7 @@ impl Action {
 }
 
 /// The entries of a dimension of a rule; a rule that does not name the dimension matches anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AnyOf<T> {
     /// The dimension is absent.
     Anything,
@@ -124,4 +135,153 @@ impl fmt::Display for PortRange {
             write!(f, "{}-{}", self.first, self.last)
         }
     }
+}
+
+/// What a Modify rule will do to a request; carried, not executed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Mutation {
+    /// Replace the header, or add it if it is missing.
+    SetHeader {
+        /// Name of the header.
+        header: Box<str>,
+        /// Its new value.
+        value: Box<str>,
+    },
+    /// Add a header, beside others of its name.
+    AddHeader {
+        /// Name of the header.
+        header: Box<str>,
+        /// Its value.
+        value: Box<str>,
+    },
+    /// Remove every header of this name.
+    RemoveHeader {
+        /// Name of the header.
+        header: Box<str>,
+    },
+    /// Replace the path of the request.
+    RewritePath {
+        /// The new path.
+        path: Box<str>,
+    },
+}
+
+/// How QUIC is treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Quic {
+    /// As any other flow, by the rules.
+    #[default]
+    Decide,
+    /// UDP to port 443 is denied before the rules, so that clients fall back to TCP.
+    Deny,
+}
+
+/// Where something stands in the policy file, both counted from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Line.
+    pub line: usize,
+    /// Column, in characters.
+    pub column: usize,
+}
+
+/// What a rule asks of a flow: every dimension must match.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Match {
+    /// The source pod; `Some` never matches a flow from no known pod.
+    pub pod: Option<PodMatch>,
+    /// The cgroup of the workload.
+    pub cgroups: AnyOf<CgroupGlob>,
+    /// Names, see [`crate::evaluate`].
+    pub domains: AnyOf<DomainPattern>,
+    /// Destination prefixes; IPv4-mapped ones are stored as IPv4.
+    pub cidrs: AnyOf<IpNet>,
+    /// Destination ports.
+    pub ports: AnyOf<PortRange>,
+    /// IP protocols.
+    pub protocols: AnyOf<Protocol>,
+    /// Methods of HTTP requests.
+    pub methods: AnyOf<Method>,
+    /// Whole elements from the start of a request's path.
+    pub path_prefix: Option<PathPrefix>,
+}
+
+impl Match {
+    /// A match that every flow satisfies.
+    pub const ANYTHING: Self = Self {
+        pod: None,
+        cgroups: AnyOf::Anything,
+        domains: AnyOf::Anything,
+        cidrs: AnyOf::Anything,
+        ports: AnyOf::Anything,
+        protocols: AnyOf::Anything,
+        methods: AnyOf::Anything,
+        path_prefix: None,
+    };
+}
+
+/// One rule of a policy.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The user's name for it, or `rule-N` where there is none.
+    pub name: Arc<str>,
+    /// What it does.
+    pub action: Action,
+    /// What it matches.
+    pub matches: Match,
+    /// What a Modify rule changes, in order; empty for the other actions.
+    pub mutations: Vec<Mutation>,
+    /// `strictL7` of the policy: a Deny whose only unknown is opaque counts as matching.
+    pub strict_l7: bool,
+    /// Where the rule begins in the file. Two rules that differ only here are equal.
+    pub position: Position,
+}
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            action,
+            matches,
+            mutations,
+            strict_l7,
+            position: _,
+        } = self;
+        *name == other.name
+            && *action == other.action
+            && *matches == other.matches
+            && *mutations == other.mutations
+            && *strict_l7 == other.strict_l7
+    }
+}
+
+impl Eq for Rule {}
+
+impl Hash for Rule {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            name,
+            action,
+            matches,
+            mutations,
+            strict_l7,
+            position: _,
+        } = self;
+        (name, action, matches, mutations, strict_l7).hash(state);
+    }
+}
+
+/// A whole policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What happens when no rule matches; Allow or Deny.
+    pub default_action: Action,
+    /// Narrows the whole policy to pods with these labels.
+    pub pod_selector: Option<Selector>,
+    /// The rules; the first that matches decides.
+    pub rules: Vec<Arc<Rule>>,
+    /// How QUIC is treated.
+    pub quic: Quic,
+    /// Whether destinations on loopback are judged.
+    pub govern_loopback: bool,
 }

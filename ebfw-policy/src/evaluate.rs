@@ -1,0 +1,286 @@
+//! The engine: first match over facts that arrive one after the other (SEMANTICS 2 to 4).
+//!
+//! It is the oracle for the kernel's tables and what `ebfw policy test` runs.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::{
+    domain::{DomainPattern, Name},
+    facts::{Claim, Facts, Request},
+    policy::{Action, AnyOf, PortRange, Protocol, Rule},
+    ruleset::Ruleset,
+};
+
+/// A part of `match`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dimension {
+    /// `pod`.
+    Pod,
+    /// `cgroups`.
+    Cgroups,
+    /// `protocols`.
+    Protocols,
+    /// `ports`.
+    Ports,
+    /// `cidrs`.
+    Cidrs,
+    /// `domains`.
+    Domains,
+    /// `methods`.
+    Methods,
+    /// `pathPrefix`.
+    PathPrefix,
+}
+
+impl Dimension {
+    /// The field's name in a policy.
+    #[must_use]
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Cgroups => "cgroups",
+            Self::Protocols => "protocols",
+            Self::Ports => "ports",
+            Self::Cidrs => "cidrs",
+            Self::Domains => "domains",
+            Self::Methods => "methods",
+            Self::PathPrefix => "pathPrefix",
+        }
+    }
+}
+
+/// What a rule is for the facts at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It matches.
+    Yes,
+    /// It matches because `strictL7` counts a fact that cannot become known against the flow.
+    YesOpaque(Dimension),
+    /// This dimension rules it out.
+    No(Dimension),
+    /// This dimension's fact can no longer become known, which rules it out.
+    NoOpaque(Dimension),
+    /// This dimension's fact is not known yet.
+    NotYet(Dimension),
+}
+
+/// What becomes of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// It may leave.
+    Allow,
+    /// It may not.
+    Deny,
+    /// It may leave; the event says `modify`.
+    Modify,
+    /// The rule that decides needs a fact that is still to come.
+    Held,
+}
+
+impl From<Action> for Decision {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Allow => Self::Allow,
+            Action::Deny => Self::Deny,
+            Action::Modify => Self::Modify,
+        }
+    }
+}
+
+/// Why a decision was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A rule matched.
+    Rule,
+    /// A Deny rule counted as matching because a fact that it needs cannot become known (`strictL7`).
+    Opaque,
+    /// No rule matched.
+    Default,
+    /// A destination on loopback, which the policy does not govern.
+    Loopback,
+    /// A rule waits for the fact of this dimension.
+    Waiting(Dimension),
+}
+
+/// A rule of a ruleset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleRef {
+    /// Its place in [`Ruleset::rules`].
+    pub index: usize,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// The outcome of an evaluation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What becomes of the flow.
+    pub decision: Decision,
+    /// The rule that decided, or for which the flow is held.
+    pub rule: Option<RuleRef>,
+    /// Why.
+    pub reason: Reason,
+    /// Places of the rules that were passed over only because a fact can no longer become known.
+    pub opaque: Vec<usize>,
+}
+
+impl Ruleset {
+    /// Judges a flow of this ruleset's workload.
+    #[must_use]
+    pub fn evaluate(&self, facts: &Facts) -> Verdict {
+        let mut opaque = Vec::new();
+        if !self.govern_loopback && facts.dst.is_some_and(|dst| dst.is_loopback()) {
+            return Verdict {
+                decision: Decision::Allow,
+                rule: None,
+                reason: Reason::Loopback,
+                opaque,
+            };
+        }
+        for (index, rule) in self.rules.iter().enumerate() {
+            let (decision, reason) = match judge(rule, facts) {
+                Judgement::No(_) => continue,
+                Judgement::NoOpaque(_) => {
+                    opaque.push(index);
+                    continue;
+                }
+                Judgement::Yes => (rule.action.into(), Reason::Rule),
+                Judgement::YesOpaque(_) => (rule.action.into(), Reason::Opaque),
+                Judgement::NotYet(dimension) => (Decision::Held, Reason::Waiting(dimension)),
+            };
+            return Verdict {
+                decision,
+                rule: Some(RuleRef {
+                    index,
+                    name: Arc::clone(&rule.name),
+                }),
+                reason,
+                opaque,
+            };
+        }
+        Verdict {
+            decision: self.default.into(),
+            rule: None,
+            reason: Reason::Default,
+            opaque,
+        }
+    }
+}
+
+/// What `rule` is for `facts`; pod and cgroup are taken as satisfied.
+#[must_use]
+pub fn judge(rule: &Rule, facts: &Facts) -> Judgement {
+    let matches = &rule.matches;
+    if let Some(dimension) = ruled_out_by_address(rule, facts) {
+        return Judgement::No(dimension);
+    }
+    let content = [
+        (
+            Dimension::Domains,
+            names(&matches.domains, rule.action, facts),
+        ),
+        (Dimension::Methods, method(rule, facts)),
+        (Dimension::PathPrefix, path(rule, facts)),
+    ];
+    let first = |wanted: Truth| {
+        content
+            .iter()
+            .find(|(_, truth)| *truth == wanted)
+            .map(|(dimension, _)| *dimension)
+    };
+    let strict = rule.strict_l7 && rule.action == Action::Deny;
+    if let Some(dimension) = first(Truth::No) {
+        return Judgement::No(dimension);
+    }
+    match (first(Truth::Opaque), first(Truth::NotYet)) {
+        (Some(dimension), _) if !strict => Judgement::NoOpaque(dimension),
+        (_, Some(dimension)) => Judgement::NotYet(dimension),
+        (Some(dimension), None) => Judgement::YesOpaque(dimension),
+        (None, None) => Judgement::Yes,
+    }
+}
+
+/// The first dimension of the facts that are known from the start that rules the rule out.
+fn ruled_out_by_address(rule: &Rule, facts: &Facts) -> Option<Dimension> {
+    let matches = &rule.matches;
+    if !matches.ports.admits(|range| port(*range, facts)) {
+        return Some(Dimension::Ports);
+    }
+    if !matches
+        .protocols
+        .admits(|protocol| facts.protocol == Some(*protocol))
+    {
+        return Some(Dimension::Protocols);
+    }
+    let in_prefix = |prefix: &ipnet::IpNet| match (prefix, facts.dst) {
+        (ipnet::IpNet::V4(prefix), Some(IpAddr::V4(dst))) => prefix.contains(&dst),
+        (ipnet::IpNet::V6(prefix), Some(IpAddr::V6(dst))) => prefix.contains(&dst),
+        (ipnet::IpNet::V4(_) | ipnet::IpNet::V6(_), _) => false,
+    };
+    (!matches.cidrs.admits(in_prefix)).then_some(Dimension::Cidrs)
+}
+
+/// `ports` never matches a protocol without ports, nor a flow whose port is not known.
+fn port(range: PortRange, facts: &Facts) -> bool {
+    facts.protocol.is_none_or(Protocol::has_ports)
+        && facts.port.is_some_and(|port| range.contains(port))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Truth {
+    Yes,
+    No,
+    NotYet,
+    Opaque,
+}
+
+impl From<bool> for Truth {
+    fn from(truth: bool) -> Self {
+        if truth { Self::Yes } else { Self::No }
+    }
+}
+
+/// The table of SEMANTICS 4.
+fn names(patterns: &AnyOf<DomainPattern>, action: Action, facts: &Facts) -> Truth {
+    let AnyOf::Entries(patterns) = patterns else {
+        return Truth::Yes;
+    };
+    let meant = |name: &Name| patterns.iter().any(|pattern| pattern.matches(name));
+    let resolved = &facts.resolved;
+    match (&facts.claim, action.permits()) {
+        (Claim::NotYet, true) | (Claim::Nameless, _) => resolved.iter().any(meant).into(),
+        (Claim::NotYet, false) if !resolved.is_empty() && resolved.iter().all(meant) => Truth::Yes,
+        (Claim::NotYet, false) => Truth::NotYet,
+        (Claim::Name(claimed), _) if resolved.contains(claimed) => meant(claimed).into(),
+        (Claim::Name(_), true) => Truth::No,
+        (Claim::Name(claimed), false) => (meant(claimed) || resolved.iter().any(meant)).into(),
+    }
+}
+
+fn method(rule: &Rule, facts: &Facts) -> Truth {
+    let AnyOf::Entries(methods) = &rule.matches.methods else {
+        return Truth::Yes;
+    };
+    match &facts.request {
+        Request::NotYet => Truth::NotYet,
+        Request::Opaque => Truth::Opaque,
+        Request::Known { method, path: _ } => method
+            .as_ref()
+            .is_some_and(|method| methods.contains(method))
+            .into(),
+    }
+}
+
+fn path(rule: &Rule, facts: &Facts) -> Truth {
+    let Some(prefix) = &rule.matches.path_prefix else {
+        return Truth::Yes;
+    };
+    match &facts.request {
+        Request::NotYet => Truth::NotYet,
+        Request::Opaque => Truth::Opaque,
+        Request::Known { method: _, path } => path
+            .as_ref()
+            .is_some_and(|path| prefix.matches(path))
+            .into(),
+    }
+}
