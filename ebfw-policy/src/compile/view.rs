@@ -1,0 +1,88 @@
+//! Tables as the classifier reads them, without a kernel: tests and fuzzers judge flows with the kernel's own code.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use ebfw_common::{
+    classify::{self, Flow, Outcome, TableError},
+    layout::{Block, Header},
+};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::Tables;
+
+/// Tables with an index for the longest match, in place of the kernel's tries.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    blocks: &'a [Block],
+    v4: LongestMatch<Ipv4Net>,
+    v6: LongestMatch<Ipv6Net>,
+}
+
+impl Tables {
+    /// A view of these tables.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View {
+            blocks: &self.blocks,
+            v4: LongestMatch::new(&self.v4, Ipv4Net::prefix_len),
+            v6: LongestMatch::new(&self.v6, Ipv6Net::prefix_len),
+        }
+    }
+}
+
+impl View<'_> {
+    /// Judges a flow as the kernel does.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError`] where the tables are broken.
+    pub fn classify(&self, flow: &Flow) -> Result<Outcome, TableError> {
+        let header = Header::of(self.blocks.first().ok_or(TableError)?);
+        classify::classify(self, header, flow)
+    }
+}
+
+impl classify::Tables for View<'_> {
+    fn block(&self, index: u32) -> Option<&Block> {
+        self.blocks.get(usize::try_from(index).ok()?)
+    }
+
+    fn class_v4(&self, address: [u8; 4]) -> Option<u32> {
+        let address = Ipv4Addr::from(address);
+        self.v4
+            .find(|length| Ipv4Net::new_assert(address, length).trunc())
+    }
+
+    fn class_v6(&self, address: [u8; 16]) -> Option<u32> {
+        let address = Ipv6Addr::from(address);
+        self.v6
+            .find(|length| Ipv6Net::new_assert(address, length).trunc())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct LongestMatch<P> {
+    /// The lengths that occur, longest first.
+    lengths: Vec<u8>,
+    classes: HashMap<P, u32>,
+}
+
+impl<P: Copy + Eq + Hash> LongestMatch<P> {
+    fn new(prefixes: &[(P, u32)], length: impl Fn(&P) -> u8) -> Self {
+        let lengths: BTreeSet<u8> = prefixes.iter().map(|(prefix, _)| length(prefix)).collect();
+        Self {
+            lengths: lengths.into_iter().rev().collect(),
+            classes: prefixes.iter().copied().collect(),
+        }
+    }
+
+    fn find(&self, prefix: impl Fn(u8) -> P) -> Option<u32> {
+        self.lengths
+            .iter()
+            .find_map(|length| self.classes.get(&prefix(*length)).copied())
+    }
+}
