@@ -5,6 +5,7 @@ mod apt;
 mod build;
 mod command;
 mod setup;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -29,12 +30,15 @@ enum Task {
     Setup,
     /// Build the kernel programs, then the host crates with them inside
     Build(build::Options),
+    /// Run the kernel side's tests on old and new kernels in virtual machines
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Setup => setup::run(),
         Task::Build(options) => build::run(&options),
+        Task::Vm(options) => vm::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

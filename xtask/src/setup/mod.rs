@@ -32,7 +32,7 @@ pub(crate) enum Need {
 /// What it takes to build the kernel programs.
 pub(crate) const KERNEL_PROGRAMS: [Need; 2] = [Need::RustSource, Need::BpfLinker];
 
-const ALL: [Need; 8] = [
+const ALL: [Need; 9] = [
     Need::RustSource,
     Need::BpfLinker,
     Need::StaticTarget,
@@ -41,6 +41,7 @@ const ALL: [Need; 8] = [
     Need::Program(Program::Curl),
     Need::Program(Program::Ip),
     Need::Program(Program::Qemu),
+    Need::Program(Program::Xz),
 ];
 
 /// Installs everything, and explains each part.

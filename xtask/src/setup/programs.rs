@@ -12,6 +12,7 @@ pub(crate) enum Program {
     Curl,
     Ip,
     Qemu,
+    Xz,
 }
 
 impl Program {
@@ -21,6 +22,7 @@ impl Program {
             Self::Curl => "curl",
             Self::Ip => "ip",
             Self::Qemu => "qemu-system-x86_64",
+            Self::Xz => "xz",
         }
     }
 
@@ -29,6 +31,7 @@ impl Program {
             Self::Curl => "the demo puts a real client under a policy",
             Self::Ip => "the demo and the tests make network namespaces",
             Self::Qemu => "`cargo xtask vm` boots old and new kernels",
+            Self::Xz => "the modules of those kernels are compressed",
         }
     }
 
@@ -41,6 +44,7 @@ impl Program {
             Self::Curl => "curl",
             Self::Ip => "iproute2",
             Self::Qemu => "qemu-system-x86",
+            Self::Xz => "xz-utils",
         };
         let name = self.name();
         if command::find("apt-get").is_none() {

@@ -1,0 +1,111 @@
+//! What a guest boots into: busybox, modules, the test programs and an init that runs them and reports.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use super::{cpio::Archive, kernels::Kernel, tests::TestProgram};
+
+const INIT: &str = include_str!("init.sh");
+
+/// What runs in the guest.
+pub(super) struct Job<'a> {
+    pub(super) programs: &'a [TestProgram],
+    pub(super) environment: &'a [String],
+    pub(super) arguments: &'a [String],
+}
+
+/// Packs all of it.
+pub(super) fn build(kernel: &Kernel, job: &Job<'_>) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for folder in [
+        "bin", "dev", "etc", "mod", "proc", "root", "run", "sys", "tests", "tmp", "usr", "usr/bin",
+        "var",
+    ] {
+        archive.folder(folder);
+    }
+    archive.program("bin/busybox", &read(&kernel.busybox)?);
+    archive.link("bin/sh", "busybox");
+    archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
+    archive.file("etc/group", b"root:x:0:\n");
+    archive.file("etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n");
+    for module in &kernel.modules {
+        archive.file(&format!("mod/{}", file_name(module)?), &read(module)?);
+    }
+    for program in job.programs {
+        archive.program(&program.guest_path(), &read(&program.path)?);
+    }
+    archive.program("init", INIT.as_bytes());
+    archive.file("job.sh", script(job).as_bytes());
+    Ok(archive.finish())
+}
+
+/// Runs every test program, also after one has failed.
+fn script(job: &Job<'_>) -> String {
+    let mut script = String::new();
+    // Whatever a test misses in here is missing for good: it has to fail and not to skip.
+    for variable in ["EBFW_REQUIRE_KERNEL=1", "RUST_BACKTRACE=1"]
+        .into_iter()
+        .chain(job.environment.iter().map(String::as_str))
+    {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        writeln!(script, "export {name}={}", quoted(value))
+            .expect("writing to a string does not fail");
+    }
+    script.push_str("status=0\n");
+    let arguments = job
+        .arguments
+        .iter()
+        .map(|argument| format!(" {}", quoted(argument)))
+        .collect::<String>();
+    for program in job.programs.iter().filter(|program| program.is_test) {
+        let path = program.guest_path();
+        writeln!(
+            script,
+            "echo '--- {}'; /{path}{arguments} || status=1",
+            program.name
+        )
+        .expect("writing to a string does not fail");
+    }
+    script.push_str("exit $status\n");
+    script
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("failed to read {}", path.display()))
+}
+
+fn file_name(path: &Path) -> Result<&str> {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("no name in {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_sees_arguments_as_they_were_given() {
+        let programs = [TestProgram {
+            name: "live".into(),
+            path: "/x/live-1".into(),
+            is_test: true,
+        }];
+        let job = Job {
+            programs: &programs,
+            environment: &["PAIRS=10 000".into()],
+            arguments: &["it's".into(), "$HOME".into()],
+        };
+        let script = script(&job);
+        assert!(script.contains("export PAIRS='10 000'\n"), "{script}");
+        assert!(
+            script.contains(r"/tests/live 'it'\''s' '$HOME' || status=1"),
+            "{script}"
+        );
+    }
+}
