@@ -5,6 +5,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +16,9 @@ use crate::{
 };
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Package lists of this age still name packages that are there.
+const FRESH: Duration = Duration::from_secs(60 * 60);
 
 /// Releases that hold the kernels of the matrix and the sources of recent compilers.
 const SUITES: [(Archive, &str); 5] = [
@@ -73,9 +77,22 @@ impl Apt {
             fs::write(&path, content)
                 .with_context(|| format!("failed to write {}", path.display()))?;
         }
-        note("fetching the package lists of Debian's releases into the cache");
-        command::output(apt.command("apt-get").args(["-qq", "update"]))?;
+        apt.update()?;
         Ok(apt)
+    }
+
+    fn update(&self) -> Result<()> {
+        let stamp = self.dir.join("updated");
+        let age = fs::metadata(&stamp)
+            .and_then(|stamp| stamp.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age < FRESH) {
+            return Ok(());
+        }
+        note("fetching the package lists of Debian's releases into the cache");
+        command::output(self.command("apt-get").args(["-qq", "update"]))?;
+        fs::write(&stamp, "").with_context(|| format!("failed to write {}", stamp.display()))
     }
 
     /// The names of all packages that begin like this.

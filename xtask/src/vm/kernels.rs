@@ -153,15 +153,15 @@ fn resolve(apt: &Apt, series: Series) -> Result<(String, Vec<String>)> {
         let names = apt.names(&format!("{start}{series}."))?;
         Ok(newest_release(&names, start))
     };
-    if let Some(release) = newest("linux-image-")? {
-        let package = format!("linux-image-{release}");
-        return Ok((release, vec![package]));
+    // From 6.19 on the image and the modules are packages of their own, and `linux-image` is empty.
+    if let Some(release) = newest("linux-binary-")? {
+        let packages = ["linux-binary-", "linux-modules-"].map(|start| format!("{start}{release}"));
+        return Ok((release, packages.into()));
     }
-    // From 6.19 on the image and the modules are packages of their own.
-    let release = newest("linux-binary-")?
+    let release = newest("linux-image-")?
         .with_context(|| format!("Debian has no kernel {series} (any more)"))?;
-    let packages = ["linux-binary-", "linux-modules-"].map(|start| format!("{start}{release}"));
-    Ok((release, packages.into()))
+    let package = format!("linux-image-{release}");
+    Ok((release, vec![package]))
 }
 
 /// Picks the newest release among package names.
