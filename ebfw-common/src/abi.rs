@@ -3,6 +3,8 @@
 //! Every struct is `repr(C)` without implicit padding (zerocopy's derives refuse it). A change of any layout here, or of a map's
 //! definition in `ebfw-ebpf`, must raise [`ABI_VERSION`].
 
+use core::net::{IpAddr, Ipv6Addr};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything that is pinned: an agent adopts the maps of its own version only.
@@ -19,8 +21,59 @@ pub const MAX_CGROUPS: u32 = 65536;
 /// The deepest level below the cgroup v2 root at which a cgroup can be a workload of its own. What lies deeper belongs to its ancestor.
 pub const MAX_CGROUP_DEPTH: u32 = 16;
 
-/// An IP address as 16 bytes in network order; IPv4 as `::ffff:a.b.c.d`.
-pub type Address = [u8; 16];
+/// An IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`. Kept as words, since the kernel's target moves bytes one by one.
+#[repr(transparent)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Address(pub [u32; 4]);
+
+impl Address {
+    /// `::`.
+    pub const UNSPECIFIED: Self = Self([0; 4]);
+    /// `::1`.
+    pub const LOOPBACK: Self = Self([0, 0, 0, 1u32.to_be()]);
+
+    /// `::ffff:a.b.c.d`, the four bytes as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mapped(v4: [u8; 4]) -> Self {
+        Self([0, 0, 0xffffu32.to_be(), u32::from_ne_bytes(v4)])
+    }
+
+    /// The 16 bytes.
+    #[must_use]
+    pub const fn octets(self) -> [u8; 16] {
+        zerocopy::transmute!(self.0)
+    }
+}
+
+impl From<[u8; 16]> for Address {
+    fn from(octets: [u8; 16]) -> Self {
+        Self(zerocopy::transmute!(octets))
+    }
+}
+
+impl From<Ipv6Addr> for Address {
+    fn from(address: Ipv6Addr) -> Self {
+        address.octets().into()
+    }
+}
+
+impl From<Address> for Ipv6Addr {
+    fn from(address: Address) -> Self {
+        address.octets().into()
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::mapped(address.octets()),
+            IpAddr::V6(address) => address.into(),
+        }
+    }
+}
 
 /// What the programs do, for all workloads alike. Map `CONFIG`, one entry.
 #[repr(C)]
@@ -70,6 +123,8 @@ pub mod slot_flag {
     pub const OPEN: u8 = 4;
     /// No events either: the agent itself.
     pub const SILENT: u8 = 8;
+    /// The workload's own loopback is judged too.
+    pub const GOVERN_LOOPBACK: u8 = 16;
 }
 
 impl SlotWord {
@@ -182,6 +237,8 @@ pub mod reason {
     pub const PENDING: u8 = 6;
     /// No policy governs the workload, or mode `off`.
     pub const UNGOVERNED: u8 = 7;
+    /// The state of the socket could not be kept: denied, because failures close.
+    pub const SOCKET_STATE: u8 = 8;
 }
 
 /// One decision about a flow, as the kernel reports it. Ring buffer `EVENTS`.

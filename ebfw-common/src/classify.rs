@@ -3,8 +3,11 @@
 //! Generic over where the tables lie, so that the kernel, the host tests and the fuzzers run this very code. Knows nothing of
 //! sockets, workloads or packets. Cost does not depend on the number of rules but for the words of the first match.
 
-use crate::layout::{
-    BITS_WORDS, BLOCK_WORDS, Block, Header, MAX_SHIFT, SUMMARY_SHIFT, halfwords, header_flag,
+use crate::{
+    abi::Address,
+    layout::{
+        BITS_WORDS, BLOCK_WORDS, Block, Header, MAX_SHIFT, SUMMARY_SHIFT, halfwords, header_flag,
+    },
 };
 
 /// A compiled ruleset, wherever it lies.
@@ -13,8 +16,8 @@ pub trait Tables {
     fn block(&self, index: u32) -> Option<&Block>;
     /// Class of the longest IPv4 prefix that covers `address`, network order.
     fn class_v4(&self, address: [u8; 4]) -> Option<u32>;
-    /// Class of the longest IPv6 prefix that covers `address`, network order.
-    fn class_v6(&self, address: [u8; 16]) -> Option<u32>;
+    /// Class of the longest IPv6 prefix that covers `address`.
+    fn class_v6(&self, address: Address) -> Option<u32>;
 }
 
 /// Where a flow goes. IPv4-mapped IPv6 is IPv4.
@@ -22,27 +25,35 @@ pub trait Tables {
 pub enum Destination {
     /// IPv4, network order.
     V4([u8; 4]),
-    /// IPv6, network order.
-    V6([u8; 16]),
+    /// IPv6.
+    V6(Address),
 }
 
 impl Destination {
-    /// The destination that 16 bytes stand for, `::ffff:a.b.c.d` being IPv4.
+    /// The destination that an address stands for, `::ffff:a.b.c.d` being IPv4.
     #[inline(always)]
     #[must_use]
-    pub fn from_mapped(address: [u8; 16]) -> Self {
-        match address {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Self::V4([a, b, c, d]),
+    pub fn from_mapped(address: impl Into<Address>) -> Self {
+        Self::of(address.into())
+    }
+
+    /// As [`Destination::from_mapped`], without a conversion.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(address: Address) -> Self {
+        const MAPPED: u32 = 0xffffu32.to_be();
+        match address.0 {
+            [0, 0, MAPPED, v4] => Self::V4(v4.to_ne_bytes()),
             _ => Self::V6(address),
         }
     }
 
-    /// The address as 16 bytes, IPv4 mapped.
+    /// The address, IPv4 mapped.
     #[inline(always)]
     #[must_use]
-    pub fn mapped(self) -> [u8; 16] {
+    pub const fn mapped(self) -> Address {
         match self {
-            Self::V4([a, b, c, d]) => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+            Self::V4(address) => Address::mapped(address),
             Self::V6(address) => address,
         }
     }
@@ -53,7 +64,7 @@ impl Destination {
     pub fn is_loopback(self) -> bool {
         match self {
             Self::V4(address) => address[0] == 127,
-            Self::V6(address) => u128::from_be_bytes(address) == 1,
+            Self::V6(address) => address == Address::LOOPBACK,
         }
     }
 }

@@ -153,7 +153,7 @@ pub fn parse_v4<S: Source>(source: &S) -> Result<Packet, Malformed> {
         transport_at(source, number, header_length, end)?
     };
     Ok(Packet {
-        source: Destination::V4(head[3].to_ne_bytes()).mapped(),
+        source: Address::mapped(head[3].to_ne_bytes()),
         destination: Destination::V4(head[4].to_ne_bytes()),
         protocol: number,
         transport,
@@ -222,16 +222,11 @@ pub fn parse_v6<S: Source>(source: &S) -> Result<Packet, Malformed> {
         _ => behind_extensions(source, next, end)?,
     };
     Ok(Packet {
-        source: address([head[2], head[3], head[4], head[5]]),
-        destination: Destination::from_mapped(address([head[6], head[7], head[8], head[9]])),
+        source: Address([head[2], head[3], head[4], head[5]]),
+        destination: Destination::of(Address([head[6], head[7], head[8], head[9]])),
         protocol: number,
         transport,
     })
-}
-
-#[inline(always)]
-fn address(words: [u32; 4]) -> Address {
-    zerocopy::transmute!(words)
 }
 
 /// Walks the extension headers that begin at byte 40 and returns the protocol behind them.

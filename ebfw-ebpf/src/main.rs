@@ -1,7 +1,116 @@
-//! The kernel programs of ebfw.
+//! The kernel programs of ebfw: the hooks. What they do is in the modules; what they share with the agent is in `ebfw-common`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+mod call;
+mod decide;
+mod egress;
+mod maps;
+mod reply;
+mod report;
+mod skb;
+mod socket;
+mod tables;
+mod workload;
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr},
+    programs::{SkBuffContext, SockAddrContext, SockContext},
+};
+use ebfw_common::{
+    abi::{Address, hook},
+    classify::Destination,
+};
+
+use crate::call::Call;
+
+/// Judges every packet that leaves.
+#[cgroup_skb(egress)]
+pub fn ebfw_egress(context: SkBuffContext) -> i32 {
+    egress::egress(context.skb.skb) as i32
+}
+
+/// Notes who may be answered; lets everything in.
+#[cgroup_skb(ingress)]
+pub fn ebfw_ingress(context: SkBuffContext) -> i32 {
+    egress::ingress(context.skb.skb);
+    1
+}
+
+/// Binds a new socket to its workload.
+#[cgroup_sock(sock_create)]
+pub fn ebfw_create(context: SockContext) -> i32 {
+    call::create(context.sock);
+    1
+}
+
+/// Refuses a connect to a denied IPv4 destination.
+#[cgroup_sock_addr(connect4)]
+pub fn ebfw_connect4(context: SockAddrContext) -> i32 {
+    v4(context.sock_addr, hook::CONNECT)
+}
+
+/// Refuses a connect to a denied IPv6 destination.
+#[cgroup_sock_addr(connect6)]
+pub fn ebfw_connect6(context: SockAddrContext) -> i32 {
+    v6(context.sock_addr, hook::CONNECT)
+}
+
+/// Refuses a datagram to a denied IPv4 destination.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn ebfw_sendmsg4(context: SockAddrContext) -> i32 {
+    v4(context.sock_addr, hook::SENDMSG)
+}
+
+/// Refuses a datagram to a denied IPv6 destination.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn ebfw_sendmsg6(context: SockAddrContext) -> i32 {
+    v6(context.sock_addr, hook::SENDMSG)
+}
+
+/// Lets every packet pass: what the hook itself costs, for benchmarks.
+#[cgroup_skb(egress)]
+pub fn ebfw_empty(_context: SkBuffContext) -> i32 {
+    1
+}
+
+#[inline(always)]
+fn v4(address: *mut bpf_sock_addr, hook: u8) -> i32 {
+    // SAFETY: the context outlives the program's run.
+    let destination = Destination::V4(unsafe { (*address).user_ip4 }.to_ne_bytes());
+    i32::from(call::permits(&Call {
+        address,
+        destination,
+        hook,
+    }))
+}
+
+#[inline(always)]
+fn v6(address: *mut bpf_sock_addr, hook: u8) -> i32 {
+    // SAFETY: the context outlives the program's run. Each word is read by itself, since the verifier refuses computed offsets here.
+    let [a, b, c, d] = unsafe {
+        [
+            (&raw const (*address).user_ip6[0]).read_volatile(),
+            (&raw const (*address).user_ip6[1]).read_volatile(),
+            (&raw const (*address).user_ip6[2]).read_volatile(),
+            (&raw const (*address).user_ip6[3]).read_volatile(),
+        ]
+    };
+    let destination = Destination::of(Address([a, b, c, d]));
+    i32::from(call::permits(&Call {
+        address,
+        destination,
+        hook,
+    }))
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual BSD/GPL\0";
+
+#[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

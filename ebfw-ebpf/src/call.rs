@@ -1,0 +1,203 @@
+//! `cgroup/connect`, `cgroup/sendmsg`, `cgroup/sock_create`: bind a socket to its workload and refuse early what the packet would not survive.
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated::bpf_get_socket_cookie,
+};
+use ebfw_common::{
+    abi::{Address, Counter, SlotWord, hook, mode, reason, slot_flag, verdict},
+    classify::{Content, Destination, Flow},
+    packet::protocol,
+};
+
+use crate::{
+    decide::{Decision, decide, passes_as_loopback},
+    maps::CONFIG,
+    reply::{self, Peer},
+    report::{self, RateKey, count},
+    socket::{self, RAW, SocketState, UNBOUND, note_caller},
+    workload::{self, Membership, slot_word},
+};
+
+/// `IPPROTO_MPTCP`: its subflows are TCP.
+const MPTCP: u32 = 262;
+
+/// A call with an address.
+pub struct Call {
+    /// The context.
+    pub address: *mut bpf_sock_addr,
+    /// Where it goes.
+    pub destination: Destination,
+    /// `hook::CONNECT` or `hook::SENDMSG`.
+    pub hook: u8,
+}
+
+/// `sock_create`: the caller's cgroup is the socket's.
+#[inline(always)]
+pub fn create(sk: *mut bpf_sock) {
+    let slot = match workload::of_caller() {
+        Membership::Of(slot, _) => slot,
+        Membership::Pending | Membership::Nobody => UNBOUND,
+    };
+    // SAFETY: checked against null; entries live until the program ends.
+    match unsafe { socket::get_or_create(sk).as_mut() } {
+        Some(state) => state.slot = slot,
+        None => count(Counter::SocketStateFull),
+    }
+}
+
+/// Whether the call may go on.
+#[inline(always)]
+pub fn permits(call: &Call) -> bool {
+    let Some(config) = CONFIG.get(0) else {
+        return false;
+    };
+    // SAFETY: the context outlives the program's run.
+    let (sk, port, number) = unsafe {
+        let context = call.address;
+        (
+            (*context).__bindgen_anon_1.sk,
+            u16::from_be((*context).user_port as u16),
+            (*context).protocol,
+        )
+    };
+    if sk.is_null() {
+        return true;
+    }
+    // A socket without a state is older than the programs: the caller need not be its creator, so it stays unbound.
+    let state = socket::get_or_create(sk);
+    // SAFETY: checked against null; entries live until the program ends.
+    let Some(state) = (unsafe { state.as_mut() }) else {
+        return refuse_stateless(config.mode);
+    };
+    if call.hook == hook::CONNECT {
+        state.connected = 1;
+    }
+    note_caller(state);
+    // Unbound or pending: the packet decides.
+    let Some(word) = slot_word(state.slot) else {
+        return true;
+    };
+    if !word.has(slot_flag::GOVERNED) || config.mode != mode::ENFORCE {
+        return true;
+    }
+    let number = if number == MPTCP {
+        protocol::TCP
+    } else {
+        number as u8
+    };
+    // SAFETY: not null.
+    let socket = unsafe { &*sk };
+    let port = port_of(socket, number, port);
+    if stays_here(call, word) || (number == protocol::UDP && port == Some(0)) {
+        return true;
+    }
+    let content = if number == protocol::TCP {
+        Content::Pending
+    } else {
+        Content::Opaque
+    };
+    let flow = Flow {
+        destination: call.destination,
+        protocol: number,
+        port,
+        content,
+    };
+    let decision = decide(word, &flow);
+    if decision.verdict != verdict::DENY || is_reply(call, number, port) {
+        return true;
+    }
+    tell(call, state, word, &flow, decision);
+    false
+}
+
+/// The port, where the protocol has one. A raw socket's "port" is no port of the packet.
+#[inline(always)]
+fn port_of(socket: &bpf_sock, number: u8, port: u16) -> Option<u16> {
+    let has_ports = matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP);
+    (has_ports && socket.type_ != RAW).then_some(port)
+}
+
+/// Loopback, or the unspecified address, which the kernel takes for loopback in both calls.
+#[inline(always)]
+fn stays_here(call: &Call, word: SlotWord) -> bool {
+    let unspecified = match call.destination {
+        Destination::V4(address) => u32::from_ne_bytes(address) == 0,
+        Destination::V6(address) => address == Address::UNSPECIFIED,
+    };
+    passes_as_loopback(word, unspecified || call.destination.is_loopback())
+}
+
+#[inline(always)]
+fn is_reply(call: &Call, number: u8, port: Option<u16>) -> bool {
+    if call.hook != hook::SENDMSG || number != protocol::UDP {
+        return false;
+    }
+    let Some(port) = port else {
+        return false;
+    };
+    let peer = Peer {
+        cookie: cookie(call),
+        address: call.destination.mapped(),
+        port: u32::from(port),
+        protocol: u32::from(number),
+    };
+    reply::is_reply(&peer, None)
+}
+
+#[inline(always)]
+fn cookie(call: &Call) -> u64 {
+    // SAFETY: the helper takes the context.
+    unsafe { bpf_get_socket_cookie(call.address.cast()) }
+}
+
+/// A governed connect that cannot be marked must not happen; whose socket it is only the caller tells.
+#[inline(always)]
+fn refuse_stateless(mode: u32) -> bool {
+    count(Counter::SocketStateFull);
+    match workload::of_caller() {
+        Membership::Of(_, word) if !word.has(slot_flag::GOVERNED) => true,
+        _ => mode != mode::ENFORCE,
+    }
+}
+
+#[inline(always)]
+fn tell(call: &Call, state: &SocketState, word: SlotWord, flow: &Flow, decision: Decision) {
+    count(Counter::DecisionDeny);
+    count(Counter::CallRefused);
+    if decision.reason == reason::TABLES {
+        count(Counter::TableError);
+    }
+    let key = RateKey {
+        slot: state.slot.index(),
+        port: flow.port.unwrap_or(0),
+        protocol: flow.protocol,
+        verdict: decision.verdict,
+        destination: flow.destination.mapped(),
+    };
+    let limit = if flow.protocol == protocol::TCP {
+        report::CONNECTIONS
+    } else {
+        report::DATAGRAMS
+    };
+    report::event(key, limit, |event| {
+        event.cgroup_id = workload::cgroup_of_caller();
+        event.cookie = cookie(call);
+        event.slot_word = word.0;
+        event.source = Address::UNSPECIFIED;
+        event.destination = flow.destination.mapped();
+        event.pid = state.pid;
+        event.source_port = 0;
+        event.destination_port = flow.port.unwrap_or(0);
+        event.rule = decision.rule;
+        event.protocol = flow.protocol;
+        event.has_ports = u8::from(flow.port.is_some());
+        event.hook = call.hook;
+        event.verdict = decision.verdict;
+        event.reason = decision.reason;
+        event.opaque = u8::from(decision.opaque);
+        event.mode = mode::ENFORCE as u8;
+        event._pad = [0; 3];
+        event.comm = state.comm;
+    });
+}

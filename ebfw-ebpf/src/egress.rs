@@ -1,0 +1,471 @@
+//! `cgroup_skb/egress`: the last word on every packet that a socket of the host sends.
+
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use ebfw_common::{
+    abi::{
+        Address, Counter, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
+        verdict,
+    },
+    classify::{Content, Destination, Flow},
+    packet::{Malformed, Packet, Ports, Transport, protocol},
+};
+
+use crate::{
+    decide::{Decision, decide, passes_as_loopback},
+    maps::CONFIG,
+    reply::{self, Peer},
+    report::{self, RateKey, count},
+    skb::Skb,
+    socket::{self, LISTEN, RAW, STREAM, SocketState, UNBOUND, flow_key},
+    workload::{self, Membership, slot_word},
+};
+
+/// The loopback device of every network namespace.
+const LOOPBACK: u32 = 1;
+/// `BPF_TCP_SYN_SENT` of `bpf_sock.state`.
+const SYN_SENT: u32 = 2;
+
+/// What becomes of the packet; the values are the program's return values (include/linux/bpf-cgroup.h, `BPF_PROG_CGROUP_INET_EGRESS_RUN_ARRAY`).
+#[repr(i32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Fate {
+    /// Dropped; a sender that waits for it sees `EPERM`.
+    Drop = 0,
+    /// It goes out.
+    Pass = 1,
+    /// Dropped as if it was lost on the way.
+    Lose = 2,
+}
+
+/// The workload, and the state of the socket if there is one.
+#[inline(always)]
+fn membership(skb: *mut __sk_buff, state: *mut SocketState) -> Membership {
+    // SAFETY: checked against null; entries live until the program ends.
+    let Some(state) = (unsafe { state.as_mut() }) else {
+        return workload::of_skb(skb);
+    };
+    if let Some(word) = slot_word(state.slot) {
+        return Membership::Of(state.slot, word);
+    }
+    let found = workload::of_skb(skb);
+    if let Membership::Of(slot, _) = found {
+        state.slot = slot;
+    }
+    found
+}
+
+/// The program.
+#[inline(always)]
+pub fn egress(context: *mut __sk_buff) -> Fate {
+    let skb = Skb(context);
+    let Some(config) = CONFIG.get(0) else {
+        return Fate::Drop;
+    };
+    let sk = skb.socket();
+    let state = if sk.is_null() {
+        core::ptr::null_mut()
+    } else {
+        socket::get(sk)
+    };
+    let (slot, word) = match membership(context, state) {
+        Membership::Of(slot, word) => (slot, word),
+        Membership::Nobody => return Fate::Pass,
+        Membership::Pending if config.pending == pending::ALLOW => return Fate::Pass,
+        Membership::Pending => return lose_pending(skb),
+    };
+    if !word.has(slot_flag::GOVERNED) && word.has(slot_flag::SILENT) {
+        return Fate::Pass;
+    }
+    let packet = match skb.parse() {
+        Ok(packet) => packet,
+        Err(why) if word.has(slot_flag::GOVERNED) => {
+            return drop_malformed(skb, state, slot, word, config.mode, why);
+        }
+        Err(_) => return Fate::Pass,
+    };
+    // SAFETY: checked against null.
+    if let Some(socket) = unsafe { sk.as_ref() }
+        && is_reply(skb, socket, sk, state, slot, &packet)
+    {
+        count(Counter::Reply);
+        return Fate::Pass;
+    }
+    judge(skb, sk, state, slot, word, config.mode, &packet)
+}
+
+/// Whether the packet belongs to a connection that the other side opened, or is the kernel's own answer.
+#[inline(always)]
+fn is_reply(
+    skb: Skb,
+    socket: &bpf_sock,
+    sk: *mut bpf_sock,
+    state: *mut SocketState,
+    slot: SlotRef,
+    packet: &Packet,
+) -> bool {
+    let is_tcp = matches!(packet.transport, Transport::Tcp { .. }) && socket.type_ == STREAM;
+    // SAFETY: checked against null; entries live until the program ends.
+    match unsafe { state.as_mut() } {
+        Some(state) => {
+            if is_tcp && socket.state == LISTEN {
+                state.connected = 0;
+            }
+            is_tcp && state.connected == 0
+        }
+        None if is_tcp => {
+            let answers = socket.state == LISTEN || reply::has_listener(skb, packet);
+            // SAFETY: checked against null; entries live until the program ends.
+            if let Some(state) = unsafe { socket::get_or_create(sk).as_mut() } {
+                state.slot = slot;
+                state.connected = u32::from(!answers);
+            }
+            answers
+        }
+        None => reply::is_kernels(socket, packet),
+    }
+}
+
+#[inline(always)]
+fn judge(
+    skb: Skb,
+    sk: *mut bpf_sock,
+    state: *mut SocketState,
+    slot: SlotRef,
+    word: SlotWord,
+    mode: u32,
+    packet: &Packet,
+) -> Fate {
+    if passes_as_loopback(
+        word,
+        skb.interface() == LOOPBACK && packet.destination.is_loopback(),
+    ) {
+        return Fate::Pass;
+    }
+    let port = packet.ports().map(|ports| ports.destination);
+    let (payload, is_tcp) = match packet.transport {
+        Transport::Tcp { payload, .. } => (payload, true),
+        Transport::Datagram { .. } | Transport::Icmp { .. } | Transport::Unknown => (true, false),
+    };
+    let transport = flow_key(packet.protocol, port);
+    let destination = packet.destination.mapped();
+    // SAFETY: checked against null; entries live until the program ends.
+    if let Some(state) = unsafe { state.as_ref() }
+        && state.word == word.0
+        && state.transport == transport
+        && state.destination == destination
+        && !(state.verdict == u32::from(verdict::HELD) && payload)
+    {
+        return if state.verdict == u32::from(verdict::DENY) {
+            deny(skb, sk, mode, packet)
+        } else {
+            Fate::Pass
+        };
+    }
+    let content = if payload {
+        Content::Opaque
+    } else {
+        Content::Pending
+    };
+    let flow = Flow {
+        destination: packet.destination,
+        protocol: packet.protocol,
+        port,
+        content,
+    };
+    let decision = decide(word, &flow);
+    if decision.verdict == verdict::DENY
+        && let Transport::Datagram { ports } = packet.transport
+        && is_datagram_reply(skb, packet, ports)
+    {
+        count(Counter::Reply);
+        return Fate::Pass;
+    }
+    remember(
+        sk,
+        state,
+        &FlowOf {
+            slot,
+            word,
+            transport,
+            destination,
+            verdict: u32::from(decision.verdict),
+        },
+    );
+    let limit = if is_tcp {
+        report::CONNECTIONS
+    } else {
+        report::DATAGRAMS
+    };
+    tell(
+        skb,
+        state,
+        &Told {
+            packet,
+            decision,
+            slot,
+            word,
+            mode,
+            limit,
+        },
+    );
+    if decision.verdict == verdict::DENY {
+        deny(skb, sk, mode, packet)
+    } else {
+        Fate::Pass
+    }
+}
+
+#[inline(always)]
+fn is_datagram_reply(skb: Skb, packet: &Packet, ports: Ports) -> bool {
+    let peer = Peer {
+        cookie: skb.cookie(),
+        address: packet.destination.mapped(),
+        port: u32::from(ports.destination),
+        protocol: u32::from(packet.protocol),
+    };
+    reply::is_reply(&peer, Some(skb.interface()))
+}
+
+/// Keeps the verdict with the socket, if the socket has one peer only. A function of its own for the sake of the stack.
+#[inline(never)]
+fn remember(sk: *mut bpf_sock, state: *mut SocketState, flow: &FlowOf) {
+    // SAFETY: checked against null.
+    let Some(socket) = (unsafe { sk.as_ref() }) else {
+        return;
+    };
+    // The port of a socket without a peer is 0. A raw socket may write any destination into its packets.
+    if socket.type_ == RAW || socket.dst_port == 0 {
+        return;
+    }
+    // SAFETY: checked against null; entries live until the program ends.
+    let (connected, pid, comm) = match unsafe { state.as_ref() } {
+        Some(state) => (state.connected, state.pid, state.comm),
+        None => (1, 0, [0; 16]),
+    };
+    let FlowOf {
+        slot,
+        word,
+        transport,
+        destination,
+        verdict,
+    } = *flow;
+    let mut next = SocketState {
+        slot,
+        connected,
+        pid,
+        transport,
+        destination,
+        word: word.0,
+        verdict,
+        _pad: 0,
+        comm,
+    };
+    socket::replace(sk, &mut next);
+}
+
+/// The consequence of a Deny.
+#[inline(always)]
+fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
+    if mode != mode::ENFORCE {
+        return Fate::Pass;
+    }
+    let Transport::Tcp { ports, reset, .. } = packet.transport else {
+        count(Counter::PacketDropped);
+        return Fate::Drop;
+    };
+    // SAFETY: checked against null.
+    if let Some(socket) = unsafe { sk.as_ref() }
+        && socket.type_ == STREAM
+    {
+        // The reset by which a destroyed socket tells its peer carries nothing, and only goes to a peer that was allowed before.
+        if reset && socket.state != SYN_SENT {
+            return Fate::Pass;
+        }
+        let cookie = skb.cookie();
+        report::request(request::DESTROY, cookie, |request| {
+            request.protocol = u32::from(protocol::TCP);
+            request.cgroup_id = workload::cgroup_of_skb(skb.0);
+            request.cookie = cookie;
+            request.source = packet.source;
+            request.destination = packet.destination.mapped();
+            request.source_port = ports.source;
+            request.destination_port = ports.destination;
+            request.family = if socket.family == AF_INET { 4 } else { 6 };
+        });
+    }
+    count(Counter::PacketDropped);
+    Fate::Drop
+}
+
+/// `AF_INET` of `bpf_sock.family`.
+const AF_INET: u32 = 2;
+
+/// A flow and its verdict, on the caller's stack.
+struct FlowOf {
+    slot: SlotRef,
+    word: SlotWord,
+    transport: u32,
+    destination: Address,
+    verdict: u32,
+}
+
+/// A decision to be told, on the caller's stack.
+struct Told<'a> {
+    packet: &'a Packet,
+    decision: Decision,
+    slot: SlotRef,
+    word: SlotWord,
+    mode: u32,
+    limit: u32,
+}
+
+/// A function of its own, so that what it needs of the stack is free again for others.
+#[inline(never)]
+fn tell(skb: Skb, state: *mut SocketState, told: &Told<'_>) {
+    let Told {
+        packet,
+        decision,
+        slot,
+        word,
+        mode,
+        limit,
+    } = *told;
+    count(match decision.verdict {
+        verdict::DENY => Counter::DecisionDeny,
+        verdict::HELD => Counter::DecisionHeld,
+        _ => Counter::DecisionAllow,
+    });
+    if decision.reason == reason::TABLES {
+        count(Counter::TableError);
+    }
+    // The decision on what a rule waits for will be told when it is taken.
+    if decision.verdict == verdict::HELD {
+        return;
+    }
+    let ports = packet.ports();
+    let key = RateKey {
+        slot: slot.index(),
+        port: ports.map_or(0, |ports| ports.destination),
+        protocol: packet.protocol,
+        verdict: decision.verdict,
+        destination: packet.destination.mapped(),
+    };
+    report::event(key, limit, |event| {
+        event.cgroup_id = workload::cgroup_of_skb(skb.0);
+        event.cookie = skb.cookie();
+        event.slot_word = word.0;
+        event.source = packet.source;
+        event.destination = packet.destination.mapped();
+        event.source_port = ports.map_or(0, |ports| ports.source);
+        event.destination_port = ports.map_or(0, |ports| ports.destination);
+        event.rule = decision.rule;
+        event.protocol = packet.protocol;
+        event.has_ports = u8::from(ports.is_some());
+        event.hook = hook::EGRESS;
+        event.verdict = decision.verdict;
+        event.reason = decision.reason;
+        event.opaque = u8::from(decision.opaque);
+        event.mode = mode as u8;
+        event._pad = [0; 3];
+        // SAFETY: checked against null; entries live until the program ends.
+        if let Some(state) = unsafe { state.as_ref() } {
+            event.pid = state.pid;
+            event.comm = state.comm;
+        } else {
+            event.pid = 0;
+            event.comm = [0; 16];
+        }
+    });
+}
+
+#[inline(always)]
+fn drop_malformed(
+    skb: Skb,
+    state: *mut SocketState,
+    slot: SlotRef,
+    word: SlotWord,
+    mode: u32,
+    why: Malformed,
+) -> Fate {
+    count(match why {
+        Malformed::Header => Counter::Malformed,
+        Malformed::SourceRoute | Malformed::RoutingHeader => Counter::SourceRouted,
+    });
+    let nowhere = Packet {
+        source: Address::UNSPECIFIED,
+        destination: Destination::V6(Address::UNSPECIFIED),
+        protocol: 0,
+        transport: Transport::Unknown,
+    };
+    tell(
+        skb,
+        state,
+        &Told {
+            packet: &nowhere,
+            decision: Decision::malformed(why),
+            slot,
+            word,
+            mode,
+            limit: report::DATAGRAMS,
+        },
+    );
+    if mode != mode::ENFORCE {
+        return Fate::Pass;
+    }
+    count(Counter::PacketDropped);
+    Fate::Drop
+}
+
+#[inline(always)]
+fn lose_pending(skb: Skb) -> Fate {
+    count(Counter::PendingDropped);
+    let cgroup = workload::cgroup_of_skb(skb.0);
+    report::request(request::CLASSIFY, cgroup, |request| {
+        request.protocol = 0;
+        request.cgroup_id = cgroup;
+        request.cookie = 0;
+        request.source = Address::UNSPECIFIED;
+        request.destination = Address::UNSPECIFIED;
+        request.source_port = 0;
+        request.destination_port = 0;
+        request.family = 0;
+    });
+    Fate::Lose
+}
+
+/// `cgroup_skb/ingress`: notes who sends datagrams to unconnected sockets of governed workloads.
+#[inline(always)]
+pub fn ingress(context: *mut __sk_buff) {
+    let skb = Skb(context);
+    let sk = skb.socket();
+    // SAFETY: checked against null.
+    let Some(socket) = (unsafe { sk.as_ref() }) else {
+        return;
+    };
+    if socket.protocol != u32::from(protocol::UDP) || socket.dst_port != 0 {
+        return;
+    }
+    // SAFETY: checked against null; entries live until the program ends.
+    let governed = match unsafe { socket::get(sk).as_ref() } {
+        Some(state) if state.slot != UNBOUND => {
+            slot_word(state.slot).is_some_and(|word| word.has(slot_flag::GOVERNED))
+        }
+        _ => true,
+    };
+    if !governed {
+        return;
+    }
+    let Ok(packet) = skb.parse() else {
+        return;
+    };
+    if let Transport::Datagram { ports } = packet.transport {
+        let peer = Peer {
+            cookie: skb.cookie(),
+            address: packet.source,
+            port: u32::from(ports.source),
+            protocol: u32::from(packet.protocol),
+        };
+        reply::note(&peer, skb.interface());
+    }
+}

@@ -1,0 +1,115 @@
+//! Every map of the kernel programs: who writes it, who reads it, what happens when it is full.
+//!
+//! Pinned as they are: a change here raises [`ebfw_common::abi::ABI_VERSION`].
+
+use aya_ebpf::{
+    bindings::{BPF_F_CLONE, BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use ebfw_common::{
+    abi::{
+        Address, COUNTERS as COUNTER_COUNT, Config, FlowEvent, MAX_CGROUPS, MAX_INSTANCES,
+        MAX_SLOTS, Request, SlotRef,
+    },
+    layout::Block,
+};
+
+use crate::{
+    reply::{Peer, Seen},
+    report::{RateKey, Window},
+    socket::SocketState,
+};
+
+/// The blocks of one instance; as many entries as the ruleset needs (kernel 5.10 and newer).
+pub type Blocks = Array<Block, 1, { BPF_F_INNER_MAP as usize }>;
+/// The IPv4 prefixes of one instance, to their class.
+pub type Prefixes4 = LpmTrie<[u8; 4], u32, 1>;
+/// The IPv6 prefixes of one instance, to their class.
+pub type Prefixes6 = LpmTrie<Address, u32, 1>;
+
+/// Mode and what to do with pending workloads. Written by the agent.
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// Cgroup id → slot. Written by the agent. Full: the cgroup belongs to its nearest known ancestor, or stays pending.
+#[btf_map]
+pub static CGROUPS: HashMap<
+    u64,
+    SlotRef,
+    { MAX_CGROUPS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Slot → [`ebfw_common::abi::SlotWord`]. Written by the agent with single 64-bit stores into the mapped memory. Full: a new workload keeps its ancestor's slot.
+#[btf_map]
+pub static SLOTS: Array<u64, { MAX_SLOTS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Instance → its blocks. Written by the agent. Full: a new policy is refused and the old one stays.
+#[btf_map]
+pub static INSTANCES: ArrayOfMaps<Blocks, { MAX_INSTANCES as usize }> = ArrayOfMaps::new();
+
+/// Instance → its IPv4 prefixes, if it has any. Written by the agent.
+#[btf_map]
+pub static PREFIXES4: ArrayOfMaps<Prefixes4, { MAX_INSTANCES as usize }> = ArrayOfMaps::new();
+
+/// Instance → its IPv6 prefixes, if it has any. Written by the agent.
+#[btf_map]
+pub static PREFIXES6: ArrayOfMaps<Prefixes6, { MAX_INSTANCES as usize }> = ArrayOfMaps::new();
+
+/// What a socket remembers. Written by the programs; freed with the socket; inherited by accepted sockets. Full (the
+/// socket's option memory is used up): the flow is judged anew with every packet, and a governed connect is refused.
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+
+/// Peers that sent datagrams to an unconnected socket lately. Written by ingress, read where a datagram is denied.
+/// Full: the oldest goes, and a reply to it is judged as a flow of its own.
+#[btf_map]
+pub static REPLIES: LruHashMap<Peer, Seen, 8192> = LruHashMap::new();
+
+/// Events of the last second by workload, destination and verdict. Written by the programs, read by the agent at its end.
+/// Full: the oldest goes, and with it its count of what was left out (the counter stays exact).
+#[btf_map]
+pub static RATES: LruHashMap<RateKey, Window, 8192> = LruHashMap::new();
+
+/// When the agent was last asked about a cgroup or socket. Written by the programs. Full: it is asked more often.
+#[btf_map]
+pub static ASKED: LruHashMap<u64, u64, 1024> = LruHashMap::new();
+
+/// Decisions about flows, to the agent. Full: the event is lost and counted.
+#[btf_map]
+pub static EVENTS: RingBuf<FlowEvent, { 1024 * 1024 }> = RingBuf::new();
+
+/// Requests to the agent. Full: the request is lost, counted and repeated with the next packet.
+#[btf_map]
+pub static CONTROL: RingBuf<Request, { 128 * 1024 }> = RingBuf::new();
+
+/// [`ebfw_common::abi::Counter`]s. Written by the programs, read by the agent.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { COUNTER_COUNT as usize }> = PerCpuArray::new();
+
+/// A socket storage map whose entries accepted sockets inherit. aya-ebpf's own has neither the flag nor the contexts.
+#[repr(C)]
+pub struct SkStorage<T> {
+    r#type: *const [i32; 24],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the fields only describe the map to the loader and are never read.
+unsafe impl<T> Sync for SkStorage<T> {}
+
+impl<T> SkStorage<T> {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self {
+            r#type: null(),
+            key: null(),
+            value: null(),
+            max_entries: null(),
+            map_flags: null(),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! An outgoing packet, seen through its skb: headers by direct access where they lie in the linear part, else by copy.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
+};
+use ebfw_common::packet::{MAX_OPTIONS, Malformed, Packet, Source, parse_v4, parse_v6};
+
+/// `ETH_P_IP` as it stands in `__sk_buff.protocol`.
+const ETH_P_IP: u32 = 0x0800u16.to_be() as u32;
+/// `ETH_P_IPV6` likewise.
+const ETH_P_IPV6: u32 = 0x86ddu16.to_be() as u32;
+
+/// The context of a `cgroup_skb` program; its data begin with the IP header.
+#[derive(Clone, Copy)]
+pub struct Skb(pub *mut __sk_buff);
+
+impl Skb {
+    /// Parses the packet. A function of its own, so that what it needs of the stack is free again for others.
+    #[inline(never)]
+    pub fn parse(self) -> Result<Packet, Malformed> {
+        // SAFETY: the context outlives the program's run.
+        match unsafe { (*self.0).protocol } {
+            ETH_P_IP => parse_v4(&self),
+            ETH_P_IPV6 => parse_v6(&self),
+            _ => Err(Malformed::Header),
+        }
+    }
+
+    /// The full socket that the packet belongs to; null where there is none.
+    #[inline(always)]
+    pub fn socket(self) -> *mut bpf_sock {
+        // SAFETY: the context outlives the program's run, and the helper takes a socket that is not null.
+        unsafe {
+            let socket = (*self.0).__bindgen_anon_2.sk;
+            if socket.is_null() {
+                socket
+            } else {
+                bpf_sk_fullsock(socket)
+            }
+        }
+    }
+
+    /// The interface on which the packet leaves or came in. The loopback device is 1 in every network namespace.
+    #[inline(always)]
+    pub fn interface(self) -> u32 {
+        // SAFETY: the context outlives the program's run.
+        unsafe { (*self.0).ifindex }
+    }
+
+    /// Cookie of the packet's socket.
+    #[inline(always)]
+    pub fn cookie(self) -> u64 {
+        // SAFETY: the helper takes the context.
+        unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
+    #[inline(always)]
+    fn load(self, offset: u32, to: *mut c_void, length: u32) -> Option<()> {
+        // SAFETY: `to` points to at least `length` writable bytes; the helper checks the packet's side.
+        (unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to, length) } == 0).then_some(())
+    }
+}
+
+impl Source for Skb {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: the context outlives the program's run.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
+        // SAFETY: the verifier admits the read only behind this very check. The network stack aligns IP headers to words.
+        unsafe {
+            let data = (*self.0).data as usize;
+            if data + OFFSET + N * 4 <= (*self.0).data_end as usize {
+                return Some(*((data + OFFSET) as *const [u32; N]));
+            }
+        }
+        self.words(OFFSET as u32)
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        self.load(offset, ptr::from_mut(&mut words).cast(), (N * 4) as u32)?;
+        Some(words)
+    }
+
+    #[inline(always)]
+    fn options(&self, length: u32) -> Option<[u8; MAX_OPTIONS]> {
+        let mut options = [0; MAX_OPTIONS];
+        if length == 0 || length > MAX_OPTIONS as u32 {
+            return None;
+        }
+        self.load(20, ptr::from_mut(&mut options).cast(), length)?;
+        Some(options)
+    }
+}

@@ -1,0 +1,104 @@
+//! What a socket remembers: its workload, whether it ever connected, who used it, the verdict of its last flow.
+//!
+//! The verdict is never changed in place, since a UDP socket may send on several CPUs at once: it is replaced by deleting the
+//! entry and making a new one. The other fields are single words that are true whatever stands beside them.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    helpers::generated::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_sk_storage_delete, bpf_sk_storage_get,
+    },
+};
+use ebfw_common::abi::{Address, SlotRef};
+
+use crate::maps::SOCKETS;
+
+/// `SOCK_STREAM` of `bpf_sock.type`.
+pub const STREAM: u32 = 1;
+/// `SOCK_RAW` of `bpf_sock.type`.
+pub const RAW: u32 = 3;
+/// `BPF_TCP_LISTEN` of `bpf_sock.state`.
+pub const LISTEN: u32 = 10;
+
+/// No workload yet. The agent gives no workload slot 0, so a zeroed state is unbound.
+pub const UNBOUND: SlotRef = SlotRef(0);
+
+/// The value of `SOCKETS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SocketState {
+    /// The workload that created the socket, or [`UNBOUND`].
+    pub slot: SlotRef,
+    /// 1 once connect was called (and it did not listen since): a TCP socket without it only answers.
+    pub connected: u32,
+    /// Thread group that connected or sent last; 0 where unknown.
+    pub pid: u32,
+    /// Protocol, port and whether there is one, of the flow that `verdict` is about; see [`flow_key`].
+    pub transport: u32,
+    /// Destination of that flow.
+    pub destination: Address,
+    /// Slot word under which `verdict` was taken; 0: none was.
+    pub word: u64,
+    /// `ebfw_common::abi::verdict`.
+    pub verdict: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// Name of the thread.
+    pub comm: [u8; 16],
+}
+
+/// Packs what identifies a flow beside its address.
+#[inline(always)]
+pub fn flow_key(protocol: u8, port: Option<u16>) -> u32 {
+    match port {
+        Some(port) => u32::from(port) << 16 | u32::from(protocol) << 8 | 1,
+        None => u32::from(protocol) << 8,
+    }
+}
+
+#[inline(always)]
+fn map() -> *mut core::ffi::c_void {
+    (&raw const SOCKETS).cast_mut().cast()
+}
+
+/// The state of `socket`; null where there is none.
+#[inline(always)]
+pub fn get(socket: *mut bpf_sock) -> *mut SocketState {
+    // SAFETY: the callers pass sockets that the verifier knows not to be null.
+    unsafe { bpf_sk_storage_get(map(), socket.cast(), ptr::null_mut(), 0) }.cast()
+}
+
+/// The state of `socket`, made of zeros where there is none; null where it could not be made.
+#[inline(always)]
+pub fn get_or_create(socket: *mut bpf_sock) -> *mut SocketState {
+    create(socket, ptr::null_mut())
+}
+
+#[inline(always)]
+fn create(socket: *mut bpf_sock, initial: *mut SocketState) -> *mut SocketState {
+    let flags = BPF_SK_STORAGE_GET_F_CREATE as u64;
+    // SAFETY: as in `get`; `initial` is null or has the map's value type.
+    unsafe { bpf_sk_storage_get(map(), socket.cast(), initial.cast(), flags) }.cast()
+}
+
+/// Replaces the state of `socket`.
+#[inline(always)]
+pub fn replace(socket: *mut bpf_sock, state: &mut SocketState) {
+    // SAFETY: as in `get`.
+    unsafe { bpf_sk_storage_delete(map(), socket.cast()) };
+    create(socket, state);
+}
+
+/// Notes the calling thread in `state`.
+#[inline(always)]
+pub fn note_caller(state: &mut SocketState) {
+    // SAFETY: both helpers only read the current task.
+    let pid = unsafe { (bpf_get_current_pid_tgid() >> 32) as u32 };
+    if state.pid != pid {
+        state.pid = pid;
+        // SAFETY: `comm` is 16 writable bytes.
+        unsafe { bpf_get_current_comm(state.comm.as_mut_ptr().cast(), 16) };
+    }
+}

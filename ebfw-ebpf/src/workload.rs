@@ -1,0 +1,101 @@
+//! Which workload a socket belongs to: the nearest known ancestor of the cgroup that created it.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_skb_ancestor_cgroup_id,
+        bpf_skb_cgroup_id,
+    },
+};
+use ebfw_common::abi::{MAX_CGROUP_DEPTH, SlotRef, SlotWord, slot_flag};
+
+use crate::{
+    maps::{CGROUPS, SLOTS},
+    socket::UNBOUND,
+};
+
+/// The answer.
+#[derive(Clone, Copy)]
+pub enum Membership {
+    /// A workload that the agent has classified.
+    Of(SlotRef, SlotWord),
+    /// A cgroup that the agent has to look at first.
+    Pending,
+    /// Nobody's: no ancestor is known.
+    Nobody,
+}
+
+/// The word of a slot, if the reference still holds.
+#[inline(always)]
+pub fn slot_word(slot: SlotRef) -> Option<SlotWord> {
+    let entry: *const u64 = SLOTS.get(slot.index())?;
+    // SAFETY: array entries live as long as the map; the agent stores whole words, and one volatile read takes one.
+    let word = SlotWord(unsafe { entry.read_volatile() });
+    (word.has(slot_flag::LIVE) && word.generation() == slot.generation()).then_some(word)
+}
+
+#[inline(always)]
+fn known(cgroup: u64) -> Option<SlotRef> {
+    // SAFETY: the value is copied at once.
+    unsafe { CGROUPS.get(&cgroup) }.copied()
+}
+
+#[inline(always)]
+fn find(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Membership {
+    if let Some(slot) = known(cgroup) {
+        return match slot_word(slot) {
+            Some(word) => Membership::Of(slot, word),
+            None => Membership::Pending,
+        };
+    }
+    let mut nearest = UNBOUND;
+    // Levels above the cgroup's own answer 0, which is no cgroup's id.
+    for up in 0..MAX_CGROUP_DEPTH as i32 + 1 {
+        let id = ancestor(MAX_CGROUP_DEPTH as i32 - up);
+        if id != 0 {
+            if let Some(slot) = known(id) {
+                nearest = slot;
+                break;
+            }
+        }
+    }
+    if nearest == UNBOUND {
+        return Membership::Nobody;
+    }
+    match slot_word(nearest) {
+        Some(word) if !word.has(slot_flag::OPEN) => Membership::Of(nearest, word),
+        _ => Membership::Pending,
+    }
+}
+
+/// The cgroup of the packet's socket.
+#[inline(always)]
+pub fn cgroup_of_skb(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: the helper takes the context.
+    unsafe { bpf_skb_cgroup_id(skb) }
+}
+
+/// The workload of the packet's socket.
+#[inline(always)]
+pub fn of_skb(skb: *mut __sk_buff) -> Membership {
+    // SAFETY: the helper takes the context.
+    find(cgroup_of_skb(skb), |level| unsafe {
+        bpf_skb_ancestor_cgroup_id(skb, level)
+    })
+}
+
+/// The cgroup of the calling thread.
+#[inline(always)]
+pub fn cgroup_of_caller() -> u64 {
+    // SAFETY: the helper only reads the current task.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// The workload of the calling thread.
+#[inline(always)]
+pub fn of_caller() -> Membership {
+    // SAFETY: the helper only reads the current task.
+    find(cgroup_of_caller(), |level| unsafe {
+        bpf_get_current_ancestor_cgroup_id(level)
+    })
+}
