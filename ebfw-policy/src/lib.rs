@@ -11,4 +11,6 @@ pub mod http;
 pub mod policy;
 pub mod ruleset;
 pub mod selector;
+#[cfg(feature = "testgen")]
+pub mod testgen;
 pub mod workload;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use ebfw_common::{
+    abi::Address,
     classify::{self, Flow, Outcome, TableError},
     layout::{Block, Header},
 };
@@ -57,7 +58,7 @@ impl classify::Tables for View<'_> {
             .find(|length| Ipv4Net::new_assert(address, length).trunc())
     }
 
-    fn class_v6(&self, address: [u8; 16]) -> Option<u32> {
+    fn class_v6(&self, address: Address) -> Option<u32> {
         let address = Ipv6Addr::from(address);
         self.v6
             .find(|length| Ipv6Net::new_assert(address, length).trunc())

@@ -1,0 +1,122 @@
+//! The compiled tables against the engine: whatever the rules, both give the same answer to the same flow.
+
+use std::{collections::BTreeMap, env};
+
+use ebfw_common::classify::Flow;
+use ebfw_policy::{
+    compile::{Tables, View, compile},
+    evaluate::Reason,
+    ruleset::Ruleset,
+    testgen,
+};
+use fastrand::Rng;
+
+/// Pairs that a plain `cargo test` judges; EBFW_DIFF_PAIRS and EBFW_DIFF_SEED override number and start.
+const PAIRS: u64 = 300_000;
+
+fn setting(name: &str) -> Option<u64> {
+    env::var(name)
+        .ok()
+        .map(|text| text.parse().expect("a number"))
+}
+
+fn flows_for(ruleset: &Ruleset) -> u64 {
+    // Long lists cost the engine time: fewer flows for each, so that all sizes get their share of it.
+    match ruleset.rules.len() {
+        0..100 => 400,
+        100..600 => 60,
+        _ => 60,
+    }
+}
+
+fn compiled(ruleset: &Ruleset) -> Tables {
+    compile(ruleset).expect("random rulesets have few port classes")
+}
+
+fn check(seed: u64, ruleset: &Ruleset, tables: &View<'_>, flow: &Flow) {
+    let verdict = ruleset.evaluate(&testgen::facts(flow));
+    let Some(expected) = testgen::expected(&verdict) else {
+        return;
+    };
+    let answer = tables.classify(flow);
+    assert!(
+        answer == Ok(expected),
+        "seed {seed}: {flow:?}\nengine: {expected:?} ({:?})\ntables: {answer:?}\n{}",
+        verdict.reason,
+        testgen::words(ruleset, 100),
+    );
+}
+
+#[test]
+fn tables_and_engine_agree_on_random_rulesets_and_flows() {
+    let pairs = setting("EBFW_DIFF_PAIRS").unwrap_or(PAIRS);
+    let mut seed = setting("EBFW_DIFF_SEED").unwrap_or(1);
+    let mut done = 0;
+    while done < pairs {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = testgen::ruleset(&mut rng);
+        let tables = compiled(&ruleset);
+        let view = tables.view();
+        for _ in 0..flows_for(&ruleset) {
+            check(seed, &ruleset, &view, &testgen::flow(&mut rng, &ruleset));
+            done += 1;
+        }
+        seed += 1;
+    }
+    println!("{done} pairs, seeds up to {}", seed - 1);
+}
+
+#[test]
+fn tables_and_engine_agree_at_every_border_of_the_bitmaps() {
+    for rules in [
+        0, 1, 63, 64, 65, 127, 128, 129, 256, 257, 512, 513, 1024, 1025, 2048, 2049, 4095, 4096,
+    ] {
+        let mut rng = Rng::with_seed(rules as u64);
+        let ruleset = testgen::ruleset_of(&mut rng, rules);
+        let tables = compiled(&ruleset);
+        assert_eq!(tables.header().rules as usize, rules);
+        let view = tables.view();
+        for _ in 0..50 {
+            check(
+                rules as u64,
+                &ruleset,
+                &view,
+                &testgen::flow(&mut rng, &ruleset),
+            );
+        }
+    }
+}
+
+#[test]
+fn random_flows_reach_every_kind_of_answer_and_every_depth() {
+    let mut answers: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in 0..1000 {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = testgen::ruleset(&mut rng);
+        for _ in 0..50 {
+            let flow = testgen::flow(&mut rng, &ruleset);
+            let verdict = ruleset.evaluate(&testgen::facts(&flow));
+            let kind = match verdict.reason {
+                Reason::Rule => "a rule",
+                Reason::Opaque => "a rule of strictL7",
+                Reason::Default => "the default",
+                Reason::Loopback => "loopback",
+                Reason::Waiting(_) => "held",
+            };
+            *answers.entry(kind).or_default() += 1;
+            let depth = verdict.rule.map_or(0, |rule| rule.index);
+            *answers
+                .entry(if depth < 64 {
+                    "first word"
+                } else {
+                    "first group of words"
+                })
+                .or_default() += u64::from(depth < 512);
+            *answers.entry("last groups of words").or_default() += u64::from(depth >= 512);
+            *answers.entry("a later fragment").or_default() +=
+                u64::from(flow.protocol == 6 && flow.port.is_none());
+        }
+    }
+    assert_eq!(answers.len(), 9, "{answers:?}");
+    assert!(answers.values().all(|number| *number >= 30), "{answers:?}");
+}
