@@ -1,0 +1,124 @@
+//! One agent per pin directory: an flock on the directory itself, so that it ends with the process, however that ends.
+//!
+//! Works on bpffs, which has no regular files: flock(2) needs an open file description only.
+
+use std::{
+    fs::{self, DirBuilder, File, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use nix::sys::stat::{major, minor};
+
+/// Held as long as this value lives.
+#[derive(Debug)]
+pub struct PinLock {
+    _directory: File,
+}
+
+/// Why the pin directory could not be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another agent has it.
+    #[error("another agent already uses {}{}: stop it, or give this one a pin directory of its own with EBFW_PIN_DIR", directory.display(), by(*holder))]
+    Held {
+        /// The pin directory.
+        directory: PathBuf,
+        /// The other agent, where /proc/locks tells.
+        holder: Option<u32>,
+    },
+    /// The directory could not be made, opened or locked.
+    #[error("failed to {action} the pin directory {}", directory.display())]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// The pin directory.
+        directory: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn by(holder: Option<u32>) -> String {
+    holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+impl PinLock {
+    /// Locks `directory`, which is made (for its owner alone) where it does not exist.
+    pub fn take(directory: &Path) -> Result<Self, Error> {
+        let failed = |action| move |source| Error::Io { action, directory: directory.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("create"))?;
+        let file = File::open(directory).map_err(failed("open"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _directory: file }),
+            Err(TryLockError::WouldBlock) => Err(Error::Held { directory: directory.to_owned(), holder: holder_of(&file) }),
+            Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
+        }
+    }
+}
+
+/// The process that holds a lock on `file`, as this pid namespace numbers it.
+fn holder_of(file: &File) -> Option<u32> {
+    let metadata = file.metadata().ok()?;
+    find_holder(&fs::read_to_string("/proc/locks").ok()?, metadata.dev(), metadata.ino())
+}
+
+/// The holder in a table of /proc/locks: `1: FLOCK  ADVISORY  WRITE 1234 00:1f:5678 0 EOF` (device numbers in hex).
+/// A line with `->` waits for the lock; a holder in another pid namespace has the number 0 or -1.
+fn find_holder(table: &str, device: u64, inode: u64) -> Option<u32> {
+    let object = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    table.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let is_holder = fields.next() == Some("FLOCK");
+        let pid = fields.nth(2)?.parse().ok().filter(|&pid| pid != 0);
+        (is_holder && fields.next() == Some(&object)).then_some(pid).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::makedev;
+
+    use super::*;
+
+    #[test]
+    fn a_second_agent_is_refused_and_told_who_the_first_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = directory.path().join("deep/ebfw");
+        let first = PinLock::take(&pins).unwrap();
+        let message = PinLock::take(&pins).unwrap_err().to_string();
+        assert!(message.contains(&pins.display().to_string()), "{message}");
+        assert!(message.contains(&format!("(process {})", std::process::id())), "{message}");
+        drop(first);
+        PinLock::take(&pins).unwrap();
+    }
+
+    #[test]
+    fn a_pin_directory_that_cannot_be_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let message = PinLock::take(&file.join("ebfw")).unwrap_err().to_string();
+        assert!(message.contains("failed to create the pin directory"), "{message}");
+    }
+
+    #[test]
+    fn the_holder_is_read_from_the_table_of_locks() {
+        let table = "1: POSIX  ADVISORY  WRITE 7 00:1f:42 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 8 00:1f:43 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 10 00:1f:42 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 9 00:1f:42 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 0 00:1f:44 0 EOF\n\
+                     nonsense\n";
+        for (device, inode, expected, why) in [
+            (makedev(0, 0x1f), 42, Some(9), "flock on the object, not the POSIX lock, not the waiting one"),
+            (makedev(0, 0x20), 42, None, "another device"),
+            (makedev(0, 0x1f), 44, None, "a holder in another pid namespace"),
+            (makedev(0, 0x1f), 4, None, "no prefix of an inode"),
+        ] {
+            assert_eq!(find_holder(table, device, inode), expected, "{why}");
+        }
+    }
+}
