@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ebfw_common::abi::Request;
+use ebfw_common::abi::{Address, Request};
 
 use self::{
     diag::{Diag, Family},
@@ -179,7 +179,7 @@ impl Target {
             6 => Family::V6,
             _ => return None,
         };
-        let end = |address: [u8; 16], port| SocketAddr::new(IpAddr::from(address).to_canonical(), port);
+        let end = |address: Address, port| SocketAddr::new(IpAddr::from(address.octets()).to_canonical(), port);
         (request.protocol == libc::IPPROTO_TCP as u32 && request.cookie != 0).then(|| Self {
             family,
             source: end(request.source, request.source_port),
@@ -236,8 +236,8 @@ mod tests {
             protocol: 6,
             cookie: 7,
             family: 4,
-            source: "::ffff:10.0.0.1".parse::<Ipv6Addr>().unwrap().octets(),
-            destination: "::ffff:10.0.0.2".parse::<Ipv6Addr>().unwrap().octets(),
+            source: Address::mapped([10, 0, 0, 1]),
+            destination: Address::mapped([10, 0, 0, 2]),
             source_port: 1000,
             destination_port: 443,
             ..Request::new_zeroed()
