@@ -3,7 +3,9 @@
 //! No files, no kernel, no clock: the agent, the command line and the tests feed it values.
 
 pub mod cgroup;
+mod check;
 pub mod compile;
+pub mod diagnostics;
 pub mod domain;
 pub mod evaluate;
 pub mod facts;
@@ -14,3 +16,7 @@ pub mod selector;
 #[cfg(feature = "testgen")]
 pub mod testgen;
 pub mod workload;
+mod yaml;
+
+pub use check::parse_policy;
+pub use yaml::{MAX_BYTES, MAX_DEPTH, MAX_NODES};

@@ -1,0 +1,173 @@
+//! From a YAML tree to a checked [`Policy`], with every error of the file.
+//!
+//! The walk never stops at an error: what is wrong is reported and left out, and the policy is handed over only if nothing was.
+
+mod field;
+mod pod;
+mod rule;
+mod value;
+
+use std::sync::Arc;
+
+use crate::{
+    diagnostics::{Code, Diagnostic, Diagnostics, Place},
+    domain::DomainMatch,
+    policy::{Action, AnyOf, MAX_RULES, Policy, Quic, Rule},
+    yaml::{self, NodeId, Tree, Value},
+};
+
+/// Fields of a policy file.
+pub(crate) const POLICY_FIELDS: [&str; 7] = [
+    "defaultAction",
+    "podSelector",
+    "rules",
+    "domainMatch",
+    "strictL7",
+    "quic",
+    "governLoopback",
+];
+
+/// Reads a policy file.
+///
+/// # Errors
+/// Every error of the file, in the order of their places.
+pub fn parse_policy(source: &str) -> Result<Policy, Diagnostics> {
+    let mut problems = Vec::new();
+    let tree = match yaml::read(source, &mut problems) {
+        Ok(tree) => tree,
+        Err(error) => {
+            problems.push(error);
+            return Err(Diagnostics::new(problems));
+        }
+    };
+    let mut check = Check {
+        tree: &tree,
+        problems,
+        more: 0,
+        domain_match: DomainMatch::Glob,
+        strict_l7: false,
+    };
+    let policy = check.policy(tree.root());
+    match policy {
+        Some(policy) if check.problems.is_empty() => Ok(policy),
+        _ => Err(check.into_diagnostics()),
+    }
+}
+
+/// The walk: the tree, what was found wrong so far, and what the policy says for all its rules.
+struct Check<'t, 'a> {
+    tree: &'t Tree<'a>,
+    problems: Vec<Diagnostic>,
+    more: usize,
+    domain_match: DomainMatch,
+    strict_l7: bool,
+}
+
+impl Check<'_, '_> {
+    fn policy(&mut self, root: NodeId) -> Option<Policy> {
+        let [
+            default_action,
+            pod_selector,
+            rules,
+            domain_match,
+            strict_l7,
+            quic,
+            govern_loopback,
+        ] = self.fields(root, "a policy", POLICY_FIELDS)?;
+        self.domain_match = domain_match
+            .and_then(|node| {
+                self.choice(
+                    node,
+                    &[("Glob", DomainMatch::Glob), ("Suffix", DomainMatch::Suffix)],
+                )
+            })
+            .unwrap_or_default();
+        self.strict_l7 = strict_l7.and_then(|node| self.flag(node)).unwrap_or(false);
+        let default_action = default_action
+            .and_then(|node| self.choice(node, &[("Allow", Action::Allow), ("Deny", Action::Deny)]))
+            .unwrap_or(Action::Allow);
+        let quic = quic
+            .and_then(|node| self.choice(node, &[("decide", Quic::Decide), ("deny", Quic::Deny)]))
+            .unwrap_or_default();
+        let govern_loopback = govern_loopback
+            .and_then(|node| self.flag(node))
+            .unwrap_or(false);
+        let pod_selector = pod_selector.map(|node| self.pod_selector(node));
+        let rules = rules.map_or_else(Vec::new, |node| self.rules(node, quic));
+        Some(Policy {
+            default_action,
+            pod_selector,
+            rules,
+            quic,
+            govern_loopback,
+        })
+    }
+
+    fn rules(&mut self, list: NodeId, quic: Quic) -> Vec<Arc<Rule>> {
+        let Some(items) = self.items(list, "a list of rules") else {
+            return Vec::new();
+        };
+        let rules: Vec<_> = items
+            .iter()
+            .enumerate()
+            .filter_map(|(at, node)| self.rule(*node, at))
+            .map(Arc::new)
+            .collect();
+        let everywhere = |rule: &&Arc<Rule>| {
+            rule.matches.pod.is_none() && rule.matches.cgroups == AnyOf::Anything
+        };
+        let everywhere = rules.iter().filter(everywhere).count() + usize::from(quic == Quic::Deny);
+        if everywhere > MAX_RULES {
+            let message = format!(
+                "{everywhere} rules apply to every workload, {MAX_RULES} at most are possible"
+            );
+            let hint = "join rules that differ in one list only, or narrow them with `match.pod` or `match.cgroups`";
+            self.report(Code::TooManyRules, list, message, Some(hint.to_owned()));
+        }
+        rules
+    }
+
+    /// Records an error at `node`.
+    fn report(
+        &mut self,
+        code: Code,
+        node: NodeId,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
+        let place = self.tree.place(node);
+        self.report_at(code, place, message, hint);
+    }
+
+    /// Records an error at `place`; once a multiple of what is shown has been found, only counts.
+    fn report_at(
+        &mut self,
+        code: Code,
+        place: Place,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) {
+        if self.problems.len() >= 2 * crate::diagnostics::MAX_KEPT {
+            self.more += 1;
+            return;
+        }
+        let problem = Diagnostic::error(code, message, place);
+        self.problems.push(match hint {
+            Some(hint) => problem.with_hint(hint),
+            None => problem,
+        });
+    }
+
+    fn into_diagnostics(self) -> Diagnostics {
+        Diagnostics::with_uncounted(self.problems, self.more)
+    }
+
+    fn is_null(&self, node: NodeId) -> bool {
+        match self.tree.value(node) {
+            Value::Scalar { text, plain } => {
+                *plain && matches!(&**text, "" | "~" | "null" | "Null" | "NULL")
+            }
+            Value::List(_) | Value::Map(_) => false,
+        }
+    }
+}

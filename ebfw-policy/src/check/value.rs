@@ -1,0 +1,230 @@
+//! Reads the entries of the dimensions: domains, prefixes, ports, protocols, globs, methods.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::{
+    Check,
+    field::{did_you_mean, shorten},
+};
+use crate::{
+    cgroup::CgroupGlob,
+    diagnostics::Code,
+    domain::{DomainError, DomainPattern},
+    http::{Method, PathPrefix},
+    policy::{PortRange, Protocol},
+    yaml::NodeId,
+};
+
+/// The names that `protocols` knows.
+pub(crate) const PROTOCOLS: [(&str, &[Protocol]); 4] = [
+    ("TCP", &[Protocol::TCP]),
+    ("UDP", &[Protocol::UDP]),
+    ("SCTP", &[Protocol::SCTP]),
+    ("ICMP", &[Protocol::ICMP, Protocol::ICMPV6]),
+];
+
+/// The protocols that a name or number means.
+pub(crate) fn protocols(text: &str) -> Option<Vec<Protocol>> {
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return text.parse().ok().map(|number| vec![Protocol(number)]);
+    }
+    PROTOCOLS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(text))
+        .map(|(_, protocols)| protocols.to_vec())
+}
+
+impl Check<'_, '_> {
+    pub(super) fn domain(&mut self, node: NodeId, entries: &mut Vec<DomainPattern>) {
+        let Some(text) = self.text(node, "a name or a glob over names") else {
+            return;
+        };
+        match DomainPattern::new(text, self.domain_match) {
+            Ok(pattern) => entries.push(pattern),
+            Err(error) => {
+                let hint = domain_hint(text, &error);
+                self.report(Code::BadGlob, node, error.to_string(), hint);
+            }
+        }
+    }
+
+    pub(super) fn cgroup(&mut self, node: NodeId, entries: &mut Vec<CgroupGlob>) {
+        let Some(text) = self.text(node, "a glob over cgroup paths") else {
+            return;
+        };
+        match CgroupGlob::new(text) {
+            Ok(glob) => entries.push(glob),
+            Err(error) => {
+                let hint = text
+                    .strip_prefix("sys/fs/cgroup")
+                    .or_else(|| text.strip_prefix("/sys/fs/cgroup"));
+                let hint =
+                    hint.map(|rest| format!("leave the mount point out: `{}`", shorten(rest)));
+                self.report(Code::BadGlob, node, error.to_string(), hint);
+            }
+        }
+    }
+
+    pub(super) fn cidr(&mut self, node: NodeId, entries: &mut Vec<IpNet>) {
+        let Some(text) = self.text(node, "a prefix such as \"203.0.113.0/24\"") else {
+            return;
+        };
+        match prefix(text) {
+            Ok(prefix) => entries.push(prefix),
+            Err((message, hint)) => self.report(Code::BadPrefix, node, message, Some(hint)),
+        }
+    }
+
+    pub(super) fn port(&mut self, node: NodeId, entries: &mut Vec<PortRange>) {
+        let Some(text) = self.scalar(node, "a port or a range such as \"8000-8999\"") else {
+            return;
+        };
+        match port_range(text) {
+            Ok(range) => entries.push(range),
+            Err((message, hint)) => self.report(Code::BadPort, node, message, Some(hint)),
+        }
+    }
+
+    pub(super) fn protocol(&mut self, node: NodeId, entries: &mut Vec<Protocol>) {
+        let Some(text) = self.scalar(node, "a protocol") else {
+            return;
+        };
+        match protocols(text) {
+            Some(protocols) => entries.extend(protocols),
+            None => {
+                let meant = did_you_mean(text, PROTOCOLS.iter().map(|(name, _)| *name));
+                let meant =
+                    meant.map_or_else(String::new, |meant| format!("did you mean `{meant}`? "));
+                let hint = format!(
+                    "{meant}Allowed are `TCP`, `UDP`, `SCTP`, `ICMP` and the numbers 0 to 255"
+                );
+                self.report(
+                    Code::BadValue,
+                    node,
+                    format!("`{}` is no protocol", shorten(text)),
+                    Some(hint),
+                );
+            }
+        }
+    }
+
+    pub(super) fn method(&mut self, node: NodeId, entries: &mut Vec<Method>) {
+        let Some(text) = self.text(node, "an HTTP method") else {
+            return;
+        };
+        match Method::from_policy(text) {
+            Some(method) => entries.push(method),
+            None => {
+                let hint = "a method is one word, such as `GET`".to_owned();
+                self.report(
+                    Code::BadValue,
+                    node,
+                    format!("`{}` is no HTTP method", shorten(text)),
+                    Some(hint),
+                );
+            }
+        }
+    }
+
+    pub(super) fn path_prefix(&mut self, node: NodeId) -> Option<PathPrefix> {
+        let text = self.text(node, "a path")?;
+        let prefix = PathPrefix::new(text);
+        if prefix.is_none() {
+            let hint =
+                "it begins with `/` and has neither `?` nor `#`; the query is never compared"
+                    .to_owned();
+            self.report(
+                Code::BadValue,
+                node,
+                format!("`{}` is no path prefix", shorten(text)),
+                Some(hint),
+            );
+        }
+        prefix
+    }
+}
+
+fn domain_hint(text: &str, error: &DomainError) -> Option<String> {
+    match error {
+        DomainError::Empty => Some("leave `domains` out to match any name".to_owned()),
+        DomainError::EmptyLabel(_) if text.starts_with('.') && text.len() > 1 => {
+            Some(format!("did you mean `*{}`?", shorten(text)))
+        }
+        DomainError::EmptyLabel(_) => Some(
+            "`*` alone means every name, `*.example.com` every name below example.com".to_owned(),
+        ),
+        DomainError::Character(_, ':' | '/') => Some(
+            "a domain has no scheme, port or path; ports go into `ports`, paths into `pathPrefix`"
+                .to_owned(),
+        ),
+        DomainError::Address(_) => Some("put addresses into `cidrs`".to_owned()),
+        DomainError::NotAscii(_) => {
+            Some("write each label that is not ASCII in its `xn--` form".to_owned())
+        }
+        DomainError::TooLong | DomainError::Character(..) | DomainError::Glob(..) => None,
+    }
+}
+
+/// A prefix, or what is wrong with it and what was meant.
+pub(crate) fn prefix(text: &str) -> Result<IpNet, (String, String)> {
+    let shown = shorten(text);
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let hint = format!("write `{}`", IpNet::from(address));
+        return Err((format!("`{shown}` has no prefix length"), hint));
+    }
+    let Ok(prefix) = text.parse::<IpNet>() else {
+        let hint =
+            "a prefix is an IPv4 or IPv6 address, `/` and a length, such as `203.0.113.0/24`";
+        return Err((format!("`{shown}` is no prefix"), hint.to_owned()));
+    };
+    let whole = prefix.trunc();
+    if whole != prefix {
+        let hint = format!(
+            "did you mean `{whole}`, or the one address `{}`?",
+            IpNet::from(prefix.addr())
+        );
+        return Err((format!("`{shown}` has host bits set"), hint));
+    }
+    Ok(unmapped(prefix))
+}
+
+/// `::ffff:a.b.c.d/n` as the IPv4 prefix that it is.
+fn unmapped(prefix: IpNet) -> IpNet {
+    let IpNet::V6(v6) = prefix else { return prefix };
+    let length = v6.prefix_len().checked_sub(96);
+    let v4 = v6
+        .network()
+        .to_ipv4_mapped()
+        .zip(length)
+        .and_then(|(address, length)| Ipv4Net::new(address, length).ok());
+    v4.map_or(prefix, IpNet::V4)
+}
+
+/// A port or a range, or what is wrong with it.
+pub(crate) fn port_range(text: &str) -> Result<PortRange, (String, String)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |part: &str| {
+        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        match part.parse::<u64>() {
+            Ok(port @ 1..=65535) if digits => Ok(port as u16),
+            Ok(0) if digits => Err(("0 is no port".to_owned(), "ports are 1 to 65535".to_owned())),
+            _ if digits => Err((
+                format!("{} is above 65535", shorten(part)),
+                "ports are 1 to 65535".to_owned(),
+            )),
+            _ => Err((
+                format!("`{}` is no port", shorten(text)),
+                "a port is a number from 1 to 65535, a range is \"8000-8999\"".to_owned(),
+            )),
+        }
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    PortRange::new(first, last).ok_or_else(|| {
+        (
+            format!("the range {first}-{last} is reversed"),
+            format!("did you mean `{last}-{first}`?"),
+        )
+    })
+}

@@ -1,0 +1,359 @@
+//! What is wrong or doubtful in a policy file, each with its place, and how it is shown.
+
+use std::{fmt, ops::Range};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use serde::Serialize;
+
+/// A line of the source that is longer is not shown, only named.
+const MAX_LINE: usize = 1000;
+/// Problems that are kept of one file; what comes after is counted only.
+pub const MAX_KEPT: usize = 1000;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The policy is refused.
+    Error,
+    /// The policy means something that nobody wants.
+    Warning,
+    /// The policy may mean something else than its author thinks.
+    Note,
+}
+
+/// What kind of problem it is; the names are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// Not YAML.
+    Syntax,
+    /// The file holds nothing.
+    Empty,
+    /// More than one document.
+    Documents,
+    /// Too many bytes or values.
+    TooLarge,
+    /// Nested too deep.
+    TooDeep,
+    /// An alias that stands for nothing or for itself.
+    Alias,
+    /// A YAML tag.
+    Tag,
+    /// A key that comes twice.
+    DuplicateKey,
+    /// A field that does not exist.
+    UnknownField,
+    /// A field that is needed.
+    MissingField,
+    /// A text where a list is wanted, and so on.
+    WrongType,
+    /// A field without a value.
+    Null,
+    /// A list that would match nothing.
+    EmptyList,
+    /// A value that is not among those allowed.
+    BadValue,
+    /// A prefix that is none, or has host bits set.
+    BadPrefix,
+    /// A port or range that is none.
+    BadPort,
+    /// A domain or cgroup glob that is none.
+    BadGlob,
+    /// Mutations on the wrong action, missing or malformed.
+    Mutations,
+    /// More rules than one workload can have.
+    TooManyRules,
+    /// More problems than are kept.
+    MoreErrors,
+    /// A rule that an earlier one covers.
+    Shadowed,
+    /// A rule that matches nothing.
+    NeverMatches,
+    /// A rule that needs a fact that cannot become known.
+    Opaque,
+    /// A name that looks as if the names below it were meant as well.
+    BareDomain,
+    /// A Deny by name that has no prefixes beside it.
+    DenyByName,
+    /// A glob that whoever names a cgroup can satisfy.
+    UnanchoredCgroup,
+    /// Two rules of one name.
+    DuplicateName,
+}
+
+impl Code {
+    /// The stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::Empty => "empty",
+            Self::Documents => "documents",
+            Self::TooLarge => "too-large",
+            Self::TooDeep => "too-deep",
+            Self::Alias => "alias",
+            Self::Tag => "tag",
+            Self::DuplicateKey => "duplicate-key",
+            Self::UnknownField => "unknown-field",
+            Self::MissingField => "missing-field",
+            Self::WrongType => "wrong-type",
+            Self::Null => "null",
+            Self::EmptyList => "empty-list",
+            Self::BadValue => "bad-value",
+            Self::BadPrefix => "bad-prefix",
+            Self::BadPort => "bad-port",
+            Self::BadGlob => "bad-glob",
+            Self::Mutations => "mutations",
+            Self::TooManyRules => "too-many-rules",
+            Self::MoreErrors => "more-errors",
+            Self::Shadowed => "shadowed",
+            Self::NeverMatches => "never-matches",
+            Self::Opaque => "opaque",
+            Self::BareDomain => "bare-domain",
+            Self::DenyByName => "deny-by-name",
+            Self::UnanchoredCgroup => "unanchored-cgroup",
+            Self::DuplicateName => "duplicate-name",
+        }
+    }
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// The bytes of the source that it covers.
+    pub bytes: Range<usize>,
+}
+
+impl Place {
+    /// The start of the file.
+    pub const START: Self = Self {
+        line: 1,
+        column: 1,
+        bytes: 0..0,
+    };
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Its kind.
+    pub code: Code,
+    /// What is wrong.
+    pub message: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// The bytes of the source that it covers.
+    pub span: Range<usize>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    /// A problem of `severity` at `place`.
+    #[must_use]
+    pub fn new(severity: Severity, code: Code, message: impl Into<String>, place: Place) -> Self {
+        let Place {
+            line,
+            column,
+            bytes,
+        } = place;
+        Self {
+            severity,
+            code,
+            message: message.into(),
+            line,
+            column,
+            span: bytes,
+            hint: None,
+        }
+    }
+
+    /// An error at `place`.
+    #[must_use]
+    pub fn error(code: Code, message: impl Into<String>, place: Place) -> Self {
+        Self::new(Severity::Error, code, message, place)
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+}
+
+/// `LINE:COLUMN: error[CODE]: MESSAGE (HINT)`
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        };
+        write!(
+            f,
+            "{}:{}: {severity}[{}]: {}",
+            self.line,
+            self.column,
+            self.code.as_str(),
+            self.message
+        )?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The problems of a file in the order of their places.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Diagnostics(Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// Sorts `problems` by place and keeps [`MAX_KEPT`] of them.
+    #[must_use]
+    pub fn new(problems: Vec<Diagnostic>) -> Self {
+        Self::with_uncounted(problems, 0)
+    }
+
+    /// As [`Diagnostics::new`], after `dropped` further problems were not even recorded.
+    pub(crate) fn with_uncounted(mut problems: Vec<Diagnostic>, dropped: usize) -> Self {
+        problems.sort_by_key(|problem| (problem.line, problem.column, problem.severity));
+        let more = problems.len().saturating_sub(MAX_KEPT) + dropped;
+        problems.truncate(MAX_KEPT);
+        if let (1.., Some(last)) = (more, problems.last()) {
+            let place = Place {
+                line: last.line,
+                column: last.column,
+                bytes: last.span.clone(),
+            };
+            problems.push(Diagnostic::error(
+                Code::MoreErrors,
+                format!("and {more} more"),
+                place,
+            ));
+        }
+        Self(problems)
+    }
+
+    /// The problems.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The worst severity, if there is any problem.
+    #[must_use]
+    pub fn worst(&self) -> Option<Severity> {
+        self.0.iter().map(|problem| problem.severity).min()
+    }
+
+    /// Shows every problem with the line of `source` that it stands on; `name` is the file's.
+    #[must_use]
+    pub fn render(&self, name: &str, source: &str, colour: bool) -> String {
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let shown: Vec<String> = self
+            .0
+            .iter()
+            .map(|problem| renderer.render(&report(problem, name, source)))
+            .collect();
+        shown.join("\n\n")
+    }
+}
+
+impl<'a> IntoIterator for &'a Diagnostics {
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
+    type Item = &'a Diagnostic;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+fn report<'a>(problem: &'a Diagnostic, name: &'a str, source: &'a str) -> Vec<Group<'a>> {
+    let level = match problem.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
+    };
+    let (line, span) = excerpt(source, &problem.span);
+    let title = level
+        .primary_title(&*problem.message)
+        .id(problem.code.as_str());
+    let group = if line.len() > MAX_LINE {
+        title.element(
+            Origin::path(name)
+                .line(problem.line)
+                .char_column(problem.column),
+        )
+    } else {
+        let annotation = AnnotationKind::Primary.span(span);
+        title.element(
+            Snippet::source(line)
+                .path(name)
+                .line_start(problem.line)
+                .annotation(annotation),
+        )
+    };
+    match &problem.hint {
+        Some(hint) => vec![group.element(Level::HELP.message(&**hint))],
+        None => vec![group],
+    }
+}
+
+/// The line on which `span` begins, and the part of the span that lies on it.
+fn excerpt<'a>(source: &'a str, span: &Range<usize>) -> (&'a str, Range<usize>) {
+    let (start, end) = (
+        source.floor_char_boundary(span.start),
+        source.floor_char_boundary(span.end),
+    );
+    let from = source[..start].rfind('\n').map_or(0, |at| at + 1);
+    let to = source[start..]
+        .find('\n')
+        .map_or(source.len(), |at| start + at);
+    let line = source[from..to].trim_end_matches('\r');
+    let start = (start - from).min(line.len());
+    let end = end.saturating_sub(from).clamp(start, line.len());
+    let end = start + line[start..end].trim_end().len();
+    (line, start..end)
+}

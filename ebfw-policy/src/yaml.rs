@@ -1,0 +1,370 @@
+//! Reads YAML into a tree in which every node knows its place. The only module that knows the YAML library.
+//!
+//! It knows nothing of policies. What could exhaust memory or time is refused here: size, depth, aliases that multiply.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+    ops::Range,
+};
+
+use serde_saphyr::granit_parser::{self, Event, Parser, ScalarStyle, ScanError, Span, Tag};
+
+use crate::diagnostics::{Code, Diagnostic, Place};
+
+/// Bytes of a file at most.
+pub const MAX_BYTES: usize = 16 << 20;
+/// Collections inside each other at most; a policy needs seven.
+pub const MAX_DEPTH: usize = 32;
+/// Values of a file at most, those that an alias stands for counted at every alias.
+pub const MAX_NODES: usize = 4_000_000;
+
+/// A node of a [`Tree`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NodeId(u32);
+
+/// What a node is.
+#[derive(Debug)]
+pub(crate) enum Value<'a> {
+    /// Text, and whether it stands there without quotes.
+    Scalar { text: Cow<'a, str>, plain: bool },
+    /// A list.
+    List(Vec<NodeId>),
+    /// A mapping; keys may be anything, but no key comes twice.
+    Map(Vec<(NodeId, NodeId)>),
+}
+
+#[derive(Debug)]
+struct Node<'a> {
+    value: Value<'a>,
+    place: Place,
+    /// Nodes at and below this one, aliases followed.
+    weight: usize,
+}
+
+/// A document.
+#[derive(Debug)]
+pub(crate) struct Tree<'a> {
+    nodes: Vec<Node<'a>>,
+    root: NodeId,
+}
+
+impl<'a> Tree<'a> {
+    pub(crate) fn root(&self) -> NodeId {
+        self.root
+    }
+
+    pub(crate) fn value(&self, id: NodeId) -> &Value<'a> {
+        &self.nodes[id.0 as usize].value
+    }
+
+    pub(crate) fn place(&self, id: NodeId) -> Place {
+        self.nodes[id.0 as usize].place.clone()
+    }
+}
+
+/// Reads the one document of `source`.
+///
+/// # Errors
+/// The first error of syntax ends the reading; duplicate keys are all reported in `problems`, and the first of each counts.
+pub(crate) fn read<'a>(
+    source: &'a str,
+    problems: &mut Vec<Diagnostic>,
+) -> Result<Tree<'a>, Diagnostic> {
+    if source.len() > MAX_BYTES {
+        let message = format!(
+            "the file has {} bytes, {MAX_BYTES} at most are read",
+            source.len()
+        );
+        return Err(Diagnostic::error(Code::TooLarge, message, Place::START));
+    }
+    let mut builder = Builder {
+        nodes: Vec::with_capacity(source.len() / 16),
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        root: None,
+        problems,
+    };
+    for event in Parser::new_from_str_with_options(source, options(false)) {
+        let (event, span) = event.map_err(|error| syntax(source, &error))?;
+        builder.take(event, &span)?;
+    }
+    let Builder { nodes, root, .. } = builder;
+    match root {
+        Some(root) => Ok(Tree { nodes, root }),
+        None => Err(
+            Diagnostic::error(Code::Empty, "the file is empty", Place::START)
+                .with_hint("a policy needs at least `rules: []` or a `defaultAction`"),
+        ),
+    }
+}
+
+/// A comment and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Comment<'a> {
+    /// With its `#`.
+    pub(crate) text: &'a str,
+    pub(crate) bytes: Range<usize>,
+}
+
+/// The comments of `source`, which must be free of syntax errors.
+pub(crate) fn comments(source: &str) -> Result<Vec<Comment<'_>>, Diagnostic> {
+    let mut found = Vec::new();
+    for event in Parser::new_from_str_with_options(source, options(true)) {
+        let (event, span) = event.map_err(|error| syntax(source, &error))?;
+        if let (Event::Comment(..), Some(bytes)) = (&event, span.byte_range()) {
+            found.push(Comment {
+                text: source.get(bytes.clone()).unwrap_or_default(),
+                bytes,
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn options(comments: bool) -> granit_parser::Options {
+    granit_parser::options! {
+        disallow_directives: true,
+        emit_comments: comments,
+        max_buffered_comment_events: MAX_BYTES,
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+    }
+}
+
+fn syntax(source: &str, error: &ScanError) -> Diagnostic {
+    let mark = error.marker();
+    let at = mark.byte_offset().unwrap_or(source.len()).min(source.len());
+    let place = Place {
+        line: mark.line().max(1),
+        column: mark.col() + 1,
+        bytes: at..at,
+    };
+    Diagnostic::error(
+        Code::Syntax,
+        format!("this is not valid YAML: {}", error.info()),
+        place,
+    )
+}
+
+fn place(span: &Span) -> Place {
+    let bytes = span.byte_range().unwrap_or(0..0);
+    Place {
+        line: span.start.line().max(1),
+        column: span.start.col() + 1,
+        bytes,
+    }
+}
+
+/// A collection that is being read.
+struct Open {
+    node: NodeId,
+    anchor: usize,
+    children: Vec<NodeId>,
+    map: bool,
+}
+
+/// The keys of a mapping with their lines; a list as long as they are few.
+#[derive(Default)]
+struct Keys<'t> {
+    few: Vec<(&'t str, usize)>,
+    many: HashMap<&'t str, usize>,
+}
+
+impl<'t> Keys<'t> {
+    const FEW: usize = 16;
+
+    /// The line of the same key, if it was there before.
+    fn insert(&mut self, key: &'t str, line: usize) -> Option<usize> {
+        if let Some((_, first)) = self.few.iter().find(|(known, _)| *known == key) {
+            return Some(*first);
+        }
+        if self.few.len() < Self::FEW {
+            self.few.push((key, line));
+            return None;
+        }
+        match self.many.entry(key) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(free) => {
+                free.insert(line);
+                None
+            }
+        }
+    }
+}
+
+struct Builder<'a, 'p> {
+    nodes: Vec<Node<'a>>,
+    open: Vec<Open>,
+    anchors: HashMap<usize, NodeId>,
+    root: Option<NodeId>,
+    problems: &'p mut Vec<Diagnostic>,
+}
+
+impl<'a> Builder<'a, '_> {
+    fn take(&mut self, event: Event<'a>, span: &Span) -> Result<(), Diagnostic> {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                refuse_tag(tag.as_deref(), span)?;
+                let plain = style == ScalarStyle::Plain;
+                let id = self.add(Value::Scalar { text, plain }, span)?;
+                self.finish(id, anchor, span)
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.begin(Value::List(Vec::new()), anchor, tag.as_deref(), span)
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.begin(Value::Map(Vec::new()), anchor, tag.as_deref(), span)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.end(span),
+            Event::Alias(anchor) => match self.anchors.get(&anchor) {
+                Some(id) => self.finish(*id, 0, span),
+                None => Err(Diagnostic::error(
+                    Code::Alias,
+                    "an alias stands inside of what it stands for",
+                    place(span),
+                )),
+            },
+            Event::UnresolvedAlias(name) => Err(Diagnostic::error(
+                Code::Alias,
+                format!("no anchor `&{name}` comes before this alias"),
+                place(span),
+            )),
+            Event::DocumentStart(..) if self.root.is_some() => Err(Diagnostic::error(
+                Code::Documents,
+                "a policy file holds one document",
+                place(span),
+            )
+            .with_hint("put the second policy into a file of its own")),
+            _ => Ok(()),
+        }
+    }
+
+    fn add(&mut self, value: Value<'a>, span: &Span) -> Result<NodeId, Diagnostic> {
+        let id = u32::try_from(self.nodes.len())
+            .ok()
+            .filter(|_| self.nodes.len() < MAX_NODES);
+        let Some(id) = id else {
+            return Err(too_many(span));
+        };
+        self.nodes.push(Node {
+            value,
+            place: place(span),
+            weight: 1,
+        });
+        Ok(NodeId(id))
+    }
+
+    fn begin(
+        &mut self,
+        value: Value<'a>,
+        anchor: usize,
+        tag: Option<&Tag>,
+        span: &Span,
+    ) -> Result<(), Diagnostic> {
+        refuse_tag(tag, span)?;
+        if self.open.len() == MAX_DEPTH {
+            return Err(Diagnostic::error(
+                Code::TooDeep,
+                format!("nested deeper than {MAX_DEPTH} levels"),
+                place(span),
+            ));
+        }
+        let map = matches!(value, Value::Map(_));
+        let node = self.add(value, span)?;
+        self.open.push(Open {
+            node,
+            anchor,
+            children: Vec::new(),
+            map,
+        });
+        Ok(())
+    }
+
+    fn end(&mut self, span: &Span) -> Result<(), Diagnostic> {
+        let Some(Open {
+            node,
+            anchor,
+            children,
+            map,
+        }) = self.open.pop()
+        else {
+            return Ok(());
+        };
+        let weight = children.iter().fold(1_usize, |sum, child| {
+            sum.saturating_add(self.nodes[child.0 as usize].weight)
+        });
+        if weight > MAX_NODES {
+            return Err(too_many(span));
+        }
+        let value = if map {
+            Value::Map(self.pairs(&children))
+        } else {
+            Value::List(children)
+        };
+        let slot = &mut self.nodes[node.0 as usize];
+        slot.value = value;
+        slot.weight = weight;
+        slot.place.bytes.end = slot.place.bytes.end.max(place(span).bytes.end);
+        self.finish(node, anchor, span)
+    }
+
+    /// Pairs keys with values; of a key that comes twice the first counts.
+    fn pairs(&mut self, children: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+        let mut pairs: Vec<(NodeId, NodeId)> = Vec::with_capacity(children.len() / 2);
+        let mut seen = Keys::default();
+        for (key, value) in children.chunks_exact(2).map(|pair| (pair[0], pair[1])) {
+            let node = &self.nodes[key.0 as usize];
+            if let Value::Scalar { text, .. } = &node.value
+                && let Some(line) = seen.insert(text, node.place.line)
+            {
+                let message = format!("duplicate key `{text}`");
+                let hint = format!("it stands on line {line} already; join the two");
+                self.problems.push(
+                    Diagnostic::error(Code::DuplicateKey, message, node.place.clone())
+                        .with_hint(hint),
+                );
+                continue;
+            }
+            pairs.push((key, value));
+        }
+        pairs
+    }
+
+    fn finish(&mut self, id: NodeId, anchor: usize, span: &Span) -> Result<(), Diagnostic> {
+        if anchor != 0 {
+            self.anchors.insert(anchor, id);
+        }
+        match self.open.last_mut() {
+            Some(open) => open.children.push(id),
+            None if self.root.is_none() => self.root = Some(id),
+            None => {
+                return Err(Diagnostic::error(
+                    Code::Documents,
+                    "a policy file holds one document",
+                    place(span),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse_tag(tag: Option<&Tag>, span: &Span) -> Result<(), Diagnostic> {
+    match tag {
+        None => Ok(()),
+        Some(tag) => {
+            let message = format!("tags such as `{}` have no meaning here", tag.original());
+            Err(Diagnostic::error(Code::Tag, message, place(span))
+                .with_hint("write a text in quotes and a number without"))
+        }
+    }
+}
+
+fn too_many(span: &Span) -> Diagnostic {
+    Diagnostic::error(
+        Code::TooLarge,
+        format!("more than {MAX_NODES} values, aliases counted at every use"),
+        place(span),
+    )
+}
