@@ -1,0 +1,188 @@
+//! Cgroups as the kernel makes them: ids, processes, starting programs inside, watching the tree. Needs root.
+
+mod host_support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use ebfw_agent::host::{
+    cgroup::{CgroupId, CgroupPath},
+    tree::{Cgroups, Tree},
+};
+use host_support::{cgroup, root};
+use nix::sys::{
+    signal::{Signal, kill},
+    stat::stat,
+};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn ids_and_paths_name_each_other() {
+    if !root("ids_and_paths_name_each_other") {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("ids");
+    assert_eq!(hierarchy.id(owned.path()).unwrap(), owned.id());
+    assert_eq!(owned.id(), CgroupId(stat(owned.directory()).unwrap().st_ino));
+    assert_eq!(hierarchy.path(owned.id()), Some(owned.path().clone()));
+    assert_eq!(hierarchy.path(CgroupId(u64::MAX)), None);
+    assert_eq!(hierarchy.resolve(Some(&owned.path().text())).unwrap(), *owned.path());
+    assert_eq!(hierarchy.resolve(Some(owned.directory().to_str().unwrap())).unwrap(), *owned.path());
+}
+
+#[test]
+fn a_program_starts_inside_and_the_cgroup_goes_when_it_is_empty() {
+    if !root("a_program_starts_inside_and_the_cgroup_goes_when_it_is_empty") {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("spawn");
+    // Prints where it is, then waits for its input to end.
+    let mut command = Command::new("cat");
+    command.args(["/proc/self/cgroup", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    owned.confine(&mut command).unwrap();
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.starts_with("0::")).unwrap();
+    assert_eq!(line, format!("0::{}", owned.path()), "the first thing that it does is inside");
+    assert_eq!(hierarchy.processes(owned.path(), 10), [child.id()]);
+    assert_eq!(hierarchy.processes(&CgroupPath::top(), 1).len(), 1, "no more than asked for");
+
+    let directory = owned.directory().to_owned();
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    fs::create_dir(directory.join("nested")).unwrap();
+    owned.remove().unwrap();
+    assert!(!directory.exists(), "with the empty cgroup that the program left below");
+}
+
+#[test]
+fn removal_kills_nothing_and_says_that_someone_is_left() {
+    if !root("removal_kills_nothing_and_says_that_someone_is_left") {
+        return;
+    }
+    let (_, owned) = cgroup("busy");
+    let mut command = Command::new("sleep");
+    command.arg("1000");
+    owned.confine(&mut command).unwrap();
+    let mut child = command.spawn().unwrap();
+    let directory = owned.directory().to_owned();
+    let error = owned.remove().unwrap_err().to_string();
+    assert!(error.contains("failed to remove cgroup") && error.contains(directory.to_str().unwrap()), "{error}");
+    assert_eq!(child.try_wait().unwrap(), None, "it still runs");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::remove_dir(directory).unwrap();
+}
+
+#[test]
+fn a_threaded_cgroup_has_no_processes_and_is_no_error() {
+    if !root("a_threaded_cgroup_has_no_processes_and_is_no_error") {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("threaded");
+    let below = hierarchy.create(owned.path(), "threads").unwrap();
+    fs::write(below.directory().join("cgroup.type"), "threaded").unwrap();
+    let mut command = Command::new("sleep");
+    command.arg("1000");
+    owned.confine(&mut command).unwrap();
+    let mut child = command.spawn().unwrap();
+    assert_eq!(hierarchy.processes(owned.path(), 10), [child.id()]);
+    kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGKILL).unwrap();
+    child.wait().unwrap();
+    drop(below);
+}
+
+#[test]
+fn names_that_are_no_names_are_refused() {
+    if !root("names_that_are_no_names_are_refused") {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("names");
+    for name in ["", "..", "a/b", "a\nb"] {
+        assert!(hierarchy.create(owned.path(), name).is_err(), "{name:?}");
+    }
+    let _first = hierarchy.create(owned.path(), "twice").unwrap();
+    assert!(hierarchy.create(owned.path(), "twice").is_err(), "somebody else's cgroup is not taken over");
+}
+
+/// Waits for a snapshot that satisfies `wanted`.
+async fn eventually(tree: &Tree, wanted: impl FnMut(&std::sync::Arc<Cgroups>) -> bool) {
+    timeout(PATIENCE, tree.changes().wait_for(wanted)).await.expect("the tree never gets there").unwrap();
+}
+
+#[tokio::test]
+async fn the_tree_follows_cgroups_as_they_come_and_go() {
+    if !root("the_tree_follows_cgroups_as_they_come_and_go") {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("tree");
+    let tree = Tree::start(hierarchy.clone(), owned.path().clone()).unwrap();
+    assert_eq!(tree.snapshot().values().collect::<Vec<_>>(), [owned.path()]);
+
+    // The deepest first: everything below `a` is made before anybody can watch it.
+    fs::create_dir_all(owned.directory().join("a/b/c/d")).unwrap();
+    eventually(&tree, |cgroups| cgroups.len() == 5).await;
+    let deepest = owned.path().join("a/b/c/d".as_ref());
+    let id = hierarchy.id(&deepest).unwrap();
+    assert_eq!(tree.lookup(id), Some(deepest.clone()));
+
+    fs::remove_dir(owned.directory().join("a/b/c/d")).unwrap();
+    eventually(&tree, |cgroups| cgroups.len() == 4).await;
+    assert_eq!(tree.lookup(id), Some(deepest), "late events still find it");
+    assert!(!tree.is_blind());
+    drop(tree);
+}
+
+#[tokio::test]
+async fn an_unknown_id_is_found_by_looking_again() {
+    if !root("an_unknown_id_is_found_by_looking_again") {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("find");
+    let tree = Tree::start(hierarchy.clone(), owned.path().clone()).unwrap();
+    let child = hierarchy.create(owned.path(), "child").unwrap();
+    assert_eq!(tree.find(child.id()).await, Some(child.path().clone()));
+    assert_eq!(tree.find(CgroupId(u64::MAX)).await, None);
+    let outside = hierarchy.id(&CgroupPath::top()).unwrap();
+    assert_eq!(tree.find(outside).await, None, "not below the root that is watched");
+}
+
+#[tokio::test]
+async fn nothing_is_lost_while_thousands_come_and_go() {
+    if !root("nothing_is_lost_while_thousands_come_and_go") {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("many");
+    let tree = Tree::start(hierarchy.clone(), owned.path().clone()).unwrap();
+    let makers: Vec<_> = (0..4)
+        .map(|maker| {
+            let directory = owned.directory().to_owned();
+            std::thread::spawn(move || {
+                for number in 0..500 {
+                    let cgroup = directory.join(format!("m{maker}-{number}"));
+                    fs::create_dir_all(cgroup.join("inner")).unwrap();
+                    // Every other one goes at once, under the eyes of the watcher.
+                    if number % 2 == 0 {
+                        fs::remove_dir(cgroup.join("inner")).unwrap();
+                        fs::remove_dir(cgroup).unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    makers.into_iter().for_each(|maker| maker.join().unwrap());
+    let left = 1 + 4 * 250 * 2;
+    eventually(&tree, |cgroups| cgroups.len() == left).await;
+    for (id, path) in tree.snapshot().iter() {
+        assert_eq!(hierarchy.id(path).unwrap(), *id, "{path}");
+    }
+    assert_eq!(tree.rescan().await.len(), left);
+    drop(tree);
+    owned.remove().unwrap();
+}

@@ -1,0 +1,81 @@
+//! The lock and the start-up checks on a real bpffs. Needs root.
+
+mod host_support;
+
+use std::path::Path;
+
+use ebfw_agent::host::{lock::PinLock, netns::Netns, privileges};
+use host_support::root;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+
+/// Runs `work` with a bpffs at a place of its own, which nobody else sees.
+fn with_bpffs(work: impl FnOnce(&Path) + Send) {
+    let place = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+            mount(Some("bpf"), place.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+            work(place.path());
+            umount2(place.path(), MntFlags::MNT_DETACH).unwrap();
+        });
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_pin_directory_on_bpffs_has_one_agent() {
+    if !root("a_pin_directory_on_bpffs_has_one_agent") {
+        return;
+    }
+    with_bpffs(|bpffs| {
+        let pins = bpffs.join("ebfw");
+        let first = PinLock::take(&pins).unwrap();
+        let refusal = PinLock::take(&pins).unwrap_err().to_string();
+        assert!(refusal.contains(pins.to_str().unwrap()), "{refusal}");
+        assert!(refusal.contains(&format!("(process {})", std::process::id())), "{refusal}");
+        PinLock::take(&bpffs.join("other")).expect("another pin directory is another agent's");
+        drop(first);
+        PinLock::take(&pins).expect("the lock went with its holder");
+    });
+}
+
+#[test]
+fn this_host_is_accepted_with_its_gaps_named() {
+    if !root("this_host_is_accepted_with_its_gaps_named") {
+        return;
+    }
+    with_bpffs(|bpffs| {
+        let able = privileges::check(Some(&bpffs.join("ebfw"))).unwrap();
+        assert!(able.kernel.major >= 5);
+        assert!(able.gaps.iter().any(|gap| gap.contains("AF_PACKET")), "{:?}", able.gaps);
+        assert!(!able.gaps.iter().any(|gap| gap.contains("cannot be destroyed")), "{:?}", able.gaps);
+    });
+}
+
+#[test]
+fn pins_outside_of_a_bpffs_are_refused() {
+    if !root("pins_outside_of_a_bpffs_are_refused") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let unable = privileges::check(Some(&place.path().join("deep/ebfw"))).unwrap_err();
+    assert_eq!(unable.lines.len(), 1, "{unable}");
+    assert!(unable.lines[0].contains("is on no bpf file system"), "{unable}");
+    assert!(!place.path().join("deep").exists(), "looking leaves nothing behind");
+}
+
+#[test]
+fn a_fresh_namespace_is_another_and_entering_it_stays_on_its_thread() {
+    if !root("a_fresh_namespace_is_another_and_entering_it_stays_on_its_thread") {
+        return;
+    }
+    let (own, fresh) = (Netns::own().unwrap(), Netns::fresh().unwrap());
+    assert_ne!(own.id(), fresh.id());
+    let inside = fresh.enter(|| Netns::own().unwrap().id()).unwrap();
+    assert_eq!(inside, fresh.id());
+    assert_eq!(Netns::own().unwrap().id(), own.id());
+}
