@@ -7,4 +7,5 @@ pub mod events;
 pub mod host;
 pub mod metrics;
 pub mod policy_file;
+pub mod report;
 pub mod workload;

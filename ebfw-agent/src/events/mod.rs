@@ -1,1 +1,26 @@
-//! Events.
+//! What the kernel decided, told to people and programs: decode, annotate, attribute, filter, sink.
+//! Each stage is a function over values; [`pipeline`] puts them in a row. See `docs/events.md` for the output.
+
+pub mod annotate;
+pub mod attribute;
+mod clock;
+mod decode;
+pub mod event;
+mod filter;
+mod json;
+pub mod pipeline;
+mod printable;
+#[cfg(test)]
+pub(crate) mod samples;
+pub mod sink;
+pub(crate) mod text;
+
+#[cfg(test)]
+pub(crate) mod golden;
+
+pub use clock::BootClock;
+pub use decode::{Cause, Connect, DecodeError, Hook, Verdict, decode};
+pub use event::Event;
+pub use filter::Filter;
+pub use printable::Printable;
+pub use text::{Colour, Text};

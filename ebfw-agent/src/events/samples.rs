@@ -1,0 +1,113 @@
+//! Values that the tests of this module and of its neighbours share.
+
+use std::net::IpAddr;
+
+use ebfw_common::abi::{self, Address, FlowEvent, SlotWord, slot_flag};
+use jiff::Timestamp;
+
+use super::{
+    BootClock, Printable,
+    event::{
+        Action, Event, Flow, Header, Mode, Process, Protocol, Reason, Request, Ruling, Subject,
+    },
+};
+
+/// Serial of the ruleset in [`kernel_event`].
+pub(crate) const SERIAL: u32 = 7;
+
+pub(crate) fn clock() -> BootClock {
+    BootClock::booted_at("2026-06-28T09:14:00Z".parse().expect("a timestamp"))
+}
+
+/// curl in cgroup 42 connects to 93.184.216.34:443; rule 1 of ruleset 7 allows it.
+pub(crate) fn kernel_event() -> FlowEvent {
+    FlowEvent {
+        boot_ns: 1_000_000_123,
+        cgroup_id: 42,
+        cookie: 99,
+        slot_word: SlotWord::new(3, slot_flag::LIVE | slot_flag::GOVERNED, 1, SERIAL).0,
+        source: Address::mapped([10, 42, 0, 9]),
+        destination: Address::mapped([93, 184, 216, 34]),
+        pid: 4711,
+        suppressed: 0,
+        source_port: 40000,
+        destination_port: 443,
+        rule: 1,
+        protocol: 6,
+        has_ports: 1,
+        hook: abi::hook::CONNECT,
+        verdict: abi::verdict::ALLOW,
+        reason: abi::reason::RULE,
+        opaque: 0,
+        mode: 0,
+        _pad: [0; 3],
+        comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+    }
+}
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+pub(crate) fn flow(destination: &str, port: impl Into<Option<u16>>, protocol: u8) -> Flow {
+    Flow {
+        source: ip("10.42.0.9"),
+        source_port: None,
+        destination: Some(ip(destination)),
+        port: port.into(),
+        protocol: Some(Protocol(protocol)),
+    }
+}
+
+pub(crate) fn request(headers: &[(&str, &str)]) -> Request {
+    Request {
+        method: "GET".into(),
+        host: "example.com".into(),
+        path: "/secret/path?token=abc123".into(),
+        headers: headers
+            .iter()
+            .map(|&(name, value)| Header {
+                name: name.into(),
+                value: value.into(),
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn ruling(action: Action, rule: Option<&str>, reason: Reason, mode: Mode) -> Ruling {
+    Ruling {
+        action,
+        rule: rule.map(Printable::from),
+        reason,
+        mode,
+        opaque: false,
+    }
+}
+
+/// An event without pod, cgroup, process and ruling.
+pub(crate) fn bare(subject: Subject) -> Event {
+    Event {
+        at: "2026-06-28T09:14:01.000000123Z"
+            .parse::<Timestamp>()
+            .expect("a timestamp"),
+        subject,
+        process: None,
+        pod: None,
+        cgroup: None,
+        ruling: None,
+        suppressed: 0,
+    }
+}
+
+pub(crate) fn connect_to(destination: &str, port: u16) -> Event {
+    bare(Subject::Connect {
+        flow: flow(destination, port, 6),
+    })
+}
+
+pub(crate) fn curl() -> Process {
+    Process {
+        pid: 4711,
+        comm: Some("curl".into()),
+    }
+}

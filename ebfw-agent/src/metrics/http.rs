@@ -1,0 +1,231 @@
+//! The HTTP server for `/metrics`, `/healthz` and `/readyz`.
+//! Every connection has limits: slow, large and many clients cost little and cannot keep a probe from being answered.
+
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    select,
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+    time,
+};
+
+use super::{Metrics, Readiness};
+
+/// Connections at once; one more ends the oldest. Probes and two scrapers need five.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a request's head may take, and how long a connection may idle between requests.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection lives; a client that reads slowly is cut off then, one in order connects again.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
+/// Bytes and number of header lines of a request's head.
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+/// How long answers under way may take at the end.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
+/// How long to wait when no connection can be accepted (no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// The metrics address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "failed to listen on {address} for metrics: {source}; set EBFW_METRICS_ADDR to another address, or to nothing for none"
+)]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// A port that is taken but not served yet.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on the first of `candidates` whose family the node has.
+    ///
+    /// # Errors
+    /// Where the port is taken, or no candidate is an address of this node.
+    pub async fn bind(candidates: &[SocketAddr]) -> Result<Self, BindError> {
+        let mut refused = None;
+        for &address in candidates {
+            match TcpListener::bind(address).await {
+                Ok(listener) => {
+                    let address = listener
+                        .local_addr()
+                        .map_err(|source| BindError { address, source })?;
+                    return Ok(Self { listener, address });
+                }
+                Err(source) => {
+                    let absent = is_absent(&source);
+                    refused = Some(BindError { address, source });
+                    if !absent {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(refused.unwrap_or_else(|| BindError {
+            address: SocketAddr::from(([0; 4], 0)),
+            source: io::ErrorKind::InvalidInput.into(),
+        }))
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts to answer.
+    #[must_use]
+    pub fn serve(self, metrics: Arc<Metrics>, readiness: Readiness) -> Server {
+        let (stop, stopped) = watch::channel(());
+        let address = self.address;
+        let router = router(metrics, readiness);
+        let task = tokio::spawn(accept(self.listener, router, stopped));
+        Server {
+            address,
+            stop,
+            task,
+        }
+    }
+}
+
+/// The node lacks the address's family or the address itself.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT))
+        || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// The running server. It ends when it is shut down or dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: watch::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections and finishes the answers that are under way.
+    pub async fn shut_down(self) {
+        drop(self.stop);
+        if let Err(error) = self.task.await {
+            tracing::warn!(%error, "the metrics server ended badly");
+        }
+    }
+}
+
+fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
+    Router::new()
+        .route("/metrics", get(serve_metrics).with_state(metrics))
+        .route(
+            "/healthz",
+            get(|| async { plain(StatusCode::OK, "ok\n".into()) }),
+        )
+        .route("/readyz", get(serve_readiness).with_state(readiness))
+        .fallback(|| async {
+            plain(
+                StatusCode::NOT_FOUND,
+                "not found; there are /metrics, /healthz and /readyz\n".into(),
+            )
+        })
+}
+
+async fn serve_metrics(State(metrics): State<Arc<Metrics>>) -> Response {
+    ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.encode()).into_response()
+}
+
+async fn serve_readiness(State(readiness): State<Readiness>) -> Response {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        return plain(StatusCode::OK, "ready\n".into());
+    }
+    let lines = missing.iter().map(|what| format!("pending: {what}\n"));
+    plain(StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+}
+
+fn plain(status: StatusCode, text: String) -> Response {
+    (status, [(header::CONTENT_TYPE, PLAIN)], text).into_response()
+}
+
+async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver<()>) {
+    let mut connections = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        select! {
+            biased;
+            _ = stop.changed() => break,
+            Some(_) = connections.join_next() => oldest_first.retain(|connection| !connection.is_finished()),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if oldest_first.len() == MAX_CONNECTIONS
+                        && let Some(oldest) = oldest_first.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    oldest_first.push_back(connections.spawn(converse(stream, router.clone(), stop.clone())));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection for metrics");
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let finish = async { while connections.join_next().await.is_some() {} };
+    if time::timeout(SHUTDOWN_LIMIT, finish).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+/// One connection from its first byte to its last.
+async fn converse(stream: TcpStream, router: Router, mut stop: watch::Receiver<()>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    // A client's failures are its own: it sends no HTTP, or goes away.
+    select! {
+        _ = connection.as_mut() => (),
+        _ = stop.changed() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+        () = time::sleep(CONNECTION_LIMIT) => (),
+    }
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

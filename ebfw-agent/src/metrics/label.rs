@@ -1,0 +1,179 @@
+//! Values of labels: each an enum, so that no name from outside can become a time series.
+
+use std::fmt::{self, Write};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+
+use crate::events::event::{Action, Kind, Mode};
+
+/// Whether a reported event could be given to a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Attribution {
+    /// A pod.
+    Hit,
+    /// A cgroup in no known pod.
+    Cgroup,
+    /// Neither.
+    Miss,
+}
+
+impl Attribution {
+    pub(super) const ALL: [Self; 3] = [Self::Hit, Self::Cgroup, Self::Miss];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Cgroup => "cgroup",
+            Self::Miss => "miss",
+        }
+    }
+}
+
+/// Where an event was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lost {
+    /// The ring buffer was full.
+    Ring,
+    /// The queue between the ring buffer's reader and the output was full.
+    Queue,
+    /// Its bytes made no sense.
+    Decode,
+    /// The output did not take it.
+    Output,
+}
+
+impl Lost {
+    pub(super) const ALL: [Self; 4] = [Self::Ring, Self::Queue, Self::Decode, Self::Output];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Queue => "queue",
+            Self::Decode => "decode",
+            Self::Output => "output",
+        }
+    }
+}
+
+/// What became of a policy that was to be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reload {
+    /// It is in force.
+    Applied,
+    /// It has errors; the one before stays.
+    Refused,
+    /// It could not be brought into the kernel; the one before stays.
+    Failed,
+}
+
+impl Reload {
+    pub(super) const ALL: [Self; 3] = [Self::Applied, Self::Refused, Self::Failed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What became of a socket whose flow is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Destroyed {
+    /// Destroyed.
+    Done,
+    /// It was closed before.
+    Gone,
+    /// The kernel refused.
+    Failed,
+}
+
+impl Destroyed {
+    pub(super) const ALL: [Self; 3] = [Self::Done, Self::Gone, Self::Failed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Gone => "gone",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a packet did not leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Dropped {
+    /// The policy denies it.
+    Policy,
+    /// Its workload was not classified yet.
+    Pending,
+}
+
+impl Dropped {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Pending => "pending",
+        }
+    }
+}
+
+/// What makes a packet one that is denied without a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Irregular {
+    /// A header is cut off or lies.
+    Malformed,
+    /// A source route or a routing header.
+    SourceRoute,
+}
+
+impl Irregular {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::SourceRoute => "source-route",
+        }
+    }
+}
+
+macro_rules! label_values {
+    ($($value:ty),*) => {$(
+        impl EncodeLabelValue for $value {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+                encoder.write_str(self.name())
+            }
+        }
+    )*};
+}
+label_values!(
+    Kind,
+    Action,
+    Mode,
+    Attribution,
+    Lost,
+    Reload,
+    Destroyed,
+    Dropped,
+    Irregular
+);
+
+macro_rules! label_sets {
+    ($($name:ident { $($label:ident: $value:ty),* })*) => {$(
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub(super) struct $name {
+            $(pub(super) $label: $value),*
+        }
+    )*};
+}
+label_sets! {
+    OfKind { kind: Kind }
+    InMode { mode: Mode }
+    Decision { action: Action, mode: Mode }
+    AtStage { stage: Lost }
+    OfAttribution { result: Attribution }
+    OfReload { result: Reload }
+    OfDestruction { result: Destroyed }
+    ForDrop { reason: Dropped }
+    ForDenial { reason: Irregular }
+}
