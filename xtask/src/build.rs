@@ -18,6 +18,9 @@ use crate::{
 /// The host target whose programs need no shared library, for virtual machines and bare images.
 pub(crate) const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
 
+/// Cargo's own folder for the kernel programs, below the target directory.
+const KERNEL_SCRATCH: &str = "bpf-build";
+
 const KERNEL_TARGET: &str = "bpfel-unknown-none";
 
 /// What to build.
@@ -45,16 +48,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Builds the kernel programs and puts the object where the agent's build script looks for it.
 pub(crate) fn kernel_programs(features: &[String]) -> Result<PathBuf> {
     step("kernel programs");
-    let target = workspace::target_dir()?;
-    let scratch = target.join("bpf-build");
-    let mut build = kernel_cargo("build");
-    build.arg("--release").arg("--target-dir").arg(&scratch);
+    let mut build = kernel_cargo("build")?;
     if !features.is_empty() {
         build.arg("--features").arg(features.join(","));
     }
     command::run(&mut build)?;
 
-    let built = scratch.join(KERNEL_TARGET).join("release/ebfw");
+    let target = workspace::target_dir()?;
+    let built = target
+        .join(KERNEL_SCRATCH)
+        .join(KERNEL_TARGET)
+        .join("release/ebfw");
     let object = target.join("bpf/ebfw.o");
     let changed = install_if_changed(&built, &object)?;
     let state = if changed { "new" } else { "unchanged" };
@@ -64,17 +68,17 @@ pub(crate) fn kernel_programs(features: &[String]) -> Result<PathBuf> {
 
 /// A cargo command for the crate of the kernel programs: nightly features on the stable compiler,
 /// and none of the flags that were meant for the host.
-pub(crate) fn kernel_cargo(subcommand: &str) -> Command {
+pub(crate) fn kernel_cargo(subcommand: &str) -> Result<Command> {
     let mut cargo = command::cargo();
     cargo
-        .arg(subcommand)
-        .arg("--locked")
+        .args([subcommand, "--locked", "--release", "--target-dir"])
+        .arg(workspace::target_dir()?.join(KERNEL_SCRATCH))
         .current_dir(workspace::root().join("ebfw-ebpf"))
         .env("RUSTC_BOOTSTRAP", "1")
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET");
-    cargo
+    Ok(cargo)
 }
 
 /// Builds the host crates and returns the path of `ebfw`.

@@ -2,9 +2,14 @@
 //! Parses the command line and dispatches; does nothing itself.
 
 mod apt;
+mod bench;
 mod build;
+mod ci;
 mod command;
+mod generate;
+mod lint;
 mod setup;
+mod test;
 mod vm;
 mod workspace;
 
@@ -30,6 +35,16 @@ enum Task {
     Setup,
     /// Build the kernel programs, then the host crates with them inside
     Build(build::Options),
+    /// Run all tests [-- FILTER]
+    Test(test::Options),
+    /// Check format, lints, documentation, generated files and dependencies
+    Lint,
+    /// Measure the kernel programs or the engine
+    Bench(bench::Options),
+    /// Write the generated files, or check that they are current
+    Generate(generate::Options),
+    /// Do what CI does
+    Ci,
     /// Run the kernel side's tests on old and new kernels in virtual machines
     Vm(vm::Options),
 }
@@ -38,6 +53,11 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Setup => setup::run(),
         Task::Build(options) => build::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Lint => lint::run(),
+        Task::Bench(options) => bench::run(&options),
+        Task::Generate(options) => generate::run(options),
+        Task::Ci => ci::run(),
         Task::Vm(options) => vm::run(&options),
     };
     match outcome {

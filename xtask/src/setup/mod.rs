@@ -8,7 +8,7 @@ mod rust_source;
 
 use anyhow::{Context as _, Result, bail};
 
-pub(crate) use programs::Program;
+pub(crate) use programs::{Program, is_root};
 
 use crate::command::{note, step};
 

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::{cpio::Archive, kernels::Kernel, tests::TestProgram};
+use super::{cpio::Archive, kernels::Kernel, programs::TestProgram};
 
 const INIT: &str = include_str!("init.sh");
 

@@ -6,7 +6,7 @@ mod guest;
 mod initrd;
 mod kernels;
 mod modules;
-mod tests;
+mod programs;
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', value_parser = kernels::parse, default_values = ["5.10", "7.3"])]
     kernel: Vec<kernels::Choice>,
     /// Test targets of the package `ebfw-tests`
-    #[arg(long = "test", value_delimiter = ',', default_values = tests::DEFAULT)]
+    #[arg(long = "test", value_delimiter = ',', default_values = programs::DEFAULT)]
     tests: Vec<String>,
     /// Environment of the tests
     #[arg(long = "env", value_name = "NAME=VALUE")]
@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Need::Program(Program::Xz),
     ])?;
     build::kernel_programs(&[])?;
-    let programs = tests::build(&options.tests)?;
+    let programs = programs::build(&options.tests)?;
     let job = initrd::Job {
         programs: &programs,
         environment: &options.environment,

@@ -1,0 +1,55 @@
+//! `cargo xtask bench`: what a verdict costs in the kernel, and what the engine does in user space.
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::{
+    build,
+    command::{self, step},
+    setup::{self, KERNEL_PROGRAMS},
+    workspace,
+};
+
+/// What to measure.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    #[arg(value_enum)]
+    subject: Subject,
+    /// Arguments of the benchmark
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Subject {
+    /// Nanoseconds per packet in the kernel programs (root)
+    Datapath,
+    /// Flows a second through the engine, and compile times
+    Policy,
+}
+
+/// Builds with optimisation and measures.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut bench = command::cargo();
+    bench.current_dir(workspace::root());
+    match options.subject {
+        Subject::Datapath => {
+            setup::ensure(&KERNEL_PROGRAMS)?;
+            build::kernel_programs(&[])?;
+            bench.args([
+                "run",
+                "--release",
+                "--package",
+                "ebfw-tests",
+                "--bin",
+                "bench-datapath",
+                "--",
+            ]);
+        }
+        Subject::Policy => {
+            bench.args(["bench", "--package", "ebfw-policy", "--"]);
+        }
+    }
+    step("benchmark");
+    command::run(bench.args(&options.arguments))
+}
