@@ -8,6 +8,8 @@ mod blocks;
 mod content;
 mod ports;
 mod prefixes;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use ebfw_common::layout::{Block, Header, MAX_SHIFT, header_flag};
@@ -25,15 +27,18 @@ use crate::{
     ruleset::{Ruleset, TooManyRules},
 };
 
+/// Prefixes with their classes.
+pub type ClassOf<P> = Vec<(P, u32)>;
+
 /// A compiled ruleset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
     /// Block 0 is the [`Header`].
     pub blocks: Vec<Block>,
     /// Class of each IPv4 prefix, for the longest match.
-    pub v4: Vec<(Ipv4Net, u32)>,
+    pub v4: ClassOf<Ipv4Net>,
     /// Class of each IPv6 prefix, for the longest match.
-    pub v6: Vec<(Ipv6Net, u32)>,
+    pub v6: ClassOf<Ipv6Net>,
 }
 
 /// Why a ruleset has no tables.
@@ -210,7 +215,7 @@ impl<'a> Compiler<'a> {
         Ok(class_of)
     }
 
-    fn addresses(&mut self, header: &mut Header) -> (Vec<(Ipv4Net, u32)>, Vec<(Ipv6Net, u32)>) {
+    fn addresses(&mut self, header: &mut Header) -> (ClassOf<Ipv4Net>, ClassOf<Ipv6Net>) {
         let anywhere = self.rules_where(|rule| rule.cidrs.entries().is_none());
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (index, rule) in self.matches() {

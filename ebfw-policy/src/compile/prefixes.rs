@@ -5,7 +5,10 @@
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::bitmap::{Bitmap, Classes};
+use super::{
+    ClassOf,
+    bitmap::{Bitmap, Classes},
+};
 
 /// What the two families have in common here.
 pub(super) trait Prefix: Copy + Ord {
@@ -50,7 +53,7 @@ pub(super) struct Prefixes<P> {
     /// Class of an address that no prefix of `classes` covers.
     pub(super) default: u32,
     /// Class of each prefix that differs from its surroundings.
-    pub(super) classes: Vec<(P, u32)>,
+    pub(super) classes: ClassOf<P>,
 }
 
 /// Numbers the prefixes of one family. `anywhere` are the rules that look at no address.

@@ -2,16 +2,16 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use ebfw_common::{
-    classify::{Content, Destination, Flow, Outcome},
-    layout::header_flag,
-};
-use ebfw_policy::{
-    compile::{CompileError, Tables, compile},
+use super::{CompileError, Tables, compile};
+use crate::{
     domain::{DomainMatch, DomainPattern},
     http::Method,
     policy::{Action, AnyOf, Match, PortRange, Position, Protocol, Quic, Rule},
     ruleset::{Ruleset, TooManyRules},
+};
+use ebfw_common::{
+    classify::{Content, Destination, Flow, Outcome},
+    layout::header_flag,
 };
 
 const ALLOWED: Outcome = Outcome::Default { permits: true };
@@ -86,9 +86,12 @@ fn by_rule(rule: u16) -> Outcome {
     }
 }
 
+/// Why, ranges of the rule, port of the packet, whether they match.
+type PortCase = (&'static str, &'static [(u16, u16)], u16, bool);
+
 #[test]
 fn ports_match_exactly_their_ranges() {
-    let cases: [(&str, &[(u16, u16)], u16, bool); 16] = [
+    let cases: [PortCase; 16] = [
         ("port 0 is in no range", &[(1, 65535)], 0, false),
         ("the lowest port", &[(1, 65535)], 1, true),
         ("the highest port", &[(1, 65535)], 65535, true),
