@@ -7,6 +7,8 @@ mod pod;
 mod rule;
 mod value;
 
+pub(crate) use self::{field::did_you_mean, value::protocols};
+
 use std::sync::Arc;
 
 use crate::{

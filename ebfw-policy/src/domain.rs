@@ -162,14 +162,24 @@ impl DomainPattern {
             Shape::Any => !name.is_empty(),
             Shape::Exact => *name == *self.text,
             Shape::Below => name.len() > self.text.len() && name.ends_with(&*self.text),
-            Shape::Glob(matcher) => matcher
-                .get_or_init(|| {
-                    translate(&self.text)
-                        .expect("the pattern was translated when it was made")
-                        .compile_matcher()
-                })
-                .is_match(name),
+            Shape::Glob(matcher) => self.may_match(name) && self.compiled(matcher).is_match(name),
         }
+    }
+
+    fn compiled<'m>(&self, matcher: &'m OnceLock<GlobMatcher>) -> &'m GlobMatcher {
+        let compile = || {
+            translate(&self.text)
+                .expect("the pattern was translated when it was made")
+                .compile_matcher()
+        };
+        matcher.get_or_init(compile)
+    }
+
+    /// Whether `name` begins and ends as the glob does: this spares most names the regular expression.
+    fn may_match(&self, name: &str) -> bool {
+        let head = self.text.find(META).map_or("", |at| &self.text[..at]);
+        let tail = self.text.rfind(META).map_or("", |at| &self.text[at + 1..]);
+        name.starts_with(head) && name.ends_with(tail)
     }
 
     /// The name that the pattern is, if it stands for that one name alone.

@@ -94,6 +94,19 @@ impl Protocol {
     }
 }
 
+/// The name, or the number where the policy language has no name.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::TCP => f.write_str("TCP"),
+            Self::UDP => f.write_str("UDP"),
+            Self::SCTP => f.write_str("SCTP"),
+            Self::ICMP => f.write_str("ICMP"),
+            Self(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 /// Destination ports `first..=last`, 1..=65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortRange {

@@ -49,18 +49,24 @@ impl Rule {
     /// Whether the rule's pod and cgroup dimensions hold for `workload`.
     #[must_use]
     pub fn selects(&self, workload: &Workload) -> bool {
-        let pod = || match (&self.matches.pod, &workload.pod) {
+        self.selects_pod(workload) && self.selects_cgroup(workload)
+    }
+
+    pub(crate) fn selects_pod(&self, workload: &Workload) -> bool {
+        match (&self.matches.pod, &workload.pod) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(wanted), Some(pod)) => wanted.matches(pod),
-        };
-        let cgroup = |glob: &_| {
+        }
+    }
+
+    pub(crate) fn selects_cgroup(&self, workload: &Workload) -> bool {
+        self.matches.cgroups.admits(|glob| {
             workload
                 .cgroup
                 .as_ref()
-                .is_some_and(|path| crate::cgroup::CgroupGlob::matches(glob, path))
-        };
-        pod() && self.matches.cgroups.admits(cgroup)
+                .is_some_and(|path| glob.matches(path))
+        })
     }
 }
 

@@ -1,0 +1,47 @@
+//! Why a flow is decided as it is: every rule of the policy with the dimension that ruled it out.
+
+use crate::{
+    evaluate::{Dimension, Judgement, judge},
+    facts::Facts,
+    policy::{Policy, Rule},
+    workload::Workload,
+};
+
+/// A rule and what it is for a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Explanation<'p> {
+    /// The rule's place in the policy, from 0.
+    pub index: usize,
+    /// The rule.
+    pub rule: &'p Rule,
+    /// What it is for the flow. Rules after the one that decided are judged as well.
+    pub judgement: Judgement,
+}
+
+impl Policy {
+    /// What each rule is for the flow, in order, pod and cgroup included. A loopback destination is explained as any other.
+    #[must_use]
+    pub fn explain(&self, workload: &Workload, facts: &Facts) -> Vec<Explanation<'_>> {
+        let explanation = |(index, rule)| Explanation {
+            index,
+            rule,
+            judgement: judgement(rule, workload, facts),
+        };
+        self.rules
+            .iter()
+            .map(|rule| &**rule)
+            .enumerate()
+            .map(explanation)
+            .collect()
+    }
+}
+
+fn judgement(rule: &Rule, workload: &Workload, facts: &Facts) -> Judgement {
+    if !rule.selects_pod(workload) {
+        Judgement::No(Dimension::Pod)
+    } else if !rule.selects_cgroup(workload) {
+        Judgement::No(Dimension::Cgroups)
+    } else {
+        judge(rule, facts)
+    }
+}
