@@ -1,1 +1,215 @@
-//! Configuration.
+//! Configuration of the agent: one struct, built once from flags, environment, filter file and
+//! defaults, in this order of force. The only module that looks at environment variables.
+
+pub mod defaults;
+mod filter_file;
+mod problem;
+mod reference;
+mod resolve;
+mod setting;
+#[cfg(test)]
+mod tests;
+mod value;
+mod yaml;
+
+use std::{env, fmt, path::PathBuf};
+
+use ipnet::IpNet;
+
+pub use self::{
+    problem::{Problem, Refused},
+    reference::reference,
+    resolve::{Flags, Loaded, Variables, load, load_detach, load_log},
+    setting::{Empty, Group, Key, SETTINGS, Setting, Values},
+    value::{
+        EnforceMode, ListenAddr, LogFilter, OnExit, Output, Pinning, PolicySource, UnknownWorkload,
+    },
+};
+
+/// The environment of this process.
+#[must_use]
+pub fn environment() -> Variables {
+    env::vars_os().collect()
+}
+
+/// Everything that `ebfw run` is told, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The filter file that was read.
+    pub filter_file: Option<PathBuf>,
+    /// The governed and observed part of the cgroup tree; the whole node if absent.
+    pub cgroup: Option<PathBuf>,
+    /// What is left out of the events.
+    pub exclude: Exclude,
+    /// Name of the node in events.
+    pub node_name: Option<String>,
+    /// Filter of the agent's own log.
+    pub log: LogFilter,
+    /// Form of the events.
+    pub output: Output,
+    /// Which parts of HTTP requests events carry.
+    pub inspect: Inspect,
+    /// Where metrics and health are served, if at all.
+    pub metrics: Option<ListenAddr>,
+    /// Whether and how a policy is applied.
+    pub enforcement: Enforcement,
+    /// What happens to workloads that are not classified yet.
+    pub unknown_workload: UnknownWorkload,
+    /// Whether the kernel side is pinned.
+    pub pinning: Pinning,
+    /// Where it is pinned.
+    pub pin_dir: PathBuf,
+    /// What a clean exit leaves.
+    pub on_exit: OnExit,
+}
+
+/// What `ebfw detach` is told, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetachConfig {
+    /// Where the kernel side is pinned.
+    pub pin_dir: PathBuf,
+    /// Filter of the agent's own log.
+    pub log: LogFilter,
+}
+
+/// Flows without events. Verdicts never depend on it, and a denied flow always has its event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exclude {
+    /// Destinations.
+    pub cidrs: Vec<IpNet>,
+    /// Names and everything below them: lower case, without dots at either end.
+    pub domain_suffixes: Vec<String>,
+}
+
+impl Default for Exclude {
+    fn default() -> Self {
+        Self {
+            cidrs: defaults::EXCLUDE_CIDRS.to_vec(),
+            domain_suffixes: defaults::EXCLUDE_DOMAIN_SUFFIXES.map(String::from).to_vec(),
+        }
+    }
+}
+
+/// Which parts of HTTP requests events carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inspect {
+    /// Request paths.
+    pub paths: bool,
+    /// Request headers.
+    pub headers: bool,
+    /// The beginning of request bodies.
+    pub body: bool,
+}
+
+/// Whether and how a policy is applied (SEMANTICS 7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enforcement {
+    /// Nothing is evaluated.
+    Off,
+    /// The policy of a file is evaluated in the kernel.
+    Policy {
+        /// What a Deny does.
+        mode: Mode,
+        /// The policy file.
+        file: PathBuf,
+    },
+}
+
+/// What a Deny does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The event says so, the flow goes on.
+    Log,
+    /// As `Enforce`, with the drop switched off in the kernel.
+    DryRun,
+    /// The flow is refused.
+    Enforce,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Log => "log",
+            Self::DryRun => "dry-run",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
+/// The configuration as one line of `name=value`, for the log at start.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            filter_file,
+            cgroup,
+            exclude,
+            node_name,
+            log,
+            output,
+            inspect,
+            metrics,
+            enforcement,
+            unknown_workload,
+            pinning,
+            pin_dir,
+            on_exit,
+        } = self;
+        match enforcement {
+            Enforcement::Off => write!(f, "mode=off")?,
+            Enforcement::Policy { mode, file } => write!(f, "mode={mode} policy={file:?}")?,
+        }
+        match cgroup {
+            None => write!(f, " cgroup=all")?,
+            Some(path) => write!(f, " cgroup={path:?}")?,
+        }
+        write!(f, " unknown_workload={unknown_workload} pin={pinning}")?;
+        if *pinning == Pinning::On {
+            write!(f, " pin_dir={pin_dir:?}")?;
+        }
+        write!(f, " on_exit={on_exit} output={output}")?;
+        let Inspect {
+            paths,
+            headers,
+            body,
+        } = inspect;
+        write!(
+            f,
+            " inspect_paths={paths} inspect_headers={headers} inspect_body={body}"
+        )?;
+        match metrics {
+            None => write!(f, " metrics=none")?,
+            Some(address) => write!(f, " metrics={address}")?,
+        }
+        if let Some(name) = node_name {
+            write!(f, " node={name}")?;
+        }
+        if let Some(path) = filter_file {
+            write!(f, " filter_file={path:?}")?;
+        }
+        let Exclude {
+            cidrs,
+            domain_suffixes,
+        } = exclude;
+        write!(f, " exclude_cidrs={} ", List(cidrs))?;
+        write!(
+            f,
+            "exclude_domain_suffixes={} log={log}",
+            List(domain_suffixes)
+        )
+    }
+}
+
+struct List<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for List<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        for (index, item) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{item}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+//! Defaults of the configuration, each with its reason.
+
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::value::ListenAddr;
+
+/// Port of `/metrics` on every address of the node: the port that existing scrape configurations use.
+pub const METRICS_ADDR: ListenAddr = ListenAddr::Every(9090);
+
+/// Filter of the agent's own log: what an operator acts on, nothing per packet.
+pub const LOG: &str = "info";
+
+/// Directory of the pins: below the place where bpffs is mounted by systemd and by Kubernetes.
+pub const PIN_DIR: &str = "/sys/fs/bpf/ebfw";
+
+/// Whether events carry request paths: policies match on them, so operators want to see them.
+pub const INSPECT_PATHS: bool = true;
+
+/// Whether events carry request headers: they hold credentials, so only on demand.
+pub const INSPECT_HEADERS: bool = false;
+
+/// Whether events carry bodies: they hold personal data, so only on demand.
+pub const INSPECT_BODY: bool = false;
+
+/// Destinations without events: the private ranges of RFC 1918 and loopback, which in a cluster are
+/// traffic that never leaves it.
+pub const EXCLUDE_CIDRS: [IpNet; 4] = [
+    v4(Ipv4Addr::new(10, 0, 0, 0), 8),
+    v4(Ipv4Addr::new(172, 16, 0, 0), 12),
+    v4(Ipv4Addr::new(192, 168, 0, 0), 16),
+    v4(Ipv4Addr::new(127, 0, 0, 0), 8),
+];
+
+/// Names without events: the cluster's own zones and reverse look-ups.
+pub const EXCLUDE_DOMAIN_SUFFIXES: [&str; 3] = ["cluster.local", "svc", "in-addr.arpa"];
+
+const fn v4(address: Ipv4Addr, bits: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(address, bits))
+}

@@ -1,0 +1,99 @@
+//! Text files that people write: a path, or `-` for standard input, read whole within a budget.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, anyhow};
+
+/// Bytes of a file at most: what the policy language takes, refused here before it is in memory.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// A file as its user named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// `-`.
+    Stdin,
+    /// Anything else.
+    Path(PathBuf),
+}
+
+impl Input {
+    /// The file that an argument of the command line names.
+    #[must_use]
+    pub fn from_argument(path: &Path) -> Self {
+        if path == Path::new("-") {
+            Self::Stdin
+        } else {
+            Self::Path(path.to_owned())
+        }
+    }
+
+    /// The name for messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Stdin => "<stdin>".to_owned(),
+            Self::Path(path) => path.display().to_string(),
+        }
+    }
+
+    /// The whole text.
+    pub fn read(&self) -> anyhow::Result<String> {
+        self.text()
+            .with_context(|| format!("failed to read {}", self.name()))
+    }
+
+    fn text(&self) -> anyhow::Result<String> {
+        let bytes = match self {
+            Self::Stdin => read_limited(io::stdin().lock())?,
+            Self::Path(path) => read_limited(File::open(path)?)?,
+        };
+        let bytes = bytes.ok_or_else(|| anyhow!("larger than {MAX_BYTES} bytes"))?;
+        Ok(String::from_utf8(bytes)?)
+    }
+}
+
+/// `None` if there is more than the budget.
+fn read_limited(reader: impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= MAX_BYTES).then_some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("binary"), [0xff, 0xfe]).unwrap();
+        File::create(path("huge"))
+            .unwrap()
+            .set_len(MAX_BYTES + 1)
+            .unwrap();
+        for (name, cause, why) in [
+            ("missing", "No such file or directory", "it is not there"),
+            (".", "Is a directory", "it is none"),
+            ("binary", "invalid utf-8", "it is no text"),
+            (
+                "huge",
+                "larger than",
+                "endless files must not fill the memory",
+            ),
+        ] {
+            let error = format!("{:#}", Input::Path(path(name)).read().unwrap_err());
+            assert!(error.starts_with("failed to read "), "{why}: {error}");
+            assert!(
+                error.contains(name) && error.contains(cause),
+                "{why}: {error}"
+            );
+        }
+    }
+}
