@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::{
     command::{self, note, step},
+    setup::{self, KERNEL_PROGRAMS, Need},
     workspace,
 };
 
@@ -39,6 +40,10 @@ pub(crate) struct Options {
 
 /// Builds everything and says where it lies.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::ensure(&KERNEL_PROGRAMS)?;
+    if options.without_libraries {
+        setup::ensure(&[Need::StaticTarget])?;
+    }
     kernel_programs(&options.features)?;
     let binary = host(options)?;
     note(format_args!("the agent: {}", binary.display()));
@@ -81,24 +86,40 @@ pub(crate) fn kernel_cargo(subcommand: &str) -> Result<Command> {
     Ok(cargo)
 }
 
+/// Builds the agent alone, for this machine, and returns its path.
+pub(crate) fn agent() -> Result<PathBuf> {
+    step("agent");
+    cargo_build(&["--package", "ebfw-agent", "--bin", "ebfw"], false)?;
+    Ok(workspace::target_dir()?.join("debug/ebfw"))
+}
+
 /// Builds the host crates and returns the path of `ebfw`.
 pub(crate) fn host(options: &Options) -> Result<PathBuf> {
     step("host crates");
-    let mut build = command::cargo();
-    build.arg("build").current_dir(workspace::root());
     let mut folder = workspace::target_dir()?;
     if options.without_libraries {
-        build.args(["--package", "ebfw-agent", "--target", STATIC_TARGET]);
+        cargo_build(
+            &["--package", "ebfw-agent", "--target", STATIC_TARGET],
+            options.release,
+        )?;
         folder.push(STATIC_TARGET);
     } else {
-        build.arg("--workspace");
-    }
-    if options.release {
-        build.arg("--release");
+        cargo_build(&["--workspace"], options.release)?;
     }
     folder.push(if options.release { "release" } else { "debug" });
-    command::run(&mut build)?;
     Ok(folder.join("ebfw"))
+}
+
+fn cargo_build(selection: &[&str], release: bool) -> Result<()> {
+    let mut build = command::cargo();
+    build
+        .arg("build")
+        .args(selection)
+        .current_dir(workspace::root());
+    if release {
+        build.arg("--release");
+    }
+    command::run(&mut build)
 }
 
 /// Copies only what differs: a new time stamp alone would compile the agent anew.

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod ci;
 mod command;
+mod demo;
 mod generate;
 mod lint;
 mod setup;
@@ -35,6 +36,10 @@ enum Task {
     Setup,
     /// Build the kernel programs, then the host crates with them inside
     Build(build::Options),
+    /// Show the firewall at work: servers, a policy, a real curl
+    Demo,
+    #[command(hide = true)]
+    DemoStage(demo::StageOptions),
     /// Run all tests [-- FILTER]
     Test(test::Options),
     /// Check format, lints, documentation, generated files and dependencies
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Setup => setup::run(),
         Task::Build(options) => build::run(&options),
+        Task::Demo => demo::run(),
+        Task::DemoStage(options) => demo::stage(&options),
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
         Task::Bench(options) => bench::run(&options),
