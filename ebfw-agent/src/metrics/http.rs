@@ -25,12 +25,26 @@ use tokio::{
 
 use super::{Metrics, Readiness};
 
-/// Connections at once; one more ends the oldest. Probes and two scrapers need five.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a request's head may take, and how long a connection may idle between requests.
-const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// How long a connection lives; a client that reads slowly is cut off then, one in order connects again.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
+/// What a client may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Connections at once; one more ends the oldest.
+    connections: usize,
+    /// How long a request's head may take, and how long a connection may idle between requests.
+    head: Duration,
+    /// How long a connection lives; a client that reads slowly is cut off then, one in order connects again.
+    connection: Duration,
+}
+
+impl Limits {
+    /// Probes and two scrapers need five connections, and seconds.
+    const DEFAULT: Self = Self {
+        connections: 64,
+        head: Duration::from_secs(10),
+        connection: Duration::from_secs(120),
+    };
+}
+
 /// Bytes and number of header lines of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -100,10 +114,14 @@ impl Listener {
     /// Starts to answer.
     #[must_use]
     pub fn serve(self, metrics: Arc<Metrics>, readiness: Readiness) -> Server {
+        self.serve_within(Limits::DEFAULT, metrics, readiness)
+    }
+
+    fn serve_within(self, limits: Limits, metrics: Arc<Metrics>, readiness: Readiness) -> Server {
         let (stop, stopped) = watch::channel(());
         let address = self.address;
         let router = router(metrics, readiness);
-        let task = tokio::spawn(accept(self.listener, router, stopped));
+        let task = tokio::spawn(accept(self.listener, limits, router, stopped));
         Server {
             address,
             stop,
@@ -175,7 +193,12 @@ fn plain(status: StatusCode, text: String) -> Response {
     (status, [(header::CONTENT_TYPE, PLAIN)], text).into_response()
 }
 
-async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver<()>) {
+async fn accept(
+    listener: TcpListener,
+    limits: Limits,
+    router: Router,
+    mut stop: watch::Receiver<()>,
+) {
     let mut connections = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -185,12 +208,12 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
             Some(_) = connections.join_next() => oldest_first.retain(|connection| !connection.is_finished()),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    if oldest_first.len() == MAX_CONNECTIONS
+                    if oldest_first.len() == limits.connections
                         && let Some(oldest) = oldest_first.pop_front()
                     {
                         oldest.abort();
                     }
-                    oldest_first.push_back(connections.spawn(converse(stream, router.clone(), stop.clone())));
+                    oldest_first.push_back(connections.spawn(converse(stream, limits, router.clone(), stop.clone())));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection for metrics");
@@ -207,10 +230,15 @@ async fn accept(listener: TcpListener, router: Router, mut stop: watch::Receiver
 }
 
 /// One connection from its first byte to its last.
-async fn converse(stream: TcpStream, router: Router, mut stop: watch::Receiver<()>) {
+async fn converse(
+    stream: TcpStream,
+    limits: Limits,
+    router: Router,
+    mut stop: watch::Receiver<()>,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -222,10 +250,9 @@ async fn converse(stream: TcpStream, router: Router, mut stop: watch::Receiver<(
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
-        () = time::sleep(CONNECTION_LIMIT) => (),
+        () = time::sleep(limits.connection) => (),
     }
 }
 
 #[cfg(test)]
-#[path = "http_tests.rs"]
 mod tests;

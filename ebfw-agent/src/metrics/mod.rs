@@ -1,5 +1,6 @@
 //! What the agent counts, and the HTTP server that says so. Names are an interface: see `docs/metrics.md`.
 //! Every series exists from the start, so that a rate is right from the first increment on.
+//! The registry ends help texts with a full stop of its own.
 
 mod http;
 mod kernel;
@@ -47,60 +48,60 @@ impl Metrics {
         let events = family(
             r,
             "ebfw_events",
-            "Events reported, by kind.",
+            "Events reported, by kind",
             Kind::ALL.map(|kind| OfKind { kind }),
         );
         let filtered = family(
             r,
             "ebfw_filtered",
-            "Events not reported because the configuration calls their traffic internal, by kind.",
+            "Events not reported because the configuration calls their traffic internal, by kind",
             Kind::ALL.map(|kind| OfKind { kind }),
         );
         let attributions = family(
             r,
             "ebfw_attribution",
-            "Reported events by whether a pod (hit), only a cgroup or neither (miss) was found.",
+            "Reported events by whether a pod (hit), only a cgroup or neither (miss) was found",
             Attribution::ALL.map(|result| OfAttribution { result }),
         );
         let reloads = family(
             r,
             "ebfw_policy_reloads",
-            "Policies that were to be loaded, by result.",
+            "Policies that were to be loaded, by result",
             Reload::ALL.map(|result| OfReload { result }),
         );
         let destroyed = family(
             r,
             "ebfw_sockets_destroyed",
-            "Established sockets that were to be destroyed because their flow is denied, by result.",
+            "Established sockets that were to be destroyed because their flow is denied, by result",
             Destroyed::ALL.map(|result| OfDestruction { result }),
         );
         let rules_unknown = Counter::default();
         r.register(
             "ebfw_rule_names_unknown",
-            "Events whose rule could not be named.",
+            "Events whose rule could not be named",
             rules_unknown.clone(),
         );
         let policy_rules = Gauge::default();
         r.register(
             "ebfw_policy_rules",
-            "Rules of the policy that is in force.",
+            "Rules of the policy that is in force",
             policy_rules.clone(),
         );
         let workloads = Gauge::default();
         r.register(
             "ebfw_workloads",
-            "Workloads that a policy governs on this node.",
+            "Workloads that a policy governs on this node",
             workloads.clone(),
         );
         r.register(
             "ebfw_build",
-            "The version of the agent.",
+            "The version of the agent",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         let modes = Family::<InMode, Gauge>::default();
         r.register(
             "ebfw_mode",
-            "1 for the mode that the agent runs in.",
+            "1 for the mode that the agent runs in",
             modes.clone(),
         );
         for each in Mode::ALL {
