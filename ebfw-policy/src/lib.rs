@@ -11,14 +11,18 @@ pub mod evaluate;
 pub mod explain;
 pub mod facts;
 pub mod flow;
+mod format;
 pub mod http;
+pub mod lint;
 pub mod policy;
 pub mod ruleset;
 pub mod selector;
+pub mod spec;
 #[cfg(feature = "testgen")]
 pub mod testgen;
 pub mod workload;
 mod yaml;
 
 pub use check::parse_policy;
+pub use format::format_policy;
 pub use yaml::{MAX_BYTES, MAX_DEPTH, MAX_NODES};

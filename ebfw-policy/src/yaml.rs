@@ -47,6 +47,7 @@ struct Node<'a> {
 pub(crate) struct Tree<'a> {
     nodes: Vec<Node<'a>>,
     root: NodeId,
+    anchor: Option<Place>,
 }
 
 impl<'a> Tree<'a> {
@@ -56,6 +57,11 @@ impl<'a> Tree<'a> {
 
     pub(crate) fn value(&self, id: NodeId) -> &Value<'a> {
         &self.nodes[id.0 as usize].value
+    }
+
+    /// Where the first node with an anchor stands.
+    pub(crate) fn first_anchor(&self) -> Option<&Place> {
+        self.anchor.as_ref()
     }
 
     pub(crate) fn place(&self, id: NodeId) -> Place {
@@ -89,9 +95,22 @@ pub(crate) fn read<'a>(
         let (event, span) = event.map_err(|error| syntax(source, &error))?;
         builder.take(event, &span)?;
     }
-    let Builder { nodes, root, .. } = builder;
+    let Builder {
+        nodes,
+        root,
+        anchors,
+        ..
+    } = builder;
+    let anchor = anchors
+        .values()
+        .min()
+        .map(|id| nodes[id.0 as usize].place.clone());
     match root {
-        Some(root) => Ok(Tree { nodes, root }),
+        Some(root) => Ok(Tree {
+            nodes,
+            root,
+            anchor,
+        }),
         None => Err(
             Diagnostic::error(Code::Empty, "the file is empty", Place::START)
                 .with_hint("a policy needs at least `rules: []` or a `defaultAction`"),

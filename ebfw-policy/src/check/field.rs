@@ -7,25 +7,24 @@ use crate::{
     yaml::{NodeId, Value},
 };
 
-/// Distance (Jaro-Winkler) from which a name is taken for a misspelling of another.
+/// Likeness (Jaro-Winkler, 0 to 1) from which a word is taken for a misspelling of another.
 const SIMILAR: f64 = 0.75;
 
-/// The candidate that `text` was probably meant to be.
+/// The candidate that `text` was probably meant to be: the one with the fewest letters changed.
 pub(crate) fn did_you_mean<'c>(
     text: &str,
     candidates: impl IntoIterator<Item = &'c str>,
 ) -> Option<&'c str> {
-    let text = text.to_lowercase();
+    let text = shorten(text).to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| {
-            (
-                strsim::jaro_winkler(&text, &candidate.to_lowercase()),
-                candidate,
-            )
+        .filter_map(|candidate| {
+            let lower = candidate.to_lowercase();
+            let changes = strsim::osa_distance(&text, &lower);
+            (changes <= 1 || strsim::jaro_winkler(&text, &lower) >= SIMILAR)
+                .then_some((changes, candidate))
         })
-        .filter(|(similarity, _)| *similarity >= SIMILAR)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .min_by_key(|(changes, _)| *changes)
         .map(|(_, candidate)| candidate)
 }
 
