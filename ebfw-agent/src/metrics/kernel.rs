@@ -79,6 +79,12 @@ impl KernelCollector {
         self.lost[stage as usize].fetch_add(events, Ordering::Relaxed);
     }
 
+    pub(super) fn events_lost(&self) -> u64 {
+        let read = self.read();
+        let lost = self.lost_by_stage(read.as_ref().map(|(counters, _)| counters));
+        lost.iter().map(|(_, events)| events).sum()
+    }
+
     fn read(&self) -> Option<(Counters, &Source)> {
         let source = self.source.get()?;
         match source.counters.read() {
@@ -92,7 +98,7 @@ impl KernelCollector {
         }
     }
 
-    fn lost_events(&self, kernel: Option<&Counters>) -> [(AtStage, u64); Lost::ALL.len()] {
+    fn lost_by_stage(&self, kernel: Option<&Counters>) -> [(AtStage, u64); Lost::ALL.len()] {
         Lost::ALL.map(|stage| {
             let here = self.lost[stage as usize].load(Ordering::Relaxed);
             let there = match (stage, kernel) {
@@ -131,7 +137,7 @@ impl Collector for KernelCollector {
         out.family(
             "ebfw_events_lost",
             "Events that were lost, by where.",
-            &self.lost_events(counters),
+            &self.lost_by_stage(counters),
         )?;
         let unreadable = self.unreadable.load(Ordering::Relaxed);
         out.single(

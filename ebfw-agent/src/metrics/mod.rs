@@ -147,6 +147,12 @@ impl Metrics {
         self.kernel.lost(stage, events);
     }
 
+    /// How many events are lost so far, in the kernel and here.
+    #[must_use]
+    pub fn events_lost(&self) -> u64 {
+        self.kernel.events_lost()
+    }
+
     /// The rule of an event cannot be named.
     pub fn rule_unknown(&self) {
         self.rules_unknown.inc();

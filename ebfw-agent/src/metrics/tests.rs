@@ -118,6 +118,7 @@ fn the_counters_of_the_kernel_are_read_at_each_scrape() {
         (Kernel::SocketStateFull, 13),
     ]);
     metrics.lost(Lost::Decode, 2);
+    assert_eq!(metrics.events_lost(), 8);
     assert_samples(
         &metrics,
         &[
