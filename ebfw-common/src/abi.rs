@@ -41,6 +41,27 @@ impl Address {
         Self([0, 0, 0xffffu32.to_be(), u32::from_ne_bytes(v4)])
     }
 
+    /// The IPv4 address that this stands for, if it stands for one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(self) -> Option<[u8; 4]> {
+        if self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0xffffu32.to_be() {
+            Some(self.0[3].to_ne_bytes())
+        } else {
+            None
+        }
+    }
+
+    /// Whether this is in 127.0.0.0/8 or ::1.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_loopback(self) -> bool {
+        match self.v4() {
+            Some([first, ..]) => first == 127,
+            None => self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 1u32.to_be(),
+        }
+    }
+
     /// The 16 bytes.
     #[must_use]
     pub const fn octets(self) -> [u8; 16] {

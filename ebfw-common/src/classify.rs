@@ -20,7 +20,7 @@ pub trait Tables {
     fn class_v6(&self, address: Address) -> Option<u32>;
 }
 
-/// Where a flow goes. IPv4-mapped IPv6 is IPv4.
+/// An address taken apart, for code outside the kernel (whose compiler and verifier do badly with an enum of different sizes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// IPv4, network order.
@@ -31,40 +31,18 @@ pub enum Destination {
 
 impl Destination {
     /// The destination that an address stands for, `::ffff:a.b.c.d` being IPv4.
-    #[inline(always)]
     #[must_use]
     pub fn from_mapped(address: impl Into<Address>) -> Self {
-        Self::of(address.into())
-    }
-
-    /// As [`Destination::from_mapped`], without a conversion.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of(address: Address) -> Self {
-        const MAPPED: u32 = 0xffffu32.to_be();
-        match address.0 {
-            [0, 0, MAPPED, v4] => Self::V4(v4.to_ne_bytes()),
-            _ => Self::V6(address),
-        }
+        let address = address.into();
+        address.v4().map_or(Self::V6(address), Self::V4)
     }
 
     /// The address, IPv4 mapped.
-    #[inline(always)]
     #[must_use]
     pub const fn mapped(self) -> Address {
         match self {
             Self::V4(address) => Address::mapped(address),
             Self::V6(address) => address,
-        }
-    }
-
-    /// Whether this is 127.0.0.0/8 or ::1.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_loopback(self) -> bool {
-        match self {
-            Self::V4(address) => address[0] == 127,
-            Self::V6(address) => address == Address::LOOPBACK,
         }
     }
 }
@@ -82,7 +60,7 @@ pub enum Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Destination address.
-    pub destination: Destination,
+    pub destination: Address,
     /// IP protocol number.
     pub protocol: u8,
     /// Destination port in host order; `None` where the protocol has none or the packet does not show it.
@@ -184,16 +162,16 @@ fn transport_class<T: Tables>(tables: &T, header: &Header, flow: &Flow) -> Resul
 }
 
 #[inline(always)]
-fn address_class<T: Tables>(tables: &T, header: &Header, destination: Destination) -> u32 {
-    match destination {
-        Destination::V4(address) if header.flags & header_flag::V4 != 0 => {
+fn address_class<T: Tables>(tables: &T, header: &Header, destination: Address) -> u32 {
+    match destination.v4() {
+        Some(address) if header.flags & header_flag::V4 != 0 => {
             tables.class_v4(address).unwrap_or(header.v4_default)
         }
-        Destination::V4(_) => header.v4_default,
-        Destination::V6(address) if header.flags & header_flag::V6 != 0 => {
-            tables.class_v6(address).unwrap_or(header.v6_default)
+        Some(_) => header.v4_default,
+        None if header.flags & header_flag::V6 != 0 => {
+            tables.class_v6(destination).unwrap_or(header.v6_default)
         }
-        Destination::V6(_) => header.v6_default,
+        None => header.v6_default,
     }
 }
 
@@ -279,7 +257,8 @@ fn lowest_bit(word: u64) -> u32 {
     below -= (below >> 1) & 0x5555_5555_5555_5555;
     below = (below & 0x3333_3333_3333_3333) + ((below >> 2) & 0x3333_3333_3333_3333);
     below = (below + (below >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
-    (below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
+    // LLVM knows how large this can be and would drop the masks behind it, which the verifier needs since it does not know.
+    core::hint::black_box((below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Works on a [`Source`] of bytes (an skb in the kernel, a slice elsewhere) that begins with the IP header. Judges nothing, but tells
 //! packets that no policy may let through ([`Malformed`]) from those whose transport it does not understand (no ports).
 
-use crate::{abi::Address, classify::Destination};
+use crate::abi::Address;
 
 /// IPv6 extension headers that are walked before a packet counts as malformed. Real packets carry three at most (RFC 8200, 4.1).
 pub const MAX_EXTENSIONS: u32 = 8;
@@ -46,6 +46,8 @@ pub struct Ports {
 }
 
 /// What is behind the IP header.
+// The tag comes first: BTF, which describes the kernel programs, cannot express one that hides in a payload.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP.
@@ -76,8 +78,8 @@ pub enum Transport {
 pub struct Packet {
     /// Source address; IPv4 mapped.
     pub source: Address,
-    /// Destination address.
-    pub destination: Destination,
+    /// Destination address; IPv4 mapped.
+    pub destination: Address,
     /// IP protocol number (of the last header that was understood).
     pub protocol: u8,
     /// What is behind the IP header.
@@ -154,7 +156,7 @@ pub fn parse_v4<S: Source>(source: &S) -> Result<Packet, Malformed> {
     };
     Ok(Packet {
         source: Address::mapped(head[3].to_ne_bytes()),
-        destination: Destination::V4(head[4].to_ne_bytes()),
+        destination: Address::mapped(head[4].to_ne_bytes()),
         protocol: number,
         transport,
     })
@@ -223,7 +225,7 @@ pub fn parse_v6<S: Source>(source: &S) -> Result<Packet, Malformed> {
     };
     Ok(Packet {
         source: Address([head[2], head[3], head[4], head[5]]),
-        destination: Destination::of(Address([head[6], head[7], head[8], head[9]])),
+        destination: Address([head[6], head[7], head[8], head[9]]),
         protocol: number,
         transport,
     })

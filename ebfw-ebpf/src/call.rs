@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{Address, Counter, SlotWord, hook, mode, reason, slot_flag, verdict},
-    classify::{Content, Destination, Flow},
+    classify::{Content, Flow},
     packet::protocol,
 };
 
@@ -27,7 +27,7 @@ pub struct Call {
     /// The context.
     pub address: *mut bpf_sock_addr,
     /// Where it goes.
-    pub destination: Destination,
+    pub destination: Address,
     /// `hook::CONNECT` or `hook::SENDMSG`.
     pub hook: u8,
 }
@@ -121,10 +121,8 @@ fn port_of(socket: &bpf_sock, number: u8, port: u16) -> Option<u16> {
 /// Loopback, or the unspecified address, which the kernel takes for loopback in both calls.
 #[inline(always)]
 fn stays_here(call: &Call, word: SlotWord) -> bool {
-    let unspecified = match call.destination {
-        Destination::V4(address) => u32::from_ne_bytes(address) == 0,
-        Destination::V6(address) => address == Address::UNSPECIFIED,
-    };
+    let unspecified =
+        call.destination == Address::UNSPECIFIED || call.destination == Address::mapped([0; 4]);
     passes_as_loopback(word, unspecified || call.destination.is_loopback())
 }
 
@@ -138,7 +136,7 @@ fn is_reply(call: &Call, number: u8, port: Option<u16>) -> bool {
     };
     let peer = Peer {
         cookie: cookie(call),
-        address: call.destination.mapped(),
+        address: call.destination,
         port: u32::from(port),
         protocol: u32::from(number),
     };
@@ -173,7 +171,7 @@ fn tell(call: &Call, state: &SocketState, word: SlotWord, flow: &Flow, decision:
         port: flow.port.unwrap_or(0),
         protocol: flow.protocol,
         verdict: decision.verdict,
-        destination: flow.destination.mapped(),
+        destination: flow.destination,
     };
     let limit = if flow.protocol == protocol::TCP {
         report::CONNECTIONS
@@ -185,7 +183,7 @@ fn tell(call: &Call, state: &SocketState, word: SlotWord, flow: &Flow, decision:
         event.cookie = cookie(call);
         event.slot_word = word.0;
         event.source = Address::UNSPECIFIED;
-        event.destination = flow.destination.mapped();
+        event.destination = flow.destination;
         event.pid = state.pid;
         event.source_port = 0;
         event.destination_port = flow.port.unwrap_or(0);

@@ -6,7 +6,7 @@ use ebfw_common::{
         Address, Counter, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
         verdict,
     },
-    classify::{Content, Destination, Flow},
+    classify::{Content, Flow},
     packet::{Malformed, Packet, Ports, Transport, protocol},
 };
 
@@ -148,7 +148,7 @@ fn judge(
         Transport::Datagram { .. } | Transport::Icmp { .. } | Transport::Unknown => (true, false),
     };
     let transport = flow_key(packet.protocol, port);
-    let destination = packet.destination.mapped();
+    let destination = packet.destination;
     // SAFETY: checked against null; entries live until the program ends.
     if let Some(state) = unsafe { state.as_ref() }
         && state.word == word.0
@@ -220,7 +220,7 @@ fn judge(
 fn is_datagram_reply(skb: Skb, packet: &Packet, ports: Ports) -> bool {
     let peer = Peer {
         cookie: skb.cookie(),
-        address: packet.destination.mapped(),
+        address: packet.destination,
         port: u32::from(ports.destination),
         protocol: u32::from(packet.protocol),
     };
@@ -288,7 +288,7 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
             request.cgroup_id = workload::cgroup_of_skb(skb.0);
             request.cookie = cookie;
             request.source = packet.source;
-            request.destination = packet.destination.mapped();
+            request.destination = packet.destination;
             request.source_port = ports.source;
             request.destination_port = ports.destination;
             request.family = if socket.family == AF_INET { 4 } else { 6 };
@@ -349,14 +349,14 @@ fn tell(skb: Skb, state: *mut SocketState, told: &Told<'_>) {
         port: ports.map_or(0, |ports| ports.destination),
         protocol: packet.protocol,
         verdict: decision.verdict,
-        destination: packet.destination.mapped(),
+        destination: packet.destination,
     };
     report::event(key, limit, |event| {
         event.cgroup_id = workload::cgroup_of_skb(skb.0);
         event.cookie = skb.cookie();
         event.slot_word = word.0;
         event.source = packet.source;
-        event.destination = packet.destination.mapped();
+        event.destination = packet.destination;
         event.source_port = ports.map_or(0, |ports| ports.source);
         event.destination_port = ports.map_or(0, |ports| ports.destination);
         event.rule = decision.rule;
@@ -394,7 +394,7 @@ fn drop_malformed(
     });
     let nowhere = Packet {
         source: Address::UNSPECIFIED,
-        destination: Destination::V6(Address::UNSPECIFIED),
+        destination: Address::UNSPECIFIED,
         protocol: 0,
         transport: Transport::Unknown,
     };

@@ -19,10 +19,7 @@ use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr},
     programs::{SkBuffContext, SockAddrContext, SockContext},
 };
-use ebfw_common::{
-    abi::{Address, hook},
-    classify::Destination,
-};
+use ebfw_common::abi::{Address, hook};
 
 use crate::call::Call;
 
@@ -79,7 +76,7 @@ pub fn ebfw_empty(_context: SkBuffContext) -> i32 {
 #[inline(always)]
 fn v4(address: *mut bpf_sock_addr, hook: u8) -> i32 {
     // SAFETY: the context outlives the program's run.
-    let destination = Destination::V4(unsafe { (*address).user_ip4 }.to_ne_bytes());
+    let destination = Address::mapped(unsafe { (*address).user_ip4 }.to_ne_bytes());
     i32::from(call::permits(&Call {
         address,
         destination,
@@ -98,7 +95,7 @@ fn v6(address: *mut bpf_sock_addr, hook: u8) -> i32 {
             (&raw const (*address).user_ip6[3]).read_volatile(),
         ]
     };
-    let destination = Destination::of(Address([a, b, c, d]));
+    let destination = Address([a, b, c, d]);
     i32::from(call::permits(&Call {
         address,
         destination,

@@ -10,7 +10,6 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::Address,
-    classify::Destination,
     packet::{Packet, Transport, protocol},
 };
 
@@ -112,14 +111,14 @@ pub fn has_listener(skb: Skb, packet: &Packet) -> bool {
     // Remote address and port stay 0: no established socket matches, a listener does.
     let mut tuple = [0u32; 9];
     let port = u32::from(ports.source.to_be()) << 16;
-    let length = match packet.destination {
-        Destination::V4(_) => {
+    let length = match packet.destination.v4() {
+        Some(_) => {
             let Address(source) = packet.source;
             tuple[1] = source[3];
             tuple[2] = port;
             12
         }
-        Destination::V6(_) => {
+        None => {
             let Address(source) = packet.source;
             tuple[4] = source[0];
             tuple[5] = source[1];

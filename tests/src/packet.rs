@@ -46,16 +46,6 @@ pub enum Family {
 }
 
 impl Packet {
-    /// The packet behind an Ethernet header, as `BPF_PROG_TEST_RUN` takes it.
-    #[must_use]
-    pub fn frame(&self) -> Vec<u8> {
-        let ethertype: [u8; 2] = match self.family {
-            Family::V4 => [0x08, 0x00],
-            Family::V6 => [0x86, 0xdd],
-        };
-        [&[2; 12], &ethertype[..], &self.bytes].concat()
-    }
-
     /// The bytes in hexadecimal, for the output of a failed test.
     #[must_use]
     pub fn hex(&self) -> String {
@@ -163,7 +153,7 @@ impl Upper {
     fn flow(self, destination: Destination) -> Flow {
         let pending = self.protocol == TCP && self.payload == 0;
         Flow {
-            destination,
+            destination: destination.mapped(),
             protocol: self.protocol,
             port: matches!(self.protocol, TCP | UDP | SCTP).then_some(self.port),
             content: if pending {
@@ -178,7 +168,7 @@ impl Upper {
 /// A flow of which only the protocol number is seen.
 fn portless(destination: Destination, protocol: u8) -> Flow {
     Flow {
-        destination,
+        destination: destination.mapped(),
         protocol,
         port: None,
         content: Content::Opaque,

@@ -136,19 +136,19 @@ fn a_plain_packet_shows_its_flow() {
         let packet = V4::plain(TO, upper).build();
         assert_eq!(
             parsed(&packet),
-            Meaning::Flow(flow(Destination::V4(TO.octets()))),
+            Meaning::Flow(flow(Destination::V4(TO.octets()).mapped())),
             "{why}"
         );
         let packet = V6::plain(TO6, upper).build();
         assert_eq!(
             parsed(&packet),
-            Meaning::Flow(flow(Destination::from_mapped(TO6))),
+            Meaning::Flow(flow(Destination::from_mapped(TO6).mapped())),
             "{why}"
         );
         let packet = V6::plain(TO.to_ipv6_mapped(), upper).build();
         assert_eq!(
             parsed(&packet),
-            Meaning::Flow(flow(Destination::V4(TO.octets()))),
+            Meaning::Flow(flow(Destination::V4(TO.octets()).mapped())),
             "{why}, mapped"
         );
     }

@@ -1,1 +1,449 @@
-//! Kernel side, as the agent sees it.
+//! The kernel side as the agent sees it: load or adopt, apply what is wanted, attach, read.
+//!
+//! Knows maps and programs, nothing of policies' sources, cgroup trees or events' meaning. One task owns a [`Datapath`] and is the only
+//! writer of its maps.
+
+mod instance;
+mod link;
+mod object;
+mod rings;
+mod slot;
+mod syscall;
+
+use std::{
+    collections::{BTreeMap, HashMap as StdHashMap, HashSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+};
+use ebfw_common::abi::{ABI_VERSION, COUNTERS, Config, SlotRef, SlotWord, slot_flag};
+use ebfw_policy::ruleset::Ruleset;
+use zerocopy::IntoBytes;
+
+use self::{instance::Instances, slot::Slots};
+pub use self::{
+    instance::InstanceError,
+    link::{AttachError, detach},
+    rings::{LeftOut, Ring},
+    syscall::TestRun,
+};
+use crate::metrics::{Counters, KernelCounters};
+
+/// Name of the folder of links below the pin directory.
+const LINKS: &str = "links";
+/// Maps that hold the state of the datapath and are pinned together.
+const PINNED_MAPS: [&str; 13] = [
+    "CONFIG", "CGROUPS", "SLOTS", "INSTANCES", "PREFIXES4", "PREFIXES6", "SOCKETS", "REPLIES", "RATES", "ASKED", "EVENTS", "CONTROL",
+    "COUNTERS",
+];
+
+/// Why the kernel side cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A build without the eBPF toolchain.
+    #[error("this build has no kernel programs: build it with `cargo xtask build`")]
+    NoPrograms,
+    /// The kernel refused the object or a map.
+    #[error("failed to load the kernel programs")]
+    Load(#[from] Box<aya::EbpfError>),
+    /// A program was refused.
+    #[error("the kernel refused the program {name}")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map cannot be used.
+    #[error("failed to open the map {name}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What went wrong.
+        source: Box<aya::maps::MapError>,
+    },
+    /// Memory of a map cannot be mapped, or the pin directory not be made.
+    #[error("failed to {what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// Why a wanted state was not applied, or not wholly.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A ruleset does not compile or does not fit; nothing was changed.
+    #[error("failed to load a ruleset into the kernel")]
+    Instance(#[from] InstanceError),
+    /// All slots are taken; workloads beyond stay with their ancestor's policy.
+    #[error("more than {} workloads", ebfw_common::abi::MAX_SLOTS - 1)]
+    SlotsFull,
+    /// A map refused an update.
+    #[error("failed to update the map {name}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What went wrong.
+        source: Box<aya::maps::MapError>,
+    },
+}
+
+/// What is wanted for one cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Its rules; `None`: nothing governs it.
+    pub ruleset: Option<Arc<Ruleset>>,
+    /// Whether a cgroup below could be a workload of its own: an unknown one there is pending.
+    pub open: bool,
+    /// Whether not even its flows are reported (the agent itself).
+    pub silent: bool,
+}
+
+/// What [`Datapath::apply`] did.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// Rulesets in force and the serials by which events name them.
+    pub serials: Vec<(u32, Arc<Ruleset>)>,
+    /// Instances that were written.
+    pub written: usize,
+}
+
+/// The programs that [`Datapath::attach`] attaches, in this order: who connects is marked before anybody looks for the mark.
+const PROGRAMS: [&str; 7] =
+    ["ebfw_connect4", "ebfw_connect6", "ebfw_create", "ebfw_sendmsg4", "ebfw_sendmsg6", "ebfw_ingress", "ebfw_egress"];
+/// The program that does nothing, for benchmarks.
+const EMPTY: &str = "ebfw_empty";
+
+/// Loaded programs and their maps.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pin: Option<PathBuf>,
+    config: Array<MapData, u64>,
+    cgroups: HashMap<MapData, u64, u32>,
+    known: BTreeMap<u64, SlotRef>,
+    slots: Slots,
+    instances: Instances,
+    links: Vec<aya::programs::links::FdLink>,
+    adopted: bool,
+}
+
+impl Datapath {
+    /// Loads the programs; attaches nothing. With a pin directory, maps of the same version that are pinned there are adopted: what they
+    /// enforce stays in force until [`Datapath::apply`].
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`], with the kernel's words.
+    pub fn load(pin: Option<&Path>) -> Result<Self, LoadError> {
+        if object::OBJECT.is_empty() {
+            return Err(LoadError::NoPrograms);
+        }
+        let maps = pin.map(|pin| maps_directory(pin, ABI_VERSION));
+        let adopted = maps.as_ref().is_some_and(|maps| maps.join("SLOTS").exists());
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::STATS);
+        if let Some(maps) = &maps {
+            fs::create_dir_all(maps).map_err(|source| LoadError::Io { what: format!("create {}", maps.display()), source })?;
+            for name in PINNED_MAPS {
+                loader.map_pin_path(name, maps.join(name));
+            }
+        }
+        let mut ebpf = loader.load(object::OBJECT).map_err(Box::new)?;
+        let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
+        let cgroups: HashMap<_, u64, u32> = HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
+        let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
+        let instances = Instances::open(&mut ebpf)?;
+        let mut known = BTreeMap::new();
+        for entry in cgroups.iter() {
+            let (cgroup, slot) = entry.map_err(map_error("CGROUPS"))?;
+            known.insert(cgroup, SlotRef(slot));
+        }
+        let mut datapath =
+            Self { ebpf, pin: pin.map(Path::to_owned), config, cgroups, known, slots, instances, links: Vec::new(), adopted };
+        for name in PROGRAMS.into_iter().chain([EMPTY]) {
+            link::load(&mut datapath.ebpf, name)?;
+        }
+        Ok(datapath)
+    }
+
+    /// Whether maps of an earlier agent were found and are used.
+    #[must_use]
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Sets mode and treatment of pending workloads.
+    ///
+    /// # Errors
+    ///
+    /// Where the map refuses.
+    pub fn configure(&mut self, config: Config) -> Result<(), ApplyError> {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(config.as_bytes());
+        self.config.set(0, u64::from_ne_bytes(bytes), 0).map_err(update_error("CONFIG"))
+    }
+
+    /// Makes the kernel's state what is wanted: new rulesets are written beside the old ones, then each slot is switched by one store, then
+    /// what is no longer used is deleted after a grace period. No packet sees a mixture.
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError`]; with [`ApplyError::Instance`] nothing has changed.
+    pub fn apply(&mut self, wanted: &BTreeMap<u64, Assignment>) -> Result<Applied, ApplyError> {
+        let mut rulesets: StdHashMap<Arc<Ruleset>, instance::Instance> = StdHashMap::new();
+        let mut applied = Applied::default();
+        for ruleset in wanted.values().filter_map(|assignment| assignment.ruleset.as_ref()) {
+            if rulesets.contains_key(ruleset) {
+                continue;
+            }
+            let (instance, written) = self.instances.load(ruleset, &self.slots)?;
+            applied.written += usize::from(written);
+            applied.serials.push((instance.serial, Arc::clone(ruleset)));
+            rulesets.insert(Arc::clone(ruleset), instance);
+        }
+        // Cgroups below before those above: when an ancestor becomes open, what exists below it is known already.
+        for (&cgroup, assignment) in wanted.iter().filter(|(_, assignment)| !assignment.open) {
+            self.assign(cgroup, assignment, &rulesets)?;
+        }
+        for (&cgroup, assignment) in wanted.iter().filter(|(_, assignment)| assignment.open) {
+            self.assign(cgroup, assignment, &rulesets)?;
+        }
+        self.forget(wanted)?;
+        syscall::grace_period();
+        let used: HashSet<u32> = rulesets.values().map(|instance| instance.number).collect();
+        self.instances.retain(&used).map_err(update_error("INSTANCES"))?;
+        Ok(applied)
+    }
+
+    fn assign(
+        &mut self,
+        cgroup: u64,
+        assignment: &Assignment,
+        rulesets: &StdHashMap<Arc<Ruleset>, instance::Instance>,
+    ) -> Result<(), ApplyError> {
+        let Assignment { ruleset, open, silent } = assignment;
+        let mut flags = slot_flag::LIVE;
+        let mut instance = instance::Instance::default();
+        if let Some(ruleset) = ruleset {
+            instance = rulesets[ruleset];
+            flags |= slot_flag::GOVERNED;
+            if ruleset.govern_loopback {
+                flags |= slot_flag::GOVERN_LOOPBACK;
+            }
+        }
+        if *open {
+            flags |= slot_flag::OPEN;
+        }
+        if *silent {
+            flags |= slot_flag::SILENT;
+        }
+        let number = u16::try_from(instance.number).expect("there are 4096 instances");
+        let word = |generation| SlotWord::new(number, flags, generation, instance.serial);
+        if let Some(slot) = self.known.get(&cgroup).copied() {
+            self.slots.store(slot.index(), word(slot.generation()));
+            return Ok(());
+        }
+        let slot = self.slots.take().ok_or(ApplyError::SlotsFull)?;
+        self.slots.store(slot.index(), word(slot.generation()));
+        self.cgroups.insert(cgroup, slot.0, 0).map_err(update_error("CGROUPS"))?;
+        self.known.insert(cgroup, slot);
+        Ok(())
+    }
+
+    /// Takes cgroups out that are no longer wanted; their sockets look for their workload anew.
+    fn forget(&mut self, wanted: &BTreeMap<u64, Assignment>) -> Result<(), ApplyError> {
+        let gone: Vec<_> =
+            self.known.iter().filter(|(cgroup, _)| !wanted.contains_key(cgroup)).map(|(&cgroup, &slot)| (cgroup, slot)).collect();
+        for (cgroup, slot) in gone {
+            match self.cgroups.remove(&cgroup) {
+                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+                Err(source) => return Err(update_error("CGROUPS")(source)),
+            }
+            self.slots.free(slot);
+            self.known.remove(&cgroup);
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs to a cgroup, or puts them into the links that are pinned for it.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`] names the program.
+    pub fn attach(&mut self, cgroup: &Path) -> Result<(), AttachError> {
+        let links = self.pin.as_ref().map(|pin| pin.join(LINKS));
+        for name in PROGRAMS {
+            if let Some(link) = link::attach(&mut self.ebpf, name, cgroup, links.as_deref())? {
+                self.links.push(link);
+            }
+        }
+        if let Some(pin) = &self.pin {
+            remove_other_versions(pin);
+        }
+        Ok(())
+    }
+
+    /// Takes the ring of events; once.
+    ///
+    /// # Errors
+    ///
+    /// Where it was taken before or cannot be mapped.
+    pub fn events(&mut self) -> Result<Ring, LoadError> {
+        self.ring("EVENTS")
+    }
+
+    /// Takes the ring of requests; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::events`].
+    pub fn requests(&mut self) -> Result<Ring, LoadError> {
+        self.ring("CONTROL")
+    }
+
+    fn ring(&mut self, name: &'static str) -> Result<Ring, LoadError> {
+        let ring = RingBuf::try_from(take(&mut self.ebpf, name)).map_err(map_error(name))?;
+        Ring::new(ring).map_err(|source| LoadError::Io { what: format!("watch the ring buffer {name}"), source })
+    }
+
+    /// A reader of the programs' counters; once.
+    ///
+    /// # Errors
+    ///
+    /// Where it was taken before or is no such map.
+    pub fn counters(&mut self) -> Result<CounterReader, LoadError> {
+        Ok(CounterReader(PerCpuArray::try_from(take(&mut self.ebpf, "COUNTERS")).map_err(map_error("COUNTERS"))?))
+    }
+
+    /// Events of flows that were left out by the rate limit and not reported with a later event: key bytes → how many.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn left_out(&mut self) -> Result<Vec<(LeftOut, u64)>, LoadError> {
+        rings::left_out(&self.ebpf)
+    }
+
+    /// Bytes of kernel memory that the maps hold, as the kernel accounts them.
+    ///
+    /// # Errors
+    ///
+    /// Where a map's information cannot be read.
+    pub fn memory(&self) -> io::Result<u64> {
+        let own = syscall::memory_of(&self.ebpf)?;
+        Ok(own + self.instances.memory()? + self.slots.memory()?)
+    }
+
+    /// Runs the egress program on a packet that begins with its IP header, without attaching anything (`BPF_PROG_TEST_RUN`).
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    pub fn test_egress(&self, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+        self.test("ebfw_egress", packet, repeat)
+    }
+
+    /// As [`Datapath::test_egress`], with the program that does nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    pub fn test_empty(&self, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+        self.test(EMPTY, packet, repeat)
+    }
+
+    fn test(&self, name: &str, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+        let program = self.ebpf.program(name).and_then(|program| program.fd().ok()).ok_or(io::ErrorKind::NotFound)?;
+        syscall::test_run(program, packet, repeat)
+    }
+
+    /// The programs and how many instructions the verifier looked at in each, where the kernel tells (5.16 and newer).
+    #[must_use]
+    pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
+        PROGRAMS
+            .into_iter()
+            .map(|name| {
+                let info = self.ebpf.program(name).and_then(|program| program.info().ok());
+                (name, info.and_then(|info| info.verified_instruction_count()))
+            })
+            .collect()
+    }
+
+    /// Puts `program` of this object into `cgroup` for a benchmark: `true` the real egress, `false` the empty program. Never pinned.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`] names the program.
+    pub fn attach_for_benchmark(&mut self, cgroup: &Path, real: bool) -> Result<(), AttachError> {
+        let name = if real { "ebfw_egress" } else { EMPTY };
+        if let Some(link) = link::attach(&mut self.ebpf, name, cgroup, None)? {
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    /// Detaches what [`Datapath::attach_for_benchmark`] and unpinned [`Datapath::attach`] attached.
+    pub fn detach_unpinned(&mut self) {
+        self.links.clear();
+    }
+
+    /// Run count and run time in ns of the egress and the empty program, while the kernel's statistics are on.
+    #[must_use]
+    pub fn run_statistics(&self) -> [(u64, u64); 2] {
+        ["ebfw_egress", EMPTY].map(|name| {
+            let info = self.ebpf.program(name).and_then(|program| program.info().ok());
+            info.map_or((0, 0), |info| (info.run_count(), info.run_time().as_nanos() as u64))
+        })
+    }
+}
+
+/// Reads the counters of the programs.
+pub struct CounterReader(PerCpuArray<MapData, u64>);
+
+impl KernelCounters for CounterReader {
+    fn read(&self) -> Result<Counters, Box<dyn std::error::Error + Send + Sync>> {
+        let mut sums = [0u64; COUNTERS as usize];
+        for (index, sum) in (0..).zip(&mut sums) {
+            *sum = self.0.get(&index, 0)?.iter().sum();
+        }
+        Ok(sums)
+    }
+}
+
+fn maps_directory(pin: &Path, version: u32) -> PathBuf {
+    pin.join(format!("maps-{version}"))
+}
+
+/// Removes the maps of other versions, which no link uses any more.
+fn remove_other_versions(pin: &Path) {
+    let own = maps_directory(pin, ABI_VERSION);
+    let Ok(entries) = fs::read_dir(pin) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_maps = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"));
+        if is_maps && path != own && fs::remove_dir_all(&path).is_err() {
+            tracing::warn!(path = %path.display(), "failed to remove the maps of another version");
+        }
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> aya::maps::Map {
+    ebpf.take_map(name).unwrap_or_else(|| panic!("the object has the map {name}, and it is taken once"))
+}
+
+fn map_error(name: &'static str) -> impl Fn(aya::maps::MapError) -> LoadError {
+    move |source| LoadError::Map { name, source: Box::new(source) }
+}
+
+fn update_error(name: &'static str) -> impl Fn(aya::maps::MapError) -> ApplyError {
+    move |source| ApplyError::Map { name, source: Box::new(source) }
+}

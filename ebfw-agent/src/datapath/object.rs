@@ -3,8 +3,8 @@
 
 /// The object, aligned as the ELF reader needs it; empty in a build without kernel programs.
 #[cfg(ebfw_bpf_object)]
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EBFW_BPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EBFW_BPF_OBJECT"));
 
 /// The object, aligned as the ELF reader needs it; empty in a build without kernel programs.
 #[cfg(not(ebfw_bpf_object))]
-pub static OBJECT: &[u8] = &[];
+pub(super) static OBJECT: &[u8] = &[];

@@ -57,7 +57,7 @@ fn anything(rng: &mut Rng, ruleset: &Ruleset) -> Flow {
         _ => protocol_number(rng),
     };
     let mut flow = Flow {
-        destination: address(rng),
+        destination: address(rng).mapped(),
         protocol: protocol.0,
         port: Some(if rng.u8(..8) == 0 { 0 } else { port(rng) }),
         content: if rng.bool() {
@@ -99,7 +99,7 @@ fn at_address(rng: &mut Rng, rule: &Rule, flow: &mut Flow) {
         .entries()
         .and_then(|entries| any(rng, entries))
     {
-        flow.destination = around_prefix(rng, *prefix);
+        flow.destination = around_prefix(rng, *prefix).mapped();
     }
 }
 
@@ -161,7 +161,7 @@ fn showable(rng: &mut Rng, mut flow: Flow) -> Flow {
 /// The same flow in the engine's words.
 #[must_use]
 pub fn facts(flow: &Flow) -> Facts {
-    let destination: IpAddr = match flow.destination {
+    let destination: IpAddr = match Destination::from_mapped(flow.destination) {
         Destination::V4(address) => address.into(),
         Destination::V6(address) => Ipv6Addr::from(address).into(),
     };

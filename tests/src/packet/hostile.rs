@@ -16,7 +16,7 @@ use super::{
 /// A packet for `flow`: in most cases it means just this flow, else it is refused, or means less than `flow`.
 #[must_use]
 pub fn disguise(rng: &mut Rng, flow: &Flow) -> Packet {
-    let mut packet = match flow.destination {
+    let mut packet = match Destination::from_mapped(flow.destination) {
         Destination::V4(address) if rng.u8(..8) == 0 => {
             v6(rng, Ipv4Addr::from(address).to_ipv6_mapped(), flow)
         }
