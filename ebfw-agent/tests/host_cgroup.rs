@@ -10,7 +10,7 @@ use std::{
 };
 
 use ebfw_agent::host::{
-    cgroup::{CgroupId, CgroupPath},
+    cgroup::{CgroupId, CgroupPath, Hierarchy},
     tree::{Cgroups, Tree},
 };
 use host_support::{cgroup, root};
@@ -185,4 +185,43 @@ async fn nothing_is_lost_while_thousands_come_and_go() {
     assert_eq!(tree.rescan().await.len(), left);
     drop(tree);
     owned.remove().unwrap();
+}
+
+/// The agent in this test is this program, started again.
+#[test]
+fn the_agent_gets_a_cgroup_that_nobody_shares() {
+    if !root("the_agent_gets_a_cgroup_that_nobody_shares") {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("seclude");
+    let leftover = owned.directory().join("ebfw-agent-4194303");
+    for (company, alone) in [(true, false), (false, true)] {
+        fs::create_dir(&leftover).unwrap();
+        let mut other = Command::new("sleep");
+        other.arg("1000");
+        owned.confine(&mut other).unwrap();
+        let mut other = company.then(|| other.spawn().unwrap());
+        let mut agent = Command::new(std::env::current_exe().unwrap());
+        agent.args(["--exact", "secluded_agent", "--ignored", "--nocapture"]).stdout(Stdio::piped());
+        owned.confine(&mut agent).unwrap();
+        let output = agent.spawn().unwrap().wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let stayed = text.contains(&format!("secluded in {}\n", owned.path()));
+        let moved = text.contains(&format!("secluded in {}/ebfw-agent-", owned.path()));
+        assert_eq!((stayed, moved), (alone, !alone), "company: {company}; {text}");
+        if let Some(other) = &mut other {
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+        assert!(hierarchy.children(owned.path()).unwrap().is_empty(), "its own and what a killed agent left are gone");
+    }
+}
+
+#[test]
+#[ignore = "the other side of the_agent_gets_a_cgroup_that_nobody_shares"]
+fn secluded_agent() {
+    let hierarchy = Hierarchy::find().unwrap();
+    let seclusion = hierarchy.seclude().unwrap();
+    assert_eq!(hierarchy.own().unwrap(), *seclusion.path());
+    println!("secluded in {}", seclusion.path());
 }

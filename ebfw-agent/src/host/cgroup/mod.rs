@@ -4,6 +4,7 @@
 
 mod mounts;
 mod owned;
+mod seclusion;
 
 use std::{
     borrow::Cow,
@@ -18,7 +19,9 @@ use std::{
     sync::Arc,
 };
 
+use ebfw_common::abi::MAX_CGROUP_DEPTH;
 pub use owned::OwnedCgroup;
+pub use seclusion::Seclusion;
 
 /// Number of the directory at the top of the whole hierarchy: kernfs gives its root node the first id
 /// (`kernfs_create_root`, fs/kernfs/dir.c).
@@ -131,6 +134,14 @@ pub enum Error {
         configured: String,
         /// Where the hierarchy is mounted.
         mount: PathBuf,
+    },
+    /// The configured cgroup lies deeper than the kernel programs look.
+    #[error("cgroup `{configured}` lies {depth} levels deep, {MAX_CGROUP_DEPTH} at most can be governed: configure one of its ancestors")]
+    TooDeep {
+        /// As it was configured.
+        configured: String,
+        /// Its level.
+        depth: usize,
     },
     /// The agent's own cgroup is not visible below the mount.
     #[error("the agent's own cgroup ({shown}) is not visible below {}: run the agent in the host's cgroup namespace", mount.display())]
@@ -283,7 +294,9 @@ impl Hierarchy {
                 .ok_or_else(|| Error::Climbs { configured: configured.to_owned(), mount: self.mount.clone() })?;
             let directory = self.directory(&path);
             if directory.join("cgroup.procs").exists() {
-                return Ok(path);
+                let depth = path.depth();
+                let too_deep = || Error::TooDeep { configured: configured.to_owned(), depth };
+                return if depth <= MAX_CGROUP_DEPTH as usize { Ok(path) } else { Err(too_deep()) };
             }
             tried.push(directory);
         }
@@ -394,6 +407,16 @@ mod tests {
         assert!(message.contains(&hierarchy.mount.join("nope").display().to_string()), "{message}");
         let climbing = hierarchy.resolve(Some("/system.slice/../..")).unwrap_err().to_string();
         assert!(climbing.contains("contains `..`"), "{climbing}");
+    }
+
+    #[test]
+    fn a_cgroup_that_the_kernel_programs_would_not_find_is_refused() {
+        let (_keep, hierarchy) = lookalike();
+        let deep = ["x"; MAX_CGROUP_DEPTH as usize + 1].join("/");
+        fs::create_dir_all(hierarchy.mount.join(&deep)).unwrap();
+        fs::write(hierarchy.mount.join(&deep).join("cgroup.procs"), "").unwrap();
+        let message = hierarchy.resolve(Some(&deep)).unwrap_err().to_string();
+        assert!(message.contains("lies 17 levels deep, 16 at most"), "{message}");
     }
 
     #[test]
