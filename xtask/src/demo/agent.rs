@@ -137,5 +137,5 @@ fn is_ready(address: SocketAddr) -> bool {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 "))
+    ask().is_ok_and(|answer| answer.split(' ').nth(1) == Some("200"))
 }

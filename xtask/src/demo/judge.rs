@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_against_a_demo_that_went_well() {
-        assert_eq!(complaints(&good(), ALLOWED, DENIED), Vec::<String>::new());
+        assert_eq!(complaints(&good(), ALLOWED, DENIED), Vec::<&str>::new());
     }
 
     #[test]

@@ -101,6 +101,7 @@ fn close(observed: &Observed) -> Result<()> {
     for complaint in &complaints {
         note(complaint);
     }
+    note(format_args!("{observed:?}"));
     bail!("the demo did not go as it should");
 }
 
