@@ -54,10 +54,24 @@ pub enum Posture {
 ///
 /// # Errors
 /// More rules apply to the root, and so to everything, than the kernel can hold.
-pub fn desired(policy: &Policy, tree: &Cgroups, root: &CgroupPath, own: Option<CgroupId>) -> Result<Desired, TooManyRules> {
-    let mut by_path: Vec<(&CgroupPath, CgroupId)> = tree.iter().filter(|(_, path)| path.is_within(root)).map(|(id, path)| (path, *id)).collect();
+pub fn desired(
+    policy: &Policy,
+    tree: &Cgroups,
+    root: &CgroupPath,
+    own: Option<CgroupId>,
+) -> Result<Desired, TooManyRules> {
+    let mut by_path: Vec<(&CgroupPath, CgroupId)> = tree
+        .iter()
+        .filter(|(_, path)| path.is_within(root))
+        .map(|(id, path)| (path, *id))
+        .collect();
     by_path.sort_unstable();
-    let mut plan = Plan { policy, shared: Shared::default(), nearest: HashMap::new(), desired: Desired::default() };
+    let mut plan = Plan {
+        policy,
+        shared: Shared::default(),
+        nearest: HashMap::new(),
+        desired: Desired::default(),
+    };
     // Sorted, a cgroup comes after its ancestors: components are compared one by one.
     for (path, id) in by_path {
         if path == root {
@@ -82,12 +96,21 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Decides whether a cgroup below the root needs an entry.
     fn place(&mut self, path: &'a CgroupPath, id: CgroupId, own: bool) {
-        let Some(above) = self.above(path) else { return };
+        let Some(above) = self.above(path) else {
+            return;
+        };
         if path.depth() > MAX_CGROUP_DEPTH as usize || above.posture == Posture::Exempt {
             return;
         }
         if own {
-            return self.enter(path, id, Standing { posture: Posture::Exempt, open: false });
+            return self.enter(
+                path,
+                id,
+                Standing {
+                    posture: Posture::Exempt,
+                    open: false,
+                },
+            );
         }
         // Below what is not open every cgroup has the rules of its ancestor.
         if !above.open {
@@ -121,12 +144,21 @@ impl<'a> Plan<'a> {
         let cgroup = PolicyPath::new(&path.text());
         // What lies deeper than the kernel looks belongs to its ancestor, so that nothing below can be waited for.
         let looks_below = path.depth() < MAX_CGROUP_DEPTH as usize;
-        let open = looks_below && cgroup.as_ref().is_some_and(|cgroup| self.policy.may_select_below(cgroup));
+        let open = looks_below
+            && cgroup
+                .as_ref()
+                .is_some_and(|cgroup| self.policy.may_select_below(cgroup));
         let workload = Workload { pod: None, cgroup };
         Ok(match self.policy.select(&workload)? {
-            Some(ruleset) => Standing { posture: Posture::Governed(self.shared.intern(ruleset)), open },
+            Some(ruleset) => Standing {
+                posture: Posture::Governed(self.shared.intern(ruleset)),
+                open,
+            },
             // A policy that does not govern this process without a pod governs none below either.
-            None => Standing { posture: Posture::Ungoverned, open: false },
+            None => Standing {
+                posture: Posture::Ungoverned,
+                open: false,
+            },
         })
     }
 }
@@ -138,7 +170,11 @@ struct Shared(HashMap<Vec<usize>, Arc<Ruleset>>);
 
 impl Shared {
     fn intern(&mut self, ruleset: Ruleset) -> Arc<Ruleset> {
-        let rules = ruleset.rules.iter().map(|rule| Arc::as_ptr(rule).addr()).collect();
+        let rules = ruleset
+            .rules
+            .iter()
+            .map(|rule| Arc::as_ptr(rule).addr())
+            .collect();
         Arc::clone(self.0.entry(rules).or_insert_with(|| Arc::new(ruleset)))
     }
 }
@@ -158,19 +194,31 @@ mod tests {
 
     /// A tree with the ids 1, 2, 3… in the order of `paths`.
     fn tree(paths: &[&str]) -> Cgroups {
-        (1..).map(CgroupId).zip(paths.iter().map(|text| path(text))).collect()
+        (1..)
+            .map(CgroupId)
+            .zip(paths.iter().map(|text| path(text)))
+            .collect()
     }
 
     /// A policy with one rule for each list of globs; without a list the rule is for every workload.
     fn policy(rules: &[&[&str]]) -> Policy {
-        let mut text = format!("defaultAction: Deny\nrules:{}\n", if rules.is_empty() { " []" } else { "" });
+        let mut text = format!(
+            "defaultAction: Deny\nrules:{}\n",
+            if rules.is_empty() { " []" } else { "" }
+        );
         for (number, globs) in rules.iter().enumerate() {
-            writeln!(text, "- name: r{number}\n  action: Allow\n  match:\n    ports: [{}]", number + 1).unwrap();
+            writeln!(
+                text,
+                "- name: r{number}\n  action: Allow\n  match:\n    ports: [{}]",
+                number + 1
+            )
+            .unwrap();
             if !globs.is_empty() {
                 writeln!(text, "    cgroups: {globs:?}").unwrap();
             }
         }
-        parse_policy(&text).unwrap_or_else(|problems| panic!("{}", problems.render("policy", &text, false)))
+        parse_policy(&text)
+            .unwrap_or_else(|problems| panic!("{}", problems.render("policy", &text, false)))
     }
 
     /// What the kernel makes of it (`find` in the kernel programs' workload.rs): the nearest known ancestor, pending where that is open.
@@ -187,36 +235,79 @@ mod tests {
         if let Some(standing) = chain.last().and_then(known) {
             return Kernel::Of(standing.posture);
         }
-        match chain.iter().take(MAX_CGROUP_DEPTH as usize + 1).rev().find_map(known) {
+        match chain
+            .iter()
+            .take(MAX_CGROUP_DEPTH as usize + 1)
+            .rev()
+            .find_map(known)
+        {
             None => Kernel::Nobody,
             Some(Standing { open: true, .. }) => Kernel::Pending,
-            Some(Standing { posture, open: false }) => Kernel::Of(posture),
+            Some(Standing {
+                posture,
+                open: false,
+            }) => Kernel::Of(posture),
         }
     }
 
     fn chain(tree: &Cgroups, path: &CgroupPath) -> Vec<Option<CgroupId>> {
         let ids: HashMap<_, _> = tree.iter().map(|(id, path)| (path, *id)).collect();
-        let mut chain: Vec<_> = std::iter::successors(Some(path.clone()), CgroupPath::parent).map(|path| ids.get(&path).copied()).collect();
+        let mut chain: Vec<_> = std::iter::successors(Some(path.clone()), CgroupPath::parent)
+            .map(|path| ids.get(&path).copied())
+            .collect();
         chain.reverse();
         chain
     }
 
     fn selected(policy: &Policy, path: &CgroupPath) -> Posture {
-        let workload = Workload { pod: None, cgroup: PolicyPath::new(&path.text()) };
-        policy.select(&workload).unwrap().map_or(Posture::Ungoverned, |ruleset| Posture::Governed(Arc::new(ruleset)))
+        let workload = Workload {
+            pod: None,
+            cgroup: PolicyPath::new(&path.text()),
+        };
+        policy
+            .select(&workload)
+            .unwrap()
+            .map_or(Posture::Ungoverned, |ruleset| {
+                Posture::Governed(Arc::new(ruleset))
+            })
     }
 
     #[test]
     fn only_cgroups_that_may_differ_get_an_entry() {
         let paths = ["/", "/s", "/s/a", "/s/b", "/s/b/c", "/s/b/c/d", "/u"];
         for (rules, entries, open, why) in [
-            (&[&[][..]][..], &["/"][..], &[][..], "no rule looks at cgroups"),
+            (
+                &[&[][..]][..],
+                &["/"][..],
+                &[][..],
+                "no rule looks at cgroups",
+            ),
             (&[], &["/"], &[], "no rules at all"),
             (&[&["/"]], &["/"], &[], "a glob that means everything"),
-            (&[&["/s"]], &["/", "/s", "/u"], &["/"], "one level is open, what lies below /s is /s"),
-            (&[&["/s/b"]], &["/", "/s", "/s/a", "/s/b", "/u"], &["/", "/s"], "open on the way down only"),
-            (&[&["/s/*/c"]], &["/", "/s", "/s/a", "/s/b", "/s/b/c", "/u"], &["/", "/s", "/s/a", "/s/b"], "an element that may be anything"),
-            (&[&["/nowhere/x"]], &["/", "/s", "/u"], &["/"], "a cgroup that does not exist yet"),
+            (
+                &[&["/s"]],
+                &["/", "/s", "/u"],
+                &["/"],
+                "one level is open, what lies below /s is /s",
+            ),
+            (
+                &[&["/s/b"]],
+                &["/", "/s", "/s/a", "/s/b", "/u"],
+                &["/", "/s"],
+                "open on the way down only",
+            ),
+            (
+                &[&["/s/*/c"]],
+                &["/", "/s", "/s/a", "/s/b", "/s/b/c", "/u"],
+                &["/", "/s", "/s/a", "/s/b"],
+                "an element that may be anything",
+            ),
+            (
+                &[&["/nowhere/x"]],
+                &["/", "/s", "/u"],
+                &["/"],
+                "a cgroup that does not exist yet",
+            ),
             (
                 &[&["/**/zzz"]],
                 &["/", "/s", "/s/a", "/s/b", "/s/b/c", "/s/b/c/d", "/u"],
@@ -227,7 +318,12 @@ mod tests {
             let tree = tree(&paths);
             let desired = desired(&policy(rules), &tree, &CgroupPath::top(), None).unwrap();
             let named = |wanted: &dyn Fn(&Standing) -> bool| -> Vec<String> {
-                let mut names: Vec<_> = desired.entries.iter().filter(|(_, standing)| wanted(standing)).map(|(id, _)| tree[id].to_string()).collect();
+                let mut names: Vec<_> = desired
+                    .entries
+                    .iter()
+                    .filter(|(_, standing)| wanted(standing))
+                    .map(|(id, _)| tree[id].to_string())
+                    .collect();
                 names.sort();
                 names
             };
@@ -242,41 +338,90 @@ mod tests {
             - {name: one, action: Deny, match: {cgroups: ['/a'], ports: [25]}}\n\
             - {name: two, action: Deny, match: {cgroups: ['/b', '/c'], ports: [26]}}\n";
         let policy = parse_policy(text).unwrap();
-        let desired = desired(&policy, &tree(&["/", "/a", "/b", "/c", "/d"]), &CgroupPath::top(), None).unwrap();
+        let desired = desired(
+            &policy,
+            &tree(&["/", "/a", "/b", "/c", "/d"]),
+            &CgroupPath::top(),
+            None,
+        )
+        .unwrap();
         let of = |id| match &desired.entries[&CgroupId(id)].posture {
             Posture::Governed(ruleset) => ruleset,
             other => panic!("{other:?}"),
         };
         assert!(Arc::ptr_eq(of(3), of(4)), "/b and /c");
-        assert!(Arc::ptr_eq(of(1), of(5)), "the root and /d, which no rule names");
+        assert!(
+            Arc::ptr_eq(of(1), of(5)),
+            "the root and /d, which no rule names"
+        );
         assert!(!Arc::ptr_eq(of(2), of(3)), "/a differs");
     }
 
     #[test]
     fn the_agent_is_exempt_with_all_that_is_below_it() {
         let tree = tree(&["/", "/agent", "/agent/child", "/other"]);
-        for (rules, why) in [(&[&[][..]][..], "below a closed root"), (&[&["/**/x"]], "below an open root")] {
-            let desired = desired(&policy(rules), &tree, &CgroupPath::top(), Some(CgroupId(2))).unwrap();
-            let exempt = Standing { posture: Posture::Exempt, open: false };
+        for (rules, why) in [
+            (&[&[][..]][..], "below a closed root"),
+            (&[&["/**/x"]], "below an open root"),
+        ] {
+            let desired =
+                desired(&policy(rules), &tree, &CgroupPath::top(), Some(CgroupId(2))).unwrap();
+            let exempt = Standing {
+                posture: Posture::Exempt,
+                open: false,
+            };
             assert_eq!(desired.entries.get(&CgroupId(2)), Some(&exempt), "{why}");
-            assert_eq!(kernel(&desired, &chain(&tree, &path("/agent/child"))), Kernel::Of(Posture::Exempt), "{why}");
-            assert_eq!(kernel(&desired, &chain(&tree, &path("/agent/later"))), Kernel::Of(Posture::Exempt), "{why}");
-            assert_ne!(kernel(&desired, &chain(&tree, &path("/other"))), Kernel::Of(Posture::Exempt), "{why}");
+            assert_eq!(
+                kernel(&desired, &chain(&tree, &path("/agent/child"))),
+                Kernel::Of(Posture::Exempt),
+                "{why}"
+            );
+            assert_eq!(
+                kernel(&desired, &chain(&tree, &path("/agent/later"))),
+                Kernel::Of(Posture::Exempt),
+                "{why}"
+            );
+            assert_ne!(
+                kernel(&desired, &chain(&tree, &path("/other"))),
+                Kernel::Of(Posture::Exempt),
+                "{why}"
+            );
         }
     }
 
     #[test]
     fn an_agent_in_the_root_does_not_exempt_the_node() {
-        let desired = desired(&policy(&[&[]]), &tree(&["/", "/a"]), &CgroupPath::top(), Some(CgroupId(1))).unwrap();
-        assert!(desired.entries.values().all(|standing| standing.posture != Posture::Exempt));
+        let desired = desired(
+            &policy(&[&[]]),
+            &tree(&["/", "/a"]),
+            &CgroupPath::top(),
+            Some(CgroupId(1)),
+        )
+        .unwrap();
+        assert!(
+            desired
+                .entries
+                .values()
+                .all(|standing| standing.posture != Posture::Exempt)
+        );
     }
 
     #[test]
     fn a_policy_for_pods_governs_no_process_outside_of_pods() {
         let text = "podSelector: {matchLabels: {app: web}}\ndefaultAction: Deny\nrules:\n- {action: Allow, match: {cgroups: ['/a/b']}}\n";
-        let policy = parse_policy(text).unwrap_or_else(|problems| panic!("{}", problems.render("policy", text, false)));
-        let desired = desired(&policy, &tree(&["/", "/a", "/a/b"]), &CgroupPath::top(), None).unwrap();
-        let ungoverned = Standing { posture: Posture::Ungoverned, open: false };
+        let policy = parse_policy(text)
+            .unwrap_or_else(|problems| panic!("{}", problems.render("policy", text, false)));
+        let desired = desired(
+            &policy,
+            &tree(&["/", "/a", "/a/b"]),
+            &CgroupPath::top(),
+            None,
+        )
+        .unwrap();
+        let ungoverned = Standing {
+            posture: Posture::Ungoverned,
+            open: false,
+        };
         assert_eq!(desired.entries, BTreeMap::from([(CgroupId(1), ungoverned)]));
     }
 
@@ -284,28 +429,53 @@ mod tests {
     fn only_what_is_below_the_root_is_governed() {
         let tree = tree(&["/", "/a", "/a/b", "/ab"]);
         let desired = desired(&policy(&[&["/**/x"]]), &tree, &path("/a"), None).unwrap();
-        assert_eq!(desired.entries.keys().collect::<Vec<_>>(), [&CgroupId(2), &CgroupId(3)]);
-        assert_eq!(kernel(&desired, &chain(&tree, &path("/ab"))), Kernel::Nobody);
+        assert_eq!(
+            desired.entries.keys().collect::<Vec<_>>(),
+            [&CgroupId(2), &CgroupId(3)]
+        );
+        assert_eq!(
+            kernel(&desired, &chain(&tree, &path("/ab"))),
+            Kernel::Nobody
+        );
     }
 
     #[test]
     fn a_root_that_is_gone_leaves_nothing_to_know() {
-        for (paths, why) in [(&[][..], "an empty tree"), (&["/a/b"][..], "a cgroup without its root")] {
-            assert_eq!(desired(&policy(&[&["/**/x"]]), &tree(paths), &path("/a"), None).unwrap(), Desired::default(), "{why}");
+        for (paths, why) in [
+            (&[][..], "an empty tree"),
+            (&["/a/b"][..], "a cgroup without its root"),
+        ] {
+            assert_eq!(
+                desired(&policy(&[&["/**/x"]]), &tree(paths), &path("/a"), None).unwrap(),
+                Desired::default(),
+                "{why}"
+            );
         }
     }
 
     #[test]
     fn what_lies_deeper_than_the_kernel_looks_belongs_to_its_ancestor() {
         let depth = MAX_CGROUP_DEPTH as usize;
-        let names: Vec<String> = (0..=depth + 2).map(|depth| format!("/{}", vec!["x"; depth].join("/"))).collect();
+        let names: Vec<String> = (0..=depth + 2)
+            .map(|depth| format!("/{}", vec!["x"; depth].join("/")))
+            .collect();
         let tree = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let policy = policy(&[&["/**/zzz"]]);
         let desired = desired(&policy, &tree, &CgroupPath::top(), None).unwrap();
         let last = CgroupId(depth as u64 + 1);
-        assert_eq!(desired.entries.last_key_value().map(|(id, standing)| (*id, standing.open)), Some((last, false)));
+        assert_eq!(
+            desired
+                .entries
+                .last_key_value()
+                .map(|(id, standing)| (*id, standing.open)),
+            Some((last, false))
+        );
         for name in &names[depth..] {
-            assert_eq!(kernel(&desired, &chain(&tree, &path(name))), Kernel::Of(selected(&policy, &path(&names[depth]))), "{name}");
+            assert_eq!(
+                kernel(&desired, &chain(&tree, &path(name))),
+                Kernel::Of(selected(&policy, &path(&names[depth]))),
+                "{name}"
+            );
         }
     }
 
@@ -318,13 +488,16 @@ mod tests {
     }
 
     fn any_glob() -> impl Strategy<Value = String> {
-        let element = prop::sample::select(vec!["a", "b", "c", "*", "**", "a*", "?", "{a,b}", "[bc]"]);
+        let element =
+            prop::sample::select(vec!["a", "b", "c", "*", "**", "a*", "?", "{a,b}", "[bc]"]);
         prop::collection::vec(element, 0..5).prop_map(|elements| format!("/{}", elements.join("/")))
     }
 
     /// A tree in which the ancestors of every cgroup exist.
     fn whole_tree(paths: &[String]) -> Cgroups {
-        let all = paths.iter().flat_map(|text| std::iter::successors(Some(path(text)), CgroupPath::parent));
+        let all = paths
+            .iter()
+            .flat_map(|text| std::iter::successors(Some(path(text)), CgroupPath::parent));
         let distinct: HashSet<_> = all.chain([CgroupPath::top()]).collect();
         (1..).map(CgroupId).zip(distinct).collect()
     }

@@ -1,4 +1,5 @@
 //! Cgroups as the kernel makes them: ids, processes, starting programs inside, watching the tree. Needs root.
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 mod host_support;
 
@@ -29,11 +30,22 @@ fn ids_and_paths_name_each_other() {
     }
     let (hierarchy, owned) = cgroup("ids");
     assert_eq!(hierarchy.id(owned.path()).unwrap(), owned.id());
-    assert_eq!(owned.id(), CgroupId(stat(owned.directory()).unwrap().st_ino));
+    assert_eq!(
+        owned.id(),
+        CgroupId(stat(owned.directory()).unwrap().st_ino)
+    );
     assert_eq!(hierarchy.path(owned.id()), Some(owned.path().clone()));
     assert_eq!(hierarchy.path(CgroupId(u64::MAX)), None);
-    assert_eq!(hierarchy.resolve(Some(&owned.path().text())).unwrap(), *owned.path());
-    assert_eq!(hierarchy.resolve(Some(owned.directory().to_str().unwrap())).unwrap(), *owned.path());
+    assert_eq!(
+        hierarchy.resolve(Some(&owned.path().text())).unwrap(),
+        *owned.path()
+    );
+    assert_eq!(
+        hierarchy
+            .resolve(Some(owned.directory().to_str().unwrap()))
+            .unwrap(),
+        *owned.path()
+    );
 }
 
 #[test]
@@ -44,21 +56,37 @@ fn a_program_starts_inside_and_the_cgroup_goes_when_it_is_empty() {
     let (hierarchy, owned) = cgroup("spawn");
     // Prints where it is, then waits for its input to end.
     let mut command = Command::new("cat");
-    command.args(["/proc/self/cgroup", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .args(["/proc/self/cgroup", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     owned.confine(&mut command).unwrap();
     let mut child = command.spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
     let line = lines.find(|line| line.starts_with("0::")).unwrap();
-    assert_eq!(line, format!("0::{}", owned.path()), "the first thing that it does is inside");
+    assert_eq!(
+        line,
+        format!("0::{}", owned.path()),
+        "the first thing that it does is inside"
+    );
     assert_eq!(hierarchy.processes(owned.path(), 10), [child.id()]);
-    assert_eq!(hierarchy.processes(&CgroupPath::top(), 1).len(), 1, "no more than asked for");
+    assert_eq!(
+        hierarchy.processes(&CgroupPath::top(), 1).len(),
+        1,
+        "no more than asked for"
+    );
 
     let directory = owned.directory().to_owned();
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     fs::create_dir(directory.join("nested")).unwrap();
     owned.remove().unwrap();
-    assert!(!directory.exists(), "with the empty cgroup that the program left below");
+    assert!(
+        !directory.exists(),
+        "with the empty cgroup that the program left below"
+    );
 }
 
 #[test]
@@ -73,7 +101,10 @@ fn removal_kills_nothing_and_says_that_someone_is_left() {
     let mut child = command.spawn().unwrap();
     let directory = owned.directory().to_owned();
     let error = owned.remove().unwrap_err().to_string();
-    assert!(error.contains("failed to remove cgroup") && error.contains(directory.to_str().unwrap()), "{error}");
+    assert!(
+        error.contains("failed to remove cgroup") && error.contains(directory.to_str().unwrap()),
+        "{error}"
+    );
     assert_eq!(child.try_wait().unwrap(), None, "it still runs");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -93,7 +124,11 @@ fn a_threaded_cgroup_has_no_processes_and_is_no_error() {
     owned.confine(&mut command).unwrap();
     let mut child = command.spawn().unwrap();
     assert_eq!(hierarchy.processes(owned.path(), 10), [child.id()]);
-    kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGKILL).unwrap();
+    kill(
+        nix::unistd::Pid::from_raw(child.id() as i32),
+        Signal::SIGKILL,
+    )
+    .unwrap();
     child.wait().unwrap();
     drop(below);
 }
@@ -108,12 +143,18 @@ fn names_that_are_no_names_are_refused() {
         assert!(hierarchy.create(owned.path(), name).is_err(), "{name:?}");
     }
     let _first = hierarchy.create(owned.path(), "twice").unwrap();
-    assert!(hierarchy.create(owned.path(), "twice").is_err(), "somebody else's cgroup is not taken over");
+    assert!(
+        hierarchy.create(owned.path(), "twice").is_err(),
+        "somebody else's cgroup is not taken over"
+    );
 }
 
 /// Waits for a snapshot that satisfies `wanted`.
 async fn eventually(tree: &Tree, wanted: impl FnMut(&std::sync::Arc<Cgroups>) -> bool) {
-    timeout(PATIENCE, tree.changes().wait_for(wanted)).await.expect("the tree never gets there").unwrap();
+    timeout(PATIENCE, tree.changes().wait_for(wanted))
+        .await
+        .expect("the tree never gets there")
+        .unwrap();
 }
 
 #[tokio::test]
@@ -150,7 +191,11 @@ async fn an_unknown_id_is_found_by_looking_again() {
     assert_eq!(tree.find(child.id()).await, Some(child.path().clone()));
     assert_eq!(tree.find(CgroupId(u64::MAX)).await, None);
     let outside = hierarchy.id(&CgroupPath::top()).unwrap();
-    assert_eq!(tree.find(outside).await, None, "not below the root that is watched");
+    assert_eq!(
+        tree.find(outside).await,
+        None,
+        "not below the root that is watched"
+    );
 }
 
 #[tokio::test]
@@ -202,18 +247,27 @@ fn the_agent_gets_a_cgroup_that_nobody_shares() {
         owned.confine(&mut other).unwrap();
         let mut other = company.then(|| other.spawn().unwrap());
         let mut agent = Command::new(std::env::current_exe().unwrap());
-        agent.args(["--exact", "secluded_agent", "--ignored", "--nocapture"]).stdout(Stdio::piped());
+        agent
+            .args(["--exact", "secluded_agent", "--ignored", "--nocapture"])
+            .stdout(Stdio::piped());
         owned.confine(&mut agent).unwrap();
         let output = agent.spawn().unwrap().wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let stayed = text.contains(&format!("secluded in {}\n", owned.path()));
         let moved = text.contains(&format!("secluded in {}/ebfw-agent-", owned.path()));
-        assert_eq!((stayed, moved), (alone, !alone), "company: {company}; {text}");
+        assert_eq!(
+            (stayed, moved),
+            (alone, !alone),
+            "company: {company}; {text}"
+        );
         if let Some(other) = &mut other {
             other.kill().unwrap();
             other.wait().unwrap();
         }
-        assert!(hierarchy.children(owned.path()).unwrap().is_empty(), "its own and what a killed agent left are gone");
+        assert!(
+            hierarchy.children(owned.path()).unwrap().is_empty(),
+            "its own and what a killed agent left are gone"
+        );
     }
 }
 

@@ -1,4 +1,5 @@
 //! The lock and the start-up checks on a real bpffs. Needs root.
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 mod host_support;
 
@@ -17,8 +18,22 @@ fn with_bpffs(work: impl FnOnce(&Path) + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-            mount(Some("bpf"), place.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                None::<&str>,
+            )
+            .unwrap();
+            mount(
+                Some("bpf"),
+                place.path(),
+                Some("bpf"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .unwrap();
             work(place.path());
             umount2(place.path(), MntFlags::MNT_DETACH).unwrap();
         });
@@ -36,7 +51,10 @@ fn a_pin_directory_on_bpffs_has_one_agent() {
         let first = PinLock::take(&pins).unwrap();
         let refusal = PinLock::take(&pins).unwrap_err().to_string();
         assert!(refusal.contains(pins.to_str().unwrap()), "{refusal}");
-        assert!(refusal.contains(&format!("(process {})", std::process::id())), "{refusal}");
+        assert!(
+            refusal.contains(&format!("(process {})", std::process::id())),
+            "{refusal}"
+        );
         PinLock::take(&bpffs.join("other")).expect("another pin directory is another agent's");
         drop(first);
         PinLock::take(&pins).expect("the lock went with its holder");
@@ -51,8 +69,19 @@ fn this_host_is_accepted_with_its_gaps_named() {
     with_bpffs(|bpffs| {
         let able = privileges::check(Some(&bpffs.join("ebfw"))).unwrap();
         assert!(able.kernel.major >= 5);
-        assert!(able.gaps.iter().any(|gap| gap.contains("AF_PACKET")), "{:?}", able.gaps);
-        assert!(!able.gaps.iter().any(|gap| gap.contains("cannot be destroyed")), "{:?}", able.gaps);
+        assert!(
+            able.gaps.iter().any(|gap| gap.contains("AF_PACKET")),
+            "{:?}",
+            able.gaps
+        );
+        assert!(
+            !able
+                .gaps
+                .iter()
+                .any(|gap| gap.contains("cannot be destroyed")),
+            "{:?}",
+            able.gaps
+        );
     });
 }
 
@@ -64,8 +93,14 @@ fn pins_outside_of_a_bpffs_are_refused() {
     let place = tempfile::tempdir().unwrap();
     let unable = privileges::check(Some(&place.path().join("deep/ebfw"))).unwrap_err();
     assert_eq!(unable.lines.len(), 1, "{unable}");
-    assert!(unable.lines[0].contains("is on no bpf file system"), "{unable}");
-    assert!(!place.path().join("deep").exists(), "looking leaves nothing behind");
+    assert!(
+        unable.lines[0].contains("is on no bpf file system"),
+        "{unable}"
+    );
+    assert!(
+        !place.path().join("deep").exists(),
+        "looking leaves nothing behind"
+    );
 }
 
 #[test]

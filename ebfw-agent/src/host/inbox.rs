@@ -40,9 +40,22 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new() -> io::Result<Self> {
+        Self::with(Inotify::init(
+            InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK,
+        ))
+    }
+
+    /// An inbox on a host that gives no inotify instance.
+    pub(crate) fn deaf() -> io::Result<Self> {
+        Self::with(Err(Errno::EMFILE))
+    }
+
+    fn with(inotify: Result<Inotify, Errno>) -> io::Result<Self> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
-        Ok(Self { inotify, bell: Bell(Arc::new(bell)) })
+        Ok(Self {
+            inotify,
+            bell: Bell(Arc::new(bell)),
+        })
     }
 
     pub(crate) fn bell(&self) -> Bell {
@@ -51,7 +64,10 @@ impl Inbox {
 
     /// Watches `path`. EMFILE: the user has no inotify instance left; ENOSPC: no watch left.
     pub(crate) fn watch(&self, path: &Path, mask: AddWatchFlags) -> Result<WatchDescriptor, Errno> {
-        self.inotify.as_ref().map_err(|&error| error)?.add_watch(path, mask)
+        self.inotify
+            .as_ref()
+            .map_err(|&error| error)?
+            .add_watch(path, mask)
     }
 
     /// Ends a watch. One that ended by itself is no error.
@@ -83,7 +99,9 @@ impl Inbox {
 
 /// The time until `until` for poll(2), rounded up so that a wait does not end just before it.
 fn timeout(until: Option<Instant>) -> PollTimeout {
-    let Some(until) = until else { return PollTimeout::NONE };
+    let Some(until) = until else {
+        return PollTimeout::NONE;
+    };
     let rest = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
     PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX)
 }
@@ -97,12 +115,20 @@ mod tests {
         let inbox = Inbox::new().unwrap();
         inbox.bell().ring();
         inbox.bell().ring();
-        assert!(inbox.wait(None).unwrap().is_empty(), "the bell brings no events");
+        assert!(
+            inbox.wait(None).unwrap().is_empty(),
+            "the bell brings no events"
+        );
 
         let directory = tempfile::tempdir().unwrap();
-        inbox.watch(directory.path(), AddWatchFlags::IN_CREATE).unwrap();
+        inbox
+            .watch(directory.path(), AddWatchFlags::IN_CREATE)
+            .unwrap();
         std::fs::write(directory.path().join("x"), "").unwrap();
-        assert_eq!(inbox.wait(None).unwrap()[0].name.as_deref(), Some("x".as_ref()));
+        assert_eq!(
+            inbox.wait(None).unwrap()[0].name.as_deref(),
+            Some("x".as_ref())
+        );
 
         let start = Instant::now();
         let until = start + Duration::from_millis(20);

@@ -42,18 +42,33 @@ pub enum Error {
 }
 
 fn by(holder: Option<u32>) -> String {
-    holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    holder
+        .map(|pid| format!(" (process {pid})"))
+        .unwrap_or_default()
 }
 
 impl PinLock {
     /// Locks `directory`, which is made (for its owner alone) where it does not exist.
     pub fn take(directory: &Path) -> Result<Self, Error> {
-        let failed = |action| move |source| Error::Io { action, directory: directory.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("create"))?;
+        let failed = |action| {
+            move |source| Error::Io {
+                action,
+                directory: directory.to_owned(),
+                source,
+            }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(failed("create"))?;
         let file = File::open(directory).map_err(failed("open"))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _directory: file }),
-            Err(TryLockError::WouldBlock) => Err(Error::Held { directory: directory.to_owned(), holder: holder_of(&file) }),
+            Err(TryLockError::WouldBlock) => Err(Error::Held {
+                directory: directory.to_owned(),
+                holder: holder_of(&file),
+            }),
             Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
         }
     }
@@ -62,7 +77,11 @@ impl PinLock {
 /// The process that holds a lock on `file`, as this pid namespace numbers it.
 fn holder_of(file: &File) -> Option<u32> {
     let metadata = file.metadata().ok()?;
-    find_holder(&fs::read_to_string("/proc/locks").ok()?, metadata.dev(), metadata.ino())
+    find_holder(
+        &fs::read_to_string("/proc/locks").ok()?,
+        metadata.dev(),
+        metadata.ino(),
+    )
 }
 
 /// The holder in a table of /proc/locks: `1: FLOCK  ADVISORY  WRITE 1234 00:1f:5678 0 EOF` (device numbers in hex).
@@ -73,7 +92,9 @@ fn find_holder(table: &str, device: u64, inode: u64) -> Option<u32> {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let is_holder = fields.next() == Some("FLOCK");
         let pid = fields.nth(2)?.parse().ok().filter(|&pid| pid != 0);
-        (is_holder && fields.next() == Some(&object)).then_some(pid).flatten()
+        (is_holder && fields.next() == Some(&object))
+            .then_some(pid)
+            .flatten()
     })
 }
 
@@ -90,7 +111,10 @@ mod tests {
         let first = PinLock::take(&pins).unwrap();
         let message = PinLock::take(&pins).unwrap_err().to_string();
         assert!(message.contains(&pins.display().to_string()), "{message}");
-        assert!(message.contains(&format!("(process {})", std::process::id())), "{message}");
+        assert!(
+            message.contains(&format!("(process {})", std::process::id())),
+            "{message}"
+        );
         drop(first);
         PinLock::take(&pins).unwrap();
     }
@@ -101,7 +125,10 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(&file, "").unwrap();
         let message = PinLock::take(&file.join("ebfw")).unwrap_err().to_string();
-        assert!(message.contains("failed to create the pin directory"), "{message}");
+        assert!(
+            message.contains("failed to create the pin directory"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -113,9 +140,19 @@ mod tests {
                      4: FLOCK  ADVISORY  WRITE 0 00:1f:44 0 EOF\n\
                      nonsense\n";
         for (device, inode, expected, why) in [
-            (makedev(0, 0x1f), 42, Some(9), "flock on the object, not the POSIX lock, not the waiting one"),
+            (
+                makedev(0, 0x1f),
+                42,
+                Some(9),
+                "flock on the object, not the POSIX lock, not the waiting one",
+            ),
             (makedev(0, 0x20), 42, None, "another device"),
-            (makedev(0, 0x1f), 44, None, "a holder in another pid namespace"),
+            (
+                makedev(0, 0x1f),
+                44,
+                None,
+                "a holder in another pid namespace",
+            ),
             (makedev(0, 0x1f), 4, None, "no prefix of an inode"),
         ] {
             assert_eq!(find_holder(table, device, inode), expected, "{why}");

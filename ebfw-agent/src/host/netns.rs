@@ -23,7 +23,10 @@ pub struct NetnsId {
 impl NetnsId {
     /// The namespace that `path` (a file of nsfs) names, without opening it.
     pub fn at(path: &Path) -> io::Result<Self> {
-        std::fs::metadata(path).map(|metadata| Self { device: metadata.dev(), inode: metadata.ino() })
+        std::fs::metadata(path).map(|metadata| Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
     }
 }
 
@@ -49,7 +52,13 @@ impl Netns {
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        Ok(Self { id: NetnsId { device: metadata.dev(), inode: metadata.ino() }, file })
+        Ok(Self {
+            id: NetnsId {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+            },
+            file,
+        })
     }
 
     /// A new namespace with nothing but a loopback device that is down. It goes when its last user goes.
@@ -78,8 +87,12 @@ impl Netns {
 /// Runs `work` on a fresh thread that ends with it.
 fn apart<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let thread = thread::Builder::new().name("ebfw-netns".to_owned()).spawn_scoped(scope, work)?;
-        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        let thread = thread::Builder::new()
+            .name("ebfw-netns".to_owned())
+            .spawn_scoped(scope, work)?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic))
     })
 }
 

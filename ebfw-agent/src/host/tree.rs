@@ -31,8 +31,10 @@ const RESCAN_EVERY: Duration = Duration::from_secs(1);
 /// Cgroups that are gone and still found by [`Tree::lookup`]: events arrive after the cgroup went.
 const REMEMBERED: usize = 1024;
 /// kernfs sends inotify events for mkdir(2) and rmdir(2), which go through the VFS. Symbolic links do not occur.
-const MASK: AddWatchFlags =
-    AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_DELETE).union(AddWatchFlags::IN_DELETE_SELF).union(AddWatchFlags::IN_ONLYDIR);
+const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_ONLYDIR);
 
 /// The cgroups that exist.
 pub type Cgroups = BTreeMap<CgroupId, CgroupPath>;
@@ -67,7 +69,13 @@ impl Tree {
     pub fn start(hierarchy: Hierarchy, root: CgroupPath) -> Result<Self, Error> {
         hierarchy.id(&root)?;
         let place = hierarchy.directory(&root);
-        let failed = |action: &'static str| move |source: io::Error| Error::Io { action, path: place, source };
+        let failed = |action: &'static str| {
+            move |source: io::Error| Error::Io {
+                action,
+                path: place,
+                source,
+            }
+        };
         let inbox = Inbox::new().map_err(failed.clone()("watch"))?;
         let bell = inbox.bell();
         let shared = Arc::new(Shared::default());
@@ -75,8 +83,16 @@ impl Tree {
         let mut watcher = Watcher::new(hierarchy, root, inbox, Arc::clone(&shared), publish);
         watcher.rescan();
         watcher.publish();
-        let thread = thread::Builder::new().name("ebfw-tree".to_owned()).spawn(move || watcher.run()).map_err(failed("watch"))?;
-        Ok(Self { snapshots, shared, bell, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("ebfw-tree".to_owned())
+            .spawn(move || watcher.run())
+            .map_err(failed("watch"))?;
+        Ok(Self {
+            snapshots,
+            shared,
+            bell,
+            thread: Some(thread),
+        })
     }
 
     /// The cgroups that exist, as of the last change.
@@ -95,7 +111,13 @@ impl Tree {
     #[must_use]
     pub fn lookup(&self, id: CgroupId) -> Option<CgroupPath> {
         let known = self.snapshots.borrow().get(&id).cloned();
-        known.or_else(|| locked(&self.shared.gone).iter().rev().find(|(gone, _)| *gone == id).map(|(_, path)| path.clone()))
+        known.or_else(|| {
+            locked(&self.shared.gone)
+                .iter()
+                .rev()
+                .find(|(gone, _)| *gone == id)
+                .map(|(_, path)| path.clone())
+        })
     }
 
     /// Looks at the whole tree again; the snapshot after that. Calls that come meanwhile share one look.
@@ -128,7 +150,11 @@ impl Drop for Tree {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.bell.ring();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
             tracing::error!("the thread that watches the cgroup tree has panicked");
         }
     }
@@ -164,7 +190,13 @@ enum Blind {
 }
 
 impl Watcher {
-    fn new(hierarchy: Hierarchy, root: CgroupPath, inbox: Inbox, shared: Arc<Shared>, publish: watch::Sender<Arc<Cgroups>>) -> Self {
+    fn new(
+        hierarchy: Hierarchy,
+        root: CgroupPath,
+        inbox: Inbox,
+        shared: Arc<Shared>,
+        publish: watch::Sender<Arc<Cgroups>>,
+    ) -> Self {
         Self {
             hierarchy,
             root,
@@ -204,15 +236,30 @@ impl Watcher {
     }
 
     fn apply(&mut self, events: Vec<InotifyEvent>) {
-        if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
+        if events
+            .iter()
+            .any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW))
+        {
             tracing::info!("the inotify queue overflowed; the cgroup tree is read again");
             return self.rescan();
         }
-        for InotifyEvent { wd, mask, cookie: _, name } in events {
-            let Some(path) = self.watches.get(&wd).cloned() else { continue };
+        for InotifyEvent {
+            wd,
+            mask,
+            cookie: _,
+            name,
+        } in events
+        {
+            let Some(path) = self.watches.get(&wd).cloned() else {
+                continue;
+            };
             match name.filter(|_| mask.contains(AddWatchFlags::IN_ISDIR)) {
-                Some(name) if mask.contains(AddWatchFlags::IN_CREATE) => self.examine(path.join(&name)),
-                Some(name) if mask.contains(AddWatchFlags::IN_DELETE) => self.check_gone(&path.join(&name)),
+                Some(name) if mask.contains(AddWatchFlags::IN_CREATE) => {
+                    self.examine(path.join(&name))
+                }
+                Some(name) if mask.contains(AddWatchFlags::IN_DELETE) => {
+                    self.check_gone(&path.join(&name))
+                }
                 _ if mask.contains(AddWatchFlags::IN_DELETE_SELF) => self.check_gone(&path),
                 _ if mask.contains(AddWatchFlags::IN_IGNORED) => drop(self.watches.remove(&wd)),
                 _ => {}
@@ -248,7 +295,13 @@ impl Watcher {
             self.learn(CgroupId(metadata.ino()), &path);
             // kernfs counts 2 links and one for each directory below (`kernfs_refresh_inode`, fs/kernfs/inode.c).
             if metadata.nlink() != 2 {
-                pending.extend(self.hierarchy.children(&path).unwrap_or_default().into_iter().map(|(child, _)| child));
+                pending.extend(
+                    self.hierarchy
+                        .children(&path)
+                        .unwrap_or_default()
+                        .into_iter()
+                        .map(|(child, _)| child),
+                );
             }
         }
     }
@@ -278,7 +331,9 @@ impl Watcher {
     }
 
     fn forget(&mut self, path: &CgroupPath) {
-        let Some(id) = self.ids.remove(path) else { return };
+        let Some(id) = self.ids.remove(path) else {
+            return;
+        };
         self.known.remove(&id);
         self.changed = true;
         let mut gone = locked(&self.shared.gone);
@@ -293,7 +348,9 @@ impl Watcher {
             self.blind = self.blind.or(Some(Blind::NoRoot));
         }
         self.next_rescan = self.blind.map(|_| Instant::now() + RESCAN_EVERY);
-        self.shared.blind.store(self.blind.is_some(), Ordering::Relaxed);
+        self.shared
+            .blind
+            .store(self.blind.is_some(), Ordering::Relaxed);
         self.report();
         if std::mem::take(&mut self.changed) {
             self.publish.send_replace(Arc::new(self.known.clone()));
@@ -308,15 +365,26 @@ impl Watcher {
         match self.blind {
             None => tracing::info!("the whole cgroup tree is watched"),
             Some(Blind::Inotify(Errno::ENOSPC)) => {
-                tracing::warn!("no inotify watch is left: the cgroup tree is read every second; raise fs.inotify.max_user_watches");
+                tracing::warn!(
+                    "no inotify watch is left: the cgroup tree is read every second; raise fs.inotify.max_user_watches"
+                );
             }
             Some(Blind::Inotify(Errno::EMFILE)) => {
-                tracing::warn!("no inotify instance is left: the cgroup tree is read every second; raise fs.inotify.max_user_instances");
+                tracing::warn!(
+                    "no inotify instance is left: the cgroup tree is read every second; raise fs.inotify.max_user_instances"
+                );
             }
-            Some(Blind::Inotify(error)) => tracing::warn!(%error, "failed to watch the cgroup tree; it is read every second"),
-            Some(Blind::NoRoot) => tracing::warn!(root = %self.root, "the governed cgroup does not exist; looking for it every second"),
+            Some(Blind::Inotify(error)) => {
+                tracing::warn!(%error, "failed to watch the cgroup tree; it is read every second")
+            }
+            Some(Blind::NoRoot) => {
+                tracing::warn!(root = %self.root, "the governed cgroup does not exist; looking for it every second")
+            }
             Some(Blind::TooMany) => {
-                tracing::warn!(limit = MAX_CGROUPS, "more cgroups than can be known: those above the limit have no policy of their own");
+                tracing::warn!(
+                    limit = MAX_CGROUPS,
+                    "more cgroups than can be known: those above the limit have no policy of their own"
+                );
             }
         }
     }
@@ -331,7 +399,13 @@ mod tests {
     /// A watcher over ordinary directories: what differs from kernfs (link counts on some file systems) only costs a listing.
     fn watcher(mount: &Path) -> Watcher {
         let inbox = Inbox::new().unwrap();
-        Watcher::new(Hierarchy::for_test(mount), CgroupPath::top(), inbox, Arc::default(), watch::channel(Arc::default()).0)
+        Watcher::new(
+            Hierarchy::for_test(mount),
+            CgroupPath::top(),
+            inbox,
+            Arc::default(),
+            watch::channel(Arc::default()).0,
+        )
     }
 
     fn paths(watcher: &Watcher) -> Vec<String> {
@@ -351,7 +425,11 @@ mod tests {
         fs::remove_dir(directory.path().join("a/b/c")).unwrap();
         watcher.rescan();
         assert_eq!(paths(&watcher), ["/", "/a", "/a/b"]);
-        assert_eq!(locked(&watcher.shared.gone).len(), 1, "still found for late events");
+        assert_eq!(
+            locked(&watcher.shared.gone).len(),
+            1,
+            "still found for late events"
+        );
     }
 
     #[test]
@@ -387,8 +465,29 @@ mod tests {
         watcher.rescan();
         let wd = *watcher.watches.keys().next().unwrap();
         fs::create_dir(directory.path().join("unseen")).unwrap();
-        watcher.apply(vec![InotifyEvent { wd, mask: AddWatchFlags::IN_Q_OVERFLOW, cookie: 0, name: None }]);
+        watcher.apply(vec![InotifyEvent {
+            wd,
+            mask: AddWatchFlags::IN_Q_OVERFLOW,
+            cookie: 0,
+            name: None,
+        }]);
         assert_eq!(paths(&watcher), ["/", "/unseen"]);
+    }
+
+    #[test]
+    fn without_inotify_the_tree_is_read_again_and_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher {
+            inbox: Inbox::deaf().unwrap(),
+            ..watcher(directory.path())
+        };
+        watcher.rescan();
+        watcher.publish();
+        assert_eq!(watcher.reported, Some(Blind::Inotify(Errno::EMFILE)));
+        assert!(watcher.next_rescan.is_some());
+        fs::create_dir(directory.path().join("x")).unwrap();
+        watcher.rescan();
+        assert_eq!(paths(&watcher), ["/", "/x"]);
     }
 
     #[test]
@@ -401,10 +500,17 @@ mod tests {
         fs::remove_dir(directory.path()).unwrap();
         watcher.rescan();
         watcher.publish();
-        assert!(watcher.next_rescan.is_some() && watcher.shared.blind.load(Ordering::Relaxed), "the root is gone");
+        assert!(
+            watcher.next_rescan.is_some() && watcher.shared.blind.load(Ordering::Relaxed),
+            "the root is gone"
+        );
         fs::create_dir(directory.path()).unwrap();
         watcher.rescan();
         watcher.publish();
-        assert_eq!((watcher.next_rescan, paths(&watcher)), (None, vec!["/".to_owned()]), "and back");
+        assert_eq!(
+            (watcher.next_rescan, paths(&watcher)),
+            (None, vec!["/".to_owned()]),
+            "and back"
+        );
     }
 }

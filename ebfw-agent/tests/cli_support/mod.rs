@@ -8,10 +8,10 @@ use std::{
 
 /// What a run of `ebfw` ended with.
 #[derive(Debug)]
-pub struct Run {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl From<Output> for Run {
@@ -25,7 +25,7 @@ impl From<Output> for Run {
 }
 
 /// `ebfw` with these arguments, nothing of the caller's environment, in the root of the repository.
-pub fn command(arguments: &[&str]) -> Command {
+pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ebfw"));
     command
         .args(arguments)
@@ -35,22 +35,21 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
-pub fn ebfw(arguments: &[&str]) -> Run {
-    command(arguments).output().unwrap().into()
+pub(crate) fn ebfw(arguments: &[&str]) -> Run {
+    command(arguments).output().expect("ebfw is built").into()
 }
 
 /// `ebfw` with `input` on standard input.
-#[expect(dead_code, reason = "not every test binary feeds standard input")]
-pub fn ebfw_with_stdin(arguments: &[&str], input: &str) -> Run {
+pub(crate) fn ebfw_with_stdin(arguments: &[&str], input: &str) -> Run {
     let mut child = command(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+        .expect("ebfw is built");
+    let mut stdin = child.stdin.take().expect("it is piped");
     // A child that refuses early closes its end; what it says is judged, not the write.
     drop(stdin.write_all(input.as_bytes()));
     drop(stdin);
-    child.wait_with_output().unwrap().into()
+    child.wait_with_output().expect("it is a child").into()
 }

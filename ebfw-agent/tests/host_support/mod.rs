@@ -7,14 +7,20 @@ use ebfw_agent::host::cgroup::{CgroupPath, Hierarchy, OwnedCgroup};
 pub(crate) fn root(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        assert!(std::env::var_os("CI").is_none(), "{test} needs root, and CI must run it");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{test} needs root, and CI must run it"
+        );
         eprintln!("SKIPPED: {test} needs root");
     }
     root
 }
 
 /// A cgroup for one test.
-#[expect(clippy::allow_attributes, reason = "used in some of the files that share this, so that `expect` fails in others")]
+#[expect(
+    clippy::allow_attributes,
+    reason = "used in some of the files that share this, so that `expect` fails in others"
+)]
 #[allow(dead_code, reason = "not every file that shares this needs a cgroup")]
 pub(crate) fn cgroup(test: &str) -> (Hierarchy, OwnedCgroup) {
     let hierarchy = Hierarchy::find().unwrap();

@@ -34,7 +34,10 @@ const TOP_ID: CgroupId = CgroupId(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CgroupId(pub u64);
 
-const _: () = assert!(usize::BITS == 64, "inode numbers are cgroup ids only on 64-bit kernels");
+const _: () = assert!(
+    usize::BITS == 64,
+    "inode numbers are cgroup ids only on 64-bit kernels"
+);
 
 impl fmt::Display for CgroupId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,7 +139,9 @@ pub enum Error {
         mount: PathBuf,
     },
     /// The configured cgroup lies deeper than the kernel programs look.
-    #[error("cgroup `{configured}` lies {depth} levels deep, {MAX_CGROUP_DEPTH} at most can be governed: configure one of its ancestors")]
+    #[error(
+        "cgroup `{configured}` lies {depth} levels deep, {MAX_CGROUP_DEPTH} at most can be governed: configure one of its ancestors"
+    )]
     TooDeep {
         /// As it was configured.
         configured: String,
@@ -165,12 +170,20 @@ pub enum Error {
 }
 
 fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn failed(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
     let path = path.into();
-    move |source| Error::Io { action, path, source }
+    move |source| Error::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 /// A mounted cgroup v2 hierarchy.
@@ -186,7 +199,10 @@ impl Hierarchy {
     /// A hierarchy that lies where a test put it.
     #[cfg(test)]
     pub(crate) fn for_test(mount: &Path) -> Self {
-        Self { mount: mount.to_owned(), shown_root: "/".into() }
+        Self {
+            mount: mount.to_owned(),
+            shown_root: "/".into(),
+        }
     }
 
     /// Finds the mount: the usual places first, then whatever /proc/self/mountinfo lists.
@@ -195,15 +211,25 @@ impl Hierarchy {
         let text = fs::read(table).map_err(failed("read", table))?;
         let mut mounts = mounts::cgroup2(&text);
         mounts.retain(|mount| mount.point.is_dir());
-        let best = mounts.into_iter().min_by_key(|mount| mount.preference()).ok_or(Error::NotMounted)?;
-        Ok(Self { mount: best.point, shown_root: best.root })
+        let best = mounts
+            .into_iter()
+            .min_by_key(|mount| mount.preference())
+            .ok_or(Error::NotMounted)?;
+        Ok(Self {
+            mount: best.point,
+            shown_root: best.root,
+        })
     }
 
     /// The directory of `path`.
     #[must_use]
     pub fn directory(&self, path: &CgroupPath) -> PathBuf {
         let below = path.as_path().strip_prefix("/").unwrap_or(path.as_path());
-        if below.as_os_str().is_empty() { self.mount.clone() } else { self.mount.join(below) }
+        if below.as_os_str().is_empty() {
+            self.mount.clone()
+        } else {
+            self.mount.join(below)
+        }
     }
 
     /// The id of the cgroup at `path`.
@@ -236,8 +262,12 @@ impl Hierarchy {
         let directory = self.directory(path);
         let entries = fs::read_dir(&directory).map_err(failed("list cgroup", &directory))?;
         // An entry that cannot be read belongs to a cgroup that vanished under the listing.
-        let children = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        Ok(children.map(|entry| (path.join(&entry.file_name()), CgroupId(entry.ino()))).collect())
+        let children = entries
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        Ok(children
+            .map(|entry| (path.join(&entry.file_name()), CgroupId(entry.ino())))
+            .collect())
     }
 
     /// Whether the mount shows the top of the host's hierarchy. If not, cgroups outside of what it shows cannot be governed.
@@ -264,10 +294,14 @@ impl Hierarchy {
         let file = Path::new("/proc/self/cgroup");
         let text = fs::read(file).map_err(failed("read", file))?;
         let shown = mounts::unified_entry(&text).ok_or(Error::NotMounted)?;
-        let own = mounts::below(&shown, &self.shown_root).filter(|path| self.directory(path).is_dir());
+        let own =
+            mounts::below(&shown, &self.shown_root).filter(|path| self.directory(path).is_dir());
         // Seen from inside a cgroup namespace the names above are unknown: look where this process is listed.
         own.or_else(|| self.cgroup_listing(std::process::id()))
-            .ok_or_else(|| Error::OwnNotVisible { shown: shown.display().to_string(), mount: self.mount.clone() })
+            .ok_or_else(|| Error::OwnNotVisible {
+                shown: shown.display().to_string(),
+                mount: self.mount.clone(),
+            })
     }
 
     /// The cgroup whose list of processes contains `pid`.
@@ -277,7 +311,12 @@ impl Hierarchy {
             if self.listed(&path).is_ok_and(|pids| pids.contains(&pid)) {
                 return Some(path);
             }
-            pending.extend(self.children(&path).unwrap_or_default().into_iter().map(|(child, _)| child));
+            pending.extend(
+                self.children(&path)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|(child, _)| child),
+            );
         }
         None
     }
@@ -289,18 +328,33 @@ impl Hierarchy {
         };
         let mut tried = Vec::new();
         let value = Path::new(configured);
-        for candidate in [value.strip_prefix(&self.mount).ok(), Some(value)].into_iter().flatten() {
-            let path = CgroupPath::new(candidate)
-                .ok_or_else(|| Error::Climbs { configured: configured.to_owned(), mount: self.mount.clone() })?;
+        for candidate in [value.strip_prefix(&self.mount).ok(), Some(value)]
+            .into_iter()
+            .flatten()
+        {
+            let path = CgroupPath::new(candidate).ok_or_else(|| Error::Climbs {
+                configured: configured.to_owned(),
+                mount: self.mount.clone(),
+            })?;
             let directory = self.directory(&path);
             if directory.join("cgroup.procs").exists() {
                 let depth = path.depth();
-                let too_deep = || Error::TooDeep { configured: configured.to_owned(), depth };
-                return if depth <= MAX_CGROUP_DEPTH as usize { Ok(path) } else { Err(too_deep()) };
+                let too_deep = || Error::TooDeep {
+                    configured: configured.to_owned(),
+                    depth,
+                };
+                return if depth <= MAX_CGROUP_DEPTH as usize {
+                    Ok(path)
+                } else {
+                    Err(too_deep())
+                };
             }
             tried.push(directory);
         }
-        Err(Error::NoSuchCgroup { configured: configured.to_owned(), tried })
+        Err(Error::NoSuchCgroup {
+            configured: configured.to_owned(),
+            tried,
+        })
     }
 
     /// The processes in `path` and below, in no order; at most about `limit`. Cgroups that vanish meanwhile are left out.
@@ -314,7 +368,12 @@ impl Hierarchy {
                 pids.truncate(limit);
                 break;
             }
-            pending.extend(self.children(&path).unwrap_or_default().into_iter().map(|(child, _)| child));
+            pending.extend(
+                self.children(&path)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|(child, _)| child),
+            );
         }
         pids
     }
@@ -323,7 +382,11 @@ impl Hierarchy {
     /// processes are listed by its domain above, so for it the list is empty. 0 stands for a process of another pid namespace.
     fn listed(&self, path: &CgroupPath) -> io::Result<Vec<u32>> {
         match fs::read_to_string(self.directory(path).join("cgroup.procs")) {
-            Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid != 0).collect()),
+            Ok(text) => Ok(text
+                .lines()
+                .filter_map(|line| line.parse().ok())
+                .filter(|&pid| pid != 0)
+                .collect()),
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -338,7 +401,12 @@ impl Hierarchy {
 /// Whether `name` can be a cgroup's: one path element, and not one that the kernel would take for a file of its own.
 fn is_cgroup_name(name: &str) -> bool {
     let bytes = OsStr::new(name).as_bytes();
-    !bytes.is_empty() && name != "." && name != ".." && !bytes.contains(&b'/') && !bytes.contains(&b'\n') && !bytes.contains(&0)
+    !bytes.is_empty()
+        && name != "."
+        && name != ".."
+        && !bytes.contains(&b'/')
+        && !bytes.contains(&b'\n')
+        && !bytes.contains(&0)
 }
 
 #[cfg(test)]
@@ -353,20 +421,35 @@ mod tests {
     fn a_path_is_absolute_and_never_climbs() {
         for (given, expected, why) in [
             ("/system.slice", Some("/system.slice"), "as it is"),
-            ("system.slice/", Some("/system.slice"), "relative, with a slash at its end"),
+            (
+                "system.slice/",
+                Some("/system.slice"),
+                "relative, with a slash at its end",
+            ),
             ("", Some("/"), "nothing is the top"),
             ("/a//./b", Some("/a/b"), "empty elements"),
             ("/a/../b", None, "climbs"),
             ("..", None, "climbs out"),
         ] {
-            assert_eq!(CgroupPath::new(given).map(|path| path.to_string()), expected.map(str::to_owned), "{why}");
+            assert_eq!(
+                CgroupPath::new(given).map(|path| path.to_string()),
+                expected.map(str::to_owned),
+                "{why}"
+            );
         }
     }
 
     #[test]
     fn depth_and_containment_count_whole_names() {
-        assert_eq!([path("/").depth(), path("/a").depth(), path("/a/b").depth()], [0, 1, 2]);
-        assert!(path("/a/b").is_within(&path("/a")) && path("/a").is_within(&path("/a")) && path("/a").is_within(&path("/")));
+        assert_eq!(
+            [path("/").depth(), path("/a").depth(), path("/a/b").depth()],
+            [0, 1, 2]
+        );
+        assert!(
+            path("/a/b").is_within(&path("/a"))
+                && path("/a").is_within(&path("/a"))
+                && path("/a").is_within(&path("/"))
+        );
         assert!(!path("/ab").is_within(&path("/a")) && !path("/").is_within(&path("/a")));
         assert_eq!(path("/a/b").parent(), Some(path("/a")));
         assert_eq!(path("/").parent(), None);
@@ -392,10 +475,22 @@ mod tests {
             (Some(""), "/", "empty is as absent"),
             (Some("/"), "/", "the top by its path"),
             (Some("/system.slice"), "/system.slice", "below the mount"),
-            (Some("system.slice/a.service"), "/system.slice/a.service", "without a slash"),
-            (Some(absolute.as_str()), "/system.slice", "the directory itself"),
+            (
+                Some("system.slice/a.service"),
+                "/system.slice/a.service",
+                "without a slash",
+            ),
+            (
+                Some(absolute.as_str()),
+                "/system.slice",
+                "the directory itself",
+            ),
         ] {
-            assert_eq!(hierarchy.resolve(configured).unwrap().to_string(), expected, "{why}");
+            assert_eq!(
+                hierarchy.resolve(configured).unwrap().to_string(),
+                expected,
+                "{why}"
+            );
         }
     }
 
@@ -404,8 +499,14 @@ mod tests {
         let (_keep, hierarchy) = lookalike();
         let message = hierarchy.resolve(Some("/nope")).unwrap_err().to_string();
         assert!(message.contains("`/nope` does not exist"), "{message}");
-        assert!(message.contains(&hierarchy.mount.join("nope").display().to_string()), "{message}");
-        let climbing = hierarchy.resolve(Some("/system.slice/../..")).unwrap_err().to_string();
+        assert!(
+            message.contains(&hierarchy.mount.join("nope").display().to_string()),
+            "{message}"
+        );
+        let climbing = hierarchy
+            .resolve(Some("/system.slice/../.."))
+            .unwrap_err()
+            .to_string();
         assert!(climbing.contains("contains `..`"), "{climbing}");
     }
 
@@ -416,7 +517,10 @@ mod tests {
         fs::create_dir_all(hierarchy.mount.join(&deep)).unwrap();
         fs::write(hierarchy.mount.join(&deep).join("cgroup.procs"), "").unwrap();
         let message = hierarchy.resolve(Some(&deep)).unwrap_err().to_string();
-        assert!(message.contains("lies 17 levels deep, 16 at most"), "{message}");
+        assert!(
+            message.contains("lies 17 levels deep, 16 at most"),
+            "{message}"
+        );
     }
 
     #[test]

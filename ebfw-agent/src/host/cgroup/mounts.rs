@@ -38,12 +38,17 @@ pub(super) fn cgroup2(mountinfo: &[u8]) -> Vec<Mount> {
     let mut found: Vec<Mount> = Vec::new();
     for line in mountinfo.split(|&byte| byte == b'\n') {
         let mut fields = line.split(|&byte| byte == b' ');
-        let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else { continue };
+        let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else {
+            continue;
+        };
         let point = unescape(point);
         found.retain(|mount| mount.point != point);
         let kind = fields.skip_while(|field| *field != b"-").nth(1);
         if kind == Some(b"cgroup2") {
-            found.push(Mount { root: unescape(root), point });
+            found.push(Mount {
+                root: unescape(root),
+                point,
+            });
         }
     }
     found
@@ -55,7 +60,12 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut rest = field;
     while let [byte, tail @ ..] = rest {
         match tail {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if *byte == b'\\' => {
+            [
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                after @ ..,
+            ] if *byte == b'\\' => {
                 out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
                 rest = after;
             }
@@ -70,7 +80,9 @@ fn unescape(field: &[u8]) -> PathBuf {
 
 /// The path of the `0::` line of /proc/PID/cgroup. The kernel appends ` (deleted)` where the cgroup is gone.
 pub(super) fn unified_entry(cgroup: &[u8]) -> Option<PathBuf> {
-    let line = cgroup.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+    let line = cgroup
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"0::"))?;
     let line = line.strip_suffix(b" (deleted)").unwrap_or(line);
     Some(OsString::from_vec(line.to_vec()).into())
 }
@@ -88,42 +100,72 @@ mod tests {
 
     #[test]
     fn the_table_of_each_kind_of_machine_is_understood() {
-        let line = |id: u32, root: &str, point: &str, kind: &str| format!("{id} 31 0:38 {root} {point} rw,relatime shared:9 - {kind} x rw\n");
+        let line = |id: u32, root: &str, point: &str, kind: &str| {
+            format!("{id} 31 0:38 {root} {point} rw,relatime shared:9 - {kind} x rw\n")
+        };
         for (table, expected, why) in [
-            (line(1, "/", "/sys/fs/cgroup", "cgroup2"), Some(("/", "/sys/fs/cgroup")), "unified"),
             (
-                line(1, "/", "/sys/fs/cgroup", "tmpfs") + &line(2, "/", "/sys/fs/cgroup/cpu", "cgroup") + &line(3, "/", "/sys/fs/cgroup/unified", "cgroup2"),
+                line(1, "/", "/sys/fs/cgroup", "cgroup2"),
+                Some(("/", "/sys/fs/cgroup")),
+                "unified",
+            ),
+            (
+                line(1, "/", "/sys/fs/cgroup", "tmpfs")
+                    + &line(2, "/", "/sys/fs/cgroup/cpu", "cgroup")
+                    + &line(3, "/", "/sys/fs/cgroup/unified", "cgroup2"),
                 Some(("/", "/sys/fs/cgroup/unified")),
                 "hybrid",
             ),
-            (line(1, "/", "/mnt/my\\040cgroups\\134x", "cgroup2"), Some(("/", "/mnt/my cgroups\\x")), "another place, escaped"),
             (
-                line(1, "/docker/ab", "/sys/fs/cgroup", "cgroup2") + &line(2, "/", "/host/sys/fs/cgroup", "cgroup2"),
+                line(1, "/", "/mnt/my\\040cgroups\\134x", "cgroup2"),
+                Some(("/", "/mnt/my cgroups\\x")),
+                "another place, escaped",
+            ),
+            (
+                line(1, "/docker/ab", "/sys/fs/cgroup", "cgroup2")
+                    + &line(2, "/", "/host/sys/fs/cgroup", "cgroup2"),
                 Some(("/", "/host/sys/fs/cgroup")),
                 "the whole before a part",
             ),
             (
-                line(1, "/", "/sys/fs/cgroup", "cgroup2") + &line(2, "/../..", "/host/sys/fs/cgroup", "cgroup2"),
+                line(1, "/", "/sys/fs/cgroup", "cgroup2")
+                    + &line(2, "/../..", "/host/sys/fs/cgroup", "cgroup2"),
                 Some(("/", "/sys/fs/cgroup")),
                 "the usual place where both show enough",
             ),
             (
-                line(1, "/", "/sys/fs/cgroup", "cgroup2") + &line(2, "/", "/sys/fs/cgroup", "tmpfs"),
+                line(1, "/", "/sys/fs/cgroup", "cgroup2")
+                    + &line(2, "/", "/sys/fs/cgroup", "tmpfs"),
                 None,
                 "covered by a later mount",
             ),
             (String::new(), None, "empty"),
-            ("garbage\n1 2 3\n\n- cgroup2".to_owned(), None, "not a table"),
+            (
+                "garbage\n1 2 3\n\n- cgroup2".to_owned(),
+                None,
+                "not a table",
+            ),
         ] {
-            let best = cgroup2(table.as_bytes()).into_iter().min_by_key(Mount::preference);
-            let expected = expected.map(|(root, point)| Mount { root: root.into(), point: point.into() });
+            let best = cgroup2(table.as_bytes())
+                .into_iter()
+                .min_by_key(Mount::preference);
+            let expected = expected.map(|(root, point)| Mount {
+                root: root.into(),
+                point: point.into(),
+            });
             assert_eq!(best, expected, "{why}");
         }
     }
 
     #[test]
     fn only_whole_escapes_are_undone() {
-        for (field, expected) in [("a\\04", "a\\04"), ("\\", "\\"), ("\\777", "\\777"), ("\\012\\011", "\n\t"), ("a\\\\040", "a\\ ")] {
+        for (field, expected) in [
+            ("a\\04", "a\\04"),
+            ("\\", "\\"),
+            ("\\777", "\\777"),
+            ("\\012\\011", "\n\t"),
+            ("a\\\\040", "a\\ "),
+        ] {
             assert_eq!(unescape(field.as_bytes()), Path::new(expected), "{field}");
         }
     }
@@ -131,8 +173,14 @@ mod tests {
     #[test]
     fn the_own_entry_is_the_one_without_controllers() {
         let text = b"9:name=systemd:/x\n4:memory:/y\n0::/system.slice/ebfw.service\n";
-        assert_eq!(unified_entry(text).unwrap(), Path::new("/system.slice/ebfw.service"));
-        assert_eq!(unified_entry(b"0::/gone (deleted)\n").unwrap(), Path::new("/gone"));
+        assert_eq!(
+            unified_entry(text).unwrap(),
+            Path::new("/system.slice/ebfw.service")
+        );
+        assert_eq!(
+            unified_entry(b"0::/gone (deleted)\n").unwrap(),
+            Path::new("/gone")
+        );
         assert_eq!(unified_entry(b"4:memory:/\n"), None);
         assert_eq!(unified_entry(b""), None);
     }
@@ -142,12 +190,26 @@ mod tests {
         for (shown, root, expected, why) in [
             ("/a/b", "/", Some("/a/b"), "the plain host"),
             ("/docker/ab/x", "/docker/ab", Some("/x"), "a partial mount"),
-            ("/docker/ab", "/docker/ab", Some("/"), "the top of a partial mount"),
+            (
+                "/docker/ab",
+                "/docker/ab",
+                Some("/"),
+                "the top of a partial mount",
+            ),
             ("/docker/other", "/docker/ab", None, "outside of the mount"),
             ("/../../a", "/", None, "above the own namespace"),
-            ("/", "/../..", None, "host mount inside a cgroup namespace: the names between are unknown"),
+            (
+                "/",
+                "/../..",
+                None,
+                "host mount inside a cgroup namespace: the names between are unknown",
+            ),
         ] {
-            assert_eq!(below(Path::new(shown), Path::new(root)).map(|path| path.to_string()), expected.map(str::to_owned), "{why}");
+            assert_eq!(
+                below(Path::new(shown), Path::new(root)).map(|path| path.to_string()),
+                expected.map(str::to_owned),
+                "{why}"
+            );
         }
     }
 }

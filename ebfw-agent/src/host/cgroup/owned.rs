@@ -32,11 +32,19 @@ impl OwnedCgroup {
     pub(super) fn create(parent: PathBuf, path: CgroupPath, name: &str) -> Result<Self, Error> {
         let directory = parent.join(name);
         if !is_cgroup_name(name) {
-            return Err(failed("create cgroup", directory)(io::Error::from(io::ErrorKind::InvalidInput)));
+            return Err(failed("create cgroup", directory)(io::Error::from(
+                io::ErrorKind::InvalidInput,
+            )));
         }
         fs::create_dir(&directory).map_err(failed("create cgroup", &directory))?;
-        let mut owned = Self { directory, path, id: CgroupId(0), removed: false };
-        let metadata = fs::metadata(&owned.directory).map_err(failed("look at cgroup", &owned.directory))?;
+        let mut owned = Self {
+            directory,
+            path,
+            id: CgroupId(0),
+            removed: false,
+        };
+        let metadata =
+            fs::metadata(&owned.directory).map_err(failed("look at cgroup", &owned.directory))?;
         owned.id = CgroupId(std::os::unix::fs::MetadataExt::ino(&metadata));
         Ok(owned)
     }
@@ -63,7 +71,10 @@ impl OwnedCgroup {
     /// For tokio's `Command` give its `as_std_mut()`.
     pub fn confine(&self, command: &mut Command) -> Result<(), Error> {
         let list = self.directory.join("cgroup.procs");
-        let file = File::options().write(true).open(&list).map_err(failed("open", list))?;
+        let file = File::options()
+            .write(true)
+            .open(&list)
+            .map_err(failed("open", list))?;
         // "0" is the writing process itself.
         let enter = move || (&file).write_all(b"0");
         // SAFETY: between fork and exec the closure makes one write(2) of constant bytes to a file that was opened before; it
@@ -103,7 +114,9 @@ fn remove_for(directory: &Path, time: Duration) -> Result<(), Error> {
     let until = Instant::now() + time;
     loop {
         match remove_tree(directory) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => thread::sleep(REMOVE_PAUSE),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                thread::sleep(REMOVE_PAUSE)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             result => return result.map_err(failed("remove cgroup", directory)),
         }

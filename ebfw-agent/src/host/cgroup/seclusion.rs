@@ -33,11 +33,17 @@ impl Hierarchy {
         self.remove_leftovers(&own);
         let pid = std::process::id();
         if own != CgroupPath::top() && self.processes(&own, 2) == [pid] {
-            return Ok(Seclusion { path: own, moved: None });
+            return Ok(Seclusion {
+                path: own,
+                moved: None,
+            });
         }
         let cgroup = self.create(&own, &format!("{PREFIX}{pid}"))?;
         cgroup.admit(pid)?;
-        Ok(Seclusion { path: cgroup.path().clone(), moved: Some((cgroup, self.clone(), own)) })
+        Ok(Seclusion {
+            path: cgroup.path().clone(),
+            moved: Some((cgroup, self.clone(), own)),
+        })
     }
 
     fn remove_leftovers(&self, own: &CgroupPath) {
@@ -58,9 +64,13 @@ fn is_seclusion(path: &CgroupPath) -> bool {
 impl Drop for Seclusion {
     fn drop(&mut self) {
         // The cgroup itself goes with its value, once the agent has left it.
-        let Some((_cgroup, hierarchy, back)) = &self.moved else { return };
+        let Some((_cgroup, hierarchy, back)) = &self.moved else {
+            return;
+        };
         let list = hierarchy.directory(back).join("cgroup.procs");
-        if let Err(error) = fs::write(&list, std::process::id().to_string()).map_err(failed("return to", list)) {
+        if let Err(error) =
+            fs::write(&list, std::process::id().to_string()).map_err(failed("return to", list))
+        {
             tracing::warn!(%error, "the agent's cgroup is left behind");
         }
     }

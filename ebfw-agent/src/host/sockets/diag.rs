@@ -10,7 +10,8 @@ use std::{
 
 use nix::sys::{
     socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket, sockopt::ReceiveTimeout,
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
+        setsockopt, socket, sockopt::ReceiveTimeout,
     },
     time::TimeVal,
 };
@@ -141,7 +142,8 @@ struct Entry {
     _inode: u32,
 }
 
-const _: () = assert!(size_of::<Query>() == 72 && size_of::<Entry>() == 72 && size_of::<SockId>() == 48);
+const _: () =
+    assert!(size_of::<Query>() == 72 && size_of::<Entry>() == 72 && size_of::<SockId>() == 48);
 
 /// A TCP socket as a dump lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,13 +174,28 @@ pub struct Diag {
 impl Diag {
     /// Opens one for the namespace of the calling thread.
     pub fn open() -> io::Result<Self> {
-        let socket = socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkSockDiag,
+        )?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(ANSWER_WITHIN_S, 0))?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: vec![0; BUFFER],
+        })
     }
 
     /// Destroys the TCP socket with these ends and this cookie. ENOENT: there is none; the cookie keeps a successor safe.
-    pub fn destroy(&mut self, family: Family, source: SocketAddr, destination: SocketAddr, cookie: u64) -> io::Result<()> {
+    pub fn destroy(
+        &mut self,
+        family: Family,
+        source: SocketAddr,
+        destination: SocketAddr,
+        cookie: u64,
+    ) -> io::Result<()> {
         self.destroy_id(family, SockId::new(family, source, destination, cookie))
     }
 
@@ -195,7 +212,12 @@ impl Diag {
     /// The TCP sockets of one family, in every state but TIME_WAIT.
     pub fn dump(&mut self, family: Family) -> io::Result<Vec<TcpSocket>> {
         let nothing = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, SockId::new(family, nothing, nothing, 0))?;
+        self.send(
+            SOCK_DIAG_BY_FAMILY,
+            NLM_F_REQUEST | NLM_F_DUMP,
+            family,
+            SockId::new(family, nothing, nothing, 0),
+        )?;
         let mut sockets = Vec::new();
         self.receive(|message| sockets.extend(parse_entry(message)))?;
         Ok(sockets)
@@ -203,11 +225,29 @@ impl Diag {
 
     fn send(&mut self, kind: u16, flags: u16, family: Family, id: SockId) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let header = Header { length: size_of::<Query>() as u32, kind, flags, sequence: self.sequence, port: 0 };
+        let header = Header {
+            length: size_of::<Query>() as u32,
+            kind,
+            flags,
+            sequence: self.sequence,
+            port: 0,
+        };
         let time_wait = 1 << 6;
-        let query =
-            Query { header, family: family.number(), protocol: libc::IPPROTO_TCP as u8, extensions: 0, pad: 0, states: !time_wait, id };
-        sendto(self.socket.as_raw_fd(), query.as_bytes(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let query = Query {
+            header,
+            family: family.number(),
+            protocol: libc::IPPROTO_TCP as u8,
+            extensions: 0,
+            pad: 0,
+            states: !time_wait,
+            id,
+        };
+        sendto(
+            self.socket.as_raw_fd(),
+            query.as_bytes(),
+            &NetlinkAddr::new(0, 0),
+            MsgFlags::empty(),
+        )?;
         Ok(())
     }
 
@@ -251,9 +291,13 @@ impl<'a> Iterator for Messages<'a> {
         }
         let bytes = std::mem::take(&mut self.0);
         let cut = || Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof)));
-        let Ok((header, _)) = Header::read_from_prefix(bytes) else { return cut() };
+        let Ok((header, _)) = Header::read_from_prefix(bytes) else {
+            return cut();
+        };
         let length = header.length as usize;
-        let Some(payload) = bytes.get(size_of::<Header>()..length) else { return cut() };
+        let Some(payload) = bytes.get(size_of::<Header>()..length) else {
+            return cut();
+        };
         self.0 = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Ok((header, payload)))
     }
@@ -262,15 +306,20 @@ impl<'a> Iterator for Messages<'a> {
 /// Reads a `struct inet_diag_msg` with its attributes; `None` for what is none.
 fn parse_entry(message: &[u8]) -> Option<TcpSocket> {
     let (entry, attributes) = Entry::read_from_prefix(message).ok()?;
-    let family = [Family::V4, Family::V6].into_iter().find(|family| family.number() == entry.family)?;
-    let end = |address: [u8; 16], port: [u8; 2]| SocketAddr::new(parse_address(family, address), u16::from_be_bytes(port));
+    let family = [Family::V4, Family::V6]
+        .into_iter()
+        .find(|family| family.number() == entry.family)?;
+    let end = |address: [u8; 16], port: [u8; 2]| {
+        SocketAddr::new(parse_address(family, address), u16::from_be_bytes(port))
+    };
     Some(TcpSocket {
         family,
         state: entry.state,
         source: end(entry.id.source, entry.id.source_port),
         destination: end(entry.id.destination, entry.id.destination_port),
         cookie: entry.id.cookie(),
-        cgroup_id: attribute(attributes, INET_DIAG_CGROUP_ID).and_then(|value| u64::read_from_bytes(value).ok()),
+        cgroup_id: attribute(attributes, INET_DIAG_CGROUP_ID)
+            .and_then(|value| u64::read_from_bytes(value).ok()),
         id: entry.id,
     })
 }
@@ -299,7 +348,13 @@ mod tests {
     use super::*;
 
     fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
-        let header = Header { length: (16 + payload.len()) as u32, kind, flags: 0, sequence: 1, port: 0 };
+        let header = Header {
+            length: (16 + payload.len()) as u32,
+            kind,
+            flags: 0,
+            sequence: 1,
+            port: 0,
+        };
         [header.as_bytes(), payload].concat()
     }
 
@@ -307,11 +362,17 @@ mod tests {
     fn cut_and_lying_messages_end_in_an_error() {
         let whole = message(NLMSG_DONE, &0i32.to_ne_bytes());
         for length in 1..whole.len() {
-            assert!(Messages(&whole[..length]).next().unwrap().is_err(), "cut after {length} bytes");
+            assert!(
+                Messages(&whole[..length]).next().unwrap().is_err(),
+                "cut after {length} bytes"
+            );
         }
         let mut short = whole.clone();
         short[..4].copy_from_slice(&8u32.to_ne_bytes());
-        assert!(Messages(&short).next().unwrap().is_err(), "shorter than its own header");
+        assert!(
+            Messages(&short).next().unwrap().is_err(),
+            "shorter than its own header"
+        );
         assert!(Messages(&[]).next().is_none());
     }
 
@@ -320,30 +381,49 @@ mod tests {
         let mut two = message(7, b"abcde");
         two.extend([0; 3]);
         two.extend(message(8, b""));
-        let read: Vec<_> = Messages(&two).map(|message| message.map(|(header, payload)| (header.kind, payload.len())).unwrap()).collect();
+        let read: Vec<_> = Messages(&two)
+            .map(|message| {
+                message
+                    .map(|(header, payload)| (header.kind, payload.len()))
+                    .unwrap()
+            })
+            .collect();
         assert_eq!(read, [(7, 5), (8, 0)]);
     }
 
     #[test]
     fn the_outcome_is_the_negative_error_number() {
         assert!(outcome(&0i32.to_ne_bytes()).is_ok());
-        assert_eq!(outcome(&(-2i32).to_ne_bytes()).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(
+            outcome(&(-2i32).to_ne_bytes()).unwrap_err().raw_os_error(),
+            Some(libc::ENOENT)
+        );
         assert!(outcome(&i32::MIN.to_ne_bytes()).is_err());
         assert!(outcome(&[0]).is_err());
     }
 
     #[test]
     fn attributes_that_lie_about_their_length_end_the_list() {
-        let list = |length: u16, kind: u16, value: &[u8]| [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        let list = |length: u16, kind: u16, value: &[u8]| {
+            [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+        };
         for (attributes, expected, why) in [
             (list(12, 21, &[1; 8]), Some(8), "the one"),
-            ([list(5, 3, &[9, 0, 0, 0]), list(12, 21, &[1; 8])].concat(), Some(8), "behind a padded one"),
+            (
+                [list(5, 3, &[9, 0, 0, 0]), list(12, 21, &[1; 8])].concat(),
+                Some(8),
+                "behind a padded one",
+            ),
             (list(0, 3, &[]), None, "length 0 would never end"),
             (list(3, 3, &[]), None, "shorter than its header"),
             (list(200, 21, &[1; 8]), None, "longer than what is there"),
             (vec![], None, "none"),
         ] {
-            assert_eq!(attribute(&attributes, 21).map(<[u8]>::len), expected, "{why}");
+            assert_eq!(
+                attribute(&attributes, 21).map(<[u8]>::len),
+                expected,
+                "{why}"
+            );
         }
     }
 
@@ -362,6 +442,9 @@ mod tests {
         let v4: IpAddr = "1.2.3.4".parse().unwrap();
         let mapped: IpAddr = "::ffff:1.2.3.4".parse().unwrap();
         assert_eq!(address_bytes(Family::V4, mapped)[..5], [1, 2, 3, 4, 0]);
-        assert_eq!(address_bytes(Family::V6, v4)[10..], [0xff, 0xff, 1, 2, 3, 4]);
+        assert_eq!(
+            address_bytes(Family::V6, v4)[10..],
+            [0xff, 0xff, 1, 2, 3, 4]
+        );
     }
 }

@@ -90,13 +90,23 @@ impl Destroyer {
         let counts = Arc::<Counts>::default();
         let mut worker = Worker::new(hierarchy, path_of)?;
         let results = Arc::clone(&counts);
-        let thread = thread::Builder::new().name("ebfw-destroy".to_owned()).spawn(move || worker.run(&requests, &results))?;
-        Ok(Self { queue: Some(queue), counts, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("ebfw-destroy".to_owned())
+            .spawn(move || worker.run(&requests, &results))?;
+        Ok(Self {
+            queue: Some(queue),
+            counts,
+            thread: Some(thread),
+        })
     }
 
     /// Hands in a request; never waits.
     pub fn request(&self, request: Request) {
-        if self.queue.as_ref().is_none_or(|queue| queue.try_send(request).is_err()) {
+        if self
+            .queue
+            .as_ref()
+            .is_none_or(|queue| queue.try_send(request).is_err())
+        {
             self.counts.overrun.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -112,7 +122,11 @@ impl Drop for Destroyer {
     fn drop(&mut self) {
         // The thread ends with the queue.
         self.queue = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
             tracing::error!("the thread that destroys sockets has panicked");
         }
     }
@@ -127,7 +141,10 @@ pub struct Worker {
 impl Worker {
     /// A worker of the calling thread's namespace.
     pub fn new(hierarchy: Hierarchy, path_of: PathOf) -> io::Result<Self> {
-        Ok(Self { namespaces: Namespaces::new(hierarchy)?, path_of })
+        Ok(Self {
+            namespaces: Namespaces::new(hierarchy)?,
+            path_of,
+        })
     }
 
     fn run(&mut self, requests: &Receiver<Request>, counts: &Counts) {
@@ -143,10 +160,20 @@ impl Worker {
 
     /// Destroys the socket of `request`, looking through the namespaces, the likeliest first.
     pub fn destroy(&mut self, request: &Request) -> Outcome {
-        let Some(target) = Target::of(request) else { return Outcome::Gone };
-        let Self { namespaces, path_of } = self;
+        let Some(target) = Target::of(request) else {
+            return Outcome::Gone;
+        };
+        let Self {
+            namespaces,
+            path_of,
+        } = self;
         let cgroup = CgroupId(request.cgroup_id);
-        namespaces.try_each(cgroup, || path_of(cgroup), Instant::now() + BUDGET, |diag| target.destroy(diag))
+        namespaces.try_each(
+            cgroup,
+            || path_of(cgroup),
+            Instant::now() + BUDGET,
+            |diag| target.destroy(diag),
+        )
     }
 }
 
@@ -179,7 +206,9 @@ impl Target {
             6 => Family::V6,
             _ => return None,
         };
-        let end = |address: Address, port| SocketAddr::new(IpAddr::from(address.octets()).to_canonical(), port);
+        let end = |address: Address, port| {
+            SocketAddr::new(IpAddr::from(address.octets()).to_canonical(), port)
+        };
         (request.protocol == libc::IPPROTO_TCP as u32 && request.cookie != 0).then(|| Self {
             family,
             source: end(request.source, request.source_port),
@@ -197,7 +226,11 @@ impl Target {
             }
         }
         for family in [self.family, self.family.other()] {
-            if let Some(listed) = diag.dump(family)?.iter().find(|socket| socket.cookie == self.cookie) {
+            if let Some(listed) = diag
+                .dump(family)?
+                .iter()
+                .find(|socket| socket.cookie == self.cookie)
+            {
                 return found(diag.destroy_listed(listed));
             }
         }
@@ -210,7 +243,9 @@ impl Target {
 fn found(answer: io::Result<()>) -> io::Result<bool> {
     match answer {
         Ok(()) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => Ok(false),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -247,9 +282,27 @@ mod tests {
     #[test]
     fn a_request_that_names_no_tcp_socket_is_left_alone() {
         for (request, why) in [
-            (Request { protocol: 17, ..request() }, "UDP"),
-            (Request { cookie: 0, ..request() }, "no cookie would match by addresses alone"),
-            (Request { family: 0, ..request() }, "no family"),
+            (
+                Request {
+                    protocol: 17,
+                    ..request()
+                },
+                "UDP",
+            ),
+            (
+                Request {
+                    cookie: 0,
+                    ..request()
+                },
+                "no cookie would match by addresses alone",
+            ),
+            (
+                Request {
+                    family: 0,
+                    ..request()
+                },
+                "no family",
+            ),
             (Request::new_zeroed(), "nothing"),
         ] {
             assert_eq!(Target::of(&request), None, "{why}");

@@ -75,23 +75,40 @@ impl Namespaces {
         until: Instant,
         mut attempt: impl FnMut(&mut Diag) -> io::Result<bool>,
     ) -> Outcome {
-        let mut search = Search { cgroup, until, tried: HashSet::new(), error: None, attempt: &mut attempt };
+        let mut search = Search {
+            cgroup,
+            until,
+            tried: HashSet::new(),
+            error: None,
+            attempt: &mut attempt,
+        };
         if self.search(&mut search, path) {
             return Outcome::Destroyed;
         }
         search.error.map_or(Outcome::Gone, Outcome::Failed)
     }
 
-    fn search(&mut self, search: &mut Search<'_>, path: impl FnOnce() -> Option<CgroupPath>) -> bool {
+    fn search(
+        &mut self,
+        search: &mut Search<'_>,
+        path: impl FnOnce() -> Option<CgroupPath>,
+    ) -> bool {
         if let Some(&known) = self.by_cgroup.get(&search.cgroup)
             && self.try_open(search, known)
         {
             return true;
         }
-        let processes = path().map(|path| self.hierarchy.processes(&path, PROCESSES)).unwrap_or_default();
-        processes.iter().any(|pid| self.try_at(search, &process_namespace(*pid)))
+        let processes = path()
+            .map(|path| self.hierarchy.processes(&path, PROCESSES))
+            .unwrap_or_default();
+        processes
+            .iter()
+            .any(|pid| self.try_at(search, &process_namespace(*pid)))
             || self.try_own(search)
-            || self.list(Instant::now()).iter().any(|(id, place)| !search.tried.contains(id) && self.try_at(search, place))
+            || self
+                .list(Instant::now())
+                .iter()
+                .any(|(id, place)| !search.tried.contains(id) && self.try_at(search, place))
     }
 
     fn try_own(&mut self, search: &mut Search<'_>) -> bool {
@@ -103,14 +120,18 @@ impl Namespaces {
         if id == self.own {
             return self.try_own(search);
         }
-        let Some(open) = self.open.get_mut(&id) else { return false };
+        let Some(open) = self.open.get_mut(&id) else {
+            return false;
+        };
         open.used = Instant::now();
         search.tried.insert(id) && search.attempt(&mut open.diag)
     }
 
     /// Tries the namespace that a file names; one that is gone or may not be entered is passed over.
     fn try_at(&mut self, search: &mut Search<'_>, place: &Path) -> bool {
-        let Ok(id) = NetnsId::at(place) else { return false };
+        let Ok(id) = NetnsId::at(place) else {
+            return false;
+        };
         if search.tried.contains(&id) || Instant::now() >= search.until {
             return false;
         }
@@ -129,10 +150,20 @@ impl Namespaces {
         let netns = Netns::open(place)?;
         let diag = netns.enter(Diag::open)??;
         if self.open.len() >= KEPT {
-            let oldest = self.open.iter().min_by_key(|(_, open)| open.used).map(|(id, _)| *id);
+            let oldest = self
+                .open
+                .iter()
+                .min_by_key(|(_, open)| open.used)
+                .map(|(id, _)| *id);
             oldest.map(|id| self.open.remove(&id));
         }
-        self.open.insert(netns.id(), Open { diag, used: Instant::now() });
+        self.open.insert(
+            netns.id(),
+            Open {
+                diag,
+                used: Instant::now(),
+            },
+        );
         Ok(())
     }
 
@@ -145,10 +176,16 @@ impl Namespaces {
 
     /// Every distinct namespace of the host that a file names.
     fn list(&mut self, now: Instant) -> Vec<(NetnsId, PathBuf)> {
-        if self.listed.is_none_or(|listed| now.duration_since(listed) >= LISTED_FOR) {
+        if self
+            .listed
+            .is_none_or(|listed| now.duration_since(listed) >= LISTED_FOR)
+        {
             let mut seen = HashSet::new();
             let with_id = |place: PathBuf| NetnsId::at(&place).ok().map(|id| (id, place));
-            self.everywhere = places().filter_map(with_id).filter(|(id, _)| seen.insert(*id)).collect();
+            self.everywhere = places()
+                .filter_map(with_id)
+                .filter(|(id, _)| seen.insert(*id))
+                .collect();
             self.listed = Some(now);
         }
         self.everywhere.clone()
@@ -156,8 +193,14 @@ impl Namespaces {
 
     /// Lets go of what was idle for a while.
     pub(super) fn release_idle(&mut self, now: Instant) {
-        self.open.retain(|_, open| now.duration_since(open.used) < KEPT_FOR);
-        let Self { open, by_cgroup, own, .. } = self;
+        self.open
+            .retain(|_, open| now.duration_since(open.used) < KEPT_FOR);
+        let Self {
+            open,
+            by_cgroup,
+            own,
+            ..
+        } = self;
         by_cgroup.retain(|_, id| id == own || open.contains_key(id));
     }
 }
@@ -181,7 +224,10 @@ fn process_namespace(pid: u32) -> PathBuf {
 /// The files that may name a namespace: named ones first, which are few.
 fn places() -> impl Iterator<Item = PathBuf> {
     let entries = |directory: &str| fs::read_dir(directory).into_iter().flatten().flatten();
-    let named = NAMED.into_iter().flat_map(entries).map(|entry| entry.path());
+    let named = NAMED
+        .into_iter()
+        .flat_map(entries)
+        .map(|entry| entry.path());
     let pids = entries("/proc").filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     named.chain(pids.map(process_namespace))
 }
