@@ -29,6 +29,9 @@ pub(super) struct ExecArgs {
     /// Form of the report at the end
     #[arg(short, long, value_enum, default_value = "text", value_name = "WORD")]
     output: Output,
+    /// Show each decision on standard error as it is taken
+    #[arg(long)]
+    events: bool,
     /// Write the report there instead of standard error
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     report: Option<PathBuf>,
@@ -48,6 +51,8 @@ pub struct ExecOptions {
     pub mode: ExecMode,
     /// Form of the report.
     pub output: Output,
+    /// Whether each decision is shown as it is taken.
+    pub events: bool,
     /// Where the report goes; standard error if absent.
     pub report: Option<PathBuf>,
     /// The program.
@@ -64,6 +69,7 @@ impl ExecArgs {
             policy,
             mode,
             output,
+            events,
             report,
             log,
             command,
@@ -76,6 +82,7 @@ impl ExecArgs {
                 policy,
                 mode,
                 output,
+                events,
                 report,
                 program,
                 arguments,

@@ -168,6 +168,11 @@ fn report(error: &anyhow::Error) {
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 
+/// Says what is wrong where a command goes on all the same.
+fn complain(message: &str) {
+    say(ERROR, "", &message);
+}
+
 /// A line on standard error, in colours on a terminal that wants them.
 fn say(style: Style, kind: &str, message: &dyn std::fmt::Display) {
     anstream::eprintln!("{style}ebfw:{style:#} {kind}{message}");

@@ -1,7 +1,6 @@
 //! Runs the built `ebfw` with an environment of its own and tells what it said.
 
 use std::{
-    io::Write,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -37,19 +36,4 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 
 pub(crate) fn ebfw(arguments: &[&str]) -> Run {
     command(arguments).output().expect("ebfw is built").into()
-}
-
-/// `ebfw` with `input` on standard input.
-pub(crate) fn ebfw_with_stdin(arguments: &[&str], input: &str) -> Run {
-    let mut child = command(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("ebfw is built");
-    let mut stdin = child.stdin.take().expect("it is piped");
-    // A child that refuses early closes its end; what it says is judged, not the write.
-    drop(stdin.write_all(input.as_bytes()));
-    drop(stdin);
-    child.wait_with_output().expect("it is a child").into()
 }

@@ -1,19 +1,53 @@
-//! `ebfw policy …`: offline work with policy files.
+//! `ebfw policy …`: offline work with policy files. No kernel, no privileges.
 
-use clap::Subcommand;
+mod format;
+mod judge;
+mod lint;
+mod source;
+mod test;
+mod verdict;
 
-use crate::exit::Exit;
+use clap::{Args, Subcommand};
+
+use self::{format::FormatArgs, lint::LintArgs, test::TestArgs};
+use super::{help, output};
+use crate::{config::Output, exit::Exit};
 
 /// What can be done with policy files.
 #[derive(Clone, Debug, Subcommand)]
+#[command(after_help = help::POLICY)]
 pub(super) enum PolicyCommand {
+    /// Say what a policy does with flows
+    #[command(after_help = help::POLICY_TEST)]
+    Test(TestArgs),
+    /// Find rules that mean something else than they look, or nothing
+    #[command(after_help = help::POLICY_LINT)]
+    Lint(LintArgs),
+    /// Format policy files
+    #[command(after_help = help::POLICY_FMT)]
+    Fmt(FormatArgs),
     /// Print the JSON Schema of the policy file, so that editors complete it
-    #[command(after_help = super::help::POLICY_SCHEMA)]
+    #[command(after_help = help::POLICY_SCHEMA)]
     Schema,
+}
+
+/// The flag that chooses the form of what is printed.
+#[derive(Clone, Copy, Debug, Args)]
+struct OutputFlag {
+    /// Form of what is printed
+    #[arg(short, long, value_enum, default_value = "text", value_name = "WORD")]
+    output: Output,
 }
 
 pub(super) fn main(command: PolicyCommand) -> anyhow::Result<Exit> {
     match command {
-        PolicyCommand::Schema => Ok(Exit::SUCCESS),
+        PolicyCommand::Test(args) => test::main(args),
+        PolicyCommand::Lint(args) => lint::main(&args),
+        PolicyCommand::Fmt(args) => format::main(&args),
+        PolicyCommand::Schema => {
+            let schema = serde_json::to_string_pretty(&ebfw_policy::spec::schema())?;
+            output::print(&format!("{schema}\n"))?;
+            Ok(Exit::SUCCESS)
+        }
     }
 }
