@@ -10,7 +10,7 @@ use crate::{
     ruleset::{Ruleset, TooManyRules},
 };
 use ebfw_common::{
-    classify::{Content, Destination, Flow, Outcome},
+    classify::{Content, Flow, Outcome},
     layout::header_flag,
 };
 
@@ -67,12 +67,8 @@ fn protocols(numbers: &[u8]) -> Match {
 }
 
 fn to(address: &str, protocol: u8, port: Option<u16>) -> Flow {
-    let destination = match address.parse().unwrap() {
-        IpAddr::V4(address) => Destination::V4(address.octets()),
-        IpAddr::V6(address) => Destination::V6(address.into()),
-    };
     Flow {
-        destination,
+        destination: address.parse::<IpAddr>().unwrap().into(),
         protocol,
         port,
         content: Content::Opaque,
