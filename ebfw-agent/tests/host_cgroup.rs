@@ -11,7 +11,7 @@ use std::{
 };
 
 use ebfw_agent::host::{
-    cgroup::{CgroupId, CgroupPath, Hierarchy},
+    cgroup::{CgroupId, CgroupPath, Hierarchy, OwnedCgroup},
     tree::{Cgroups, Tree},
 };
 use host_support::{cgroup, root};
@@ -278,4 +278,50 @@ fn secluded_agent() {
     let seclusion = hierarchy.seclude().unwrap();
     assert_eq!(hierarchy.own().unwrap(), *seclusion.path());
     println!("secluded in {}", seclusion.path());
+}
+
+/// What the agent says of its place when it is started by `unshare` with `arguments` from inside of `owned`.
+fn place_of_agent(owned: &OwnedCgroup, arguments: &[&str]) -> String {
+    let mut agent = Command::new("unshare");
+    agent
+        .args(arguments)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "placed_agent", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped());
+    owned.confine(&mut agent).unwrap();
+    let output = agent.spawn().unwrap().wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn inside_a_cgroup_namespace_the_agent_finds_itself_by_its_process() {
+    if !root("inside_a_cgroup_namespace_the_agent_finds_itself_by_its_process") {
+        return;
+    }
+    let (_, owned) = cgroup("namespace");
+    let text = place_of_agent(&owned, &["--cgroup"]);
+    let expected = format!("own {} whole true\n", owned.path());
+    assert!(
+        text.contains(&expected),
+        "the host's mount, seen from inside: {text}"
+    );
+
+    // As in a container: the only mount shows the namespace, whose top looks like the host's.
+    let script = "for at in $(grep cgroup2 /proc/self/mountinfo | cut -d' ' -f5); do umount $at; done; \
+                  mount -t tmpfs none /mnt && mount -t cgroup2 none /mnt && exec \"$@\"";
+    let text = place_of_agent(&owned, &["--cgroup", "--mount", "sh", "-c", script, "sh"]);
+    assert!(text.contains("own / whole false\n"), "{text}");
+    assert!(text.contains("shows only the cgroups below"), "{text}");
+}
+
+#[test]
+#[ignore = "the other side of inside_a_cgroup_namespace_the_agent_finds_itself_by_its_process"]
+fn placed_agent() {
+    let hierarchy = Hierarchy::find().unwrap();
+    println!(
+        "own {} whole {}",
+        hierarchy.own().unwrap(),
+        hierarchy.is_whole()
+    );
+    println!("gap {:?}", hierarchy.gap());
 }

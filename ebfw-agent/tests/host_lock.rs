@@ -12,32 +12,27 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-/// Runs `work` with a bpffs at a place of its own, which nobody else sees.
-fn with_bpffs(work: impl FnOnce(&Path) + Send) {
-    let place = tempfile::tempdir().unwrap();
+/// Runs `work` where no mount that it makes is seen by anybody else.
+fn with_own_mounts(work: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            mount(
-                None::<&str>,
-                "/",
-                None::<&str>,
-                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-                None::<&str>,
-            )
-            .unwrap();
-            mount(
-                Some("bpf"),
-                place.path(),
-                Some("bpf"),
-                MsFlags::empty(),
-                None::<&str>,
-            )
-            .unwrap();
-            work(place.path());
-            umount2(place.path(), MntFlags::MNT_DETACH).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            work();
         });
         thread.join().unwrap();
+    });
+}
+
+/// Runs `work` with a bpffs at a place of its own, which nobody else sees.
+fn with_bpffs(work: impl FnOnce(&Path) + Send) {
+    let place = tempfile::tempdir().unwrap();
+    with_own_mounts(|| {
+        let (kind, none) = (Some("bpf"), None::<&str>);
+        mount(kind, place.path(), kind, MsFlags::empty(), none).unwrap();
+        work(place.path());
+        umount2(place.path(), MntFlags::MNT_DETACH).unwrap();
     });
 }
 
@@ -82,6 +77,20 @@ fn this_host_is_accepted_with_its_gaps_named() {
             "{:?}",
             able.gaps
         );
+    });
+}
+
+#[test]
+fn a_bpffs_that_is_missing_where_it_belongs_is_mounted() {
+    if !root("a_bpffs_that_is_missing_where_it_belongs_is_mounted") {
+        return;
+    }
+    with_own_mounts(|| {
+        let bpffs = Path::new("/sys/fs/bpf");
+        while umount2(bpffs, MntFlags::MNT_DETACH).is_ok() {}
+        privileges::check(Some(&bpffs.join("ebfw"))).unwrap();
+        PinLock::take(&bpffs.join("ebfw")).expect("it is mounted and can be written to");
+        umount2(bpffs, MntFlags::MNT_DETACH).unwrap();
     });
 }
 
