@@ -8,6 +8,7 @@ mod ci;
 mod command;
 mod demo;
 mod generate;
+mod interrupt;
 mod lint;
 mod setup;
 mod test;

@@ -5,16 +5,6 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     path::{Path, PathBuf},
     process::{self, Command},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
-
-use anyhow::{Context as _, Result, bail};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    flag,
 };
 
 use super::{
@@ -25,8 +15,10 @@ use super::{
 };
 use crate::{
     command::{note, step},
+    interrupt::Interrupted,
     workspace,
 };
+use anyhow::{Context as _, Result, bail};
 
 /// The policy, as `examples/` has it; the addresses below are those that it names (RFC 5737, documentation).
 const POLICY: &str = "examples/demo.yaml";
@@ -158,27 +150,6 @@ fn curl_words(servers: &[SocketAddrV4]) -> Vec<String> {
 
 fn status(command: &mut Command) -> Result<Option<i32>> {
     Ok(command.status().context("failed to start nsenter")?.code())
-}
-
-/// Set by the signals that end a program: the acts look at it, so that everything is taken away in order.
-struct Interrupted(Arc<AtomicBool>);
-
-impl Interrupted {
-    fn watch() -> Result<Self> {
-        let interrupted = Self(Arc::default());
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            flag::register(signal, Arc::clone(&interrupted.0))
-                .context("failed to watch for signals")?;
-        }
-        Ok(interrupted)
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) {
-            bail!("interrupted");
-        }
-        Ok(())
-    }
 }
 
 /// A cgroup that goes with its owner.

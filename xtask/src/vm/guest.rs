@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::kernels::Kernel;
-use crate::command::note;
+use crate::{command::note, interrupt::Interrupted};
 
 /// The virtual machine.
 pub(super) struct Machine<'a> {
@@ -19,6 +19,7 @@ pub(super) struct Machine<'a> {
     pub(super) memory: u32,
     pub(super) accel: &'a str,
     pub(super) limit: Duration,
+    pub(super) interrupted: &'a Interrupted,
 }
 
 /// How a boot ended.
@@ -53,7 +54,7 @@ pub(super) fn boot(kernel: &Kernel, initrd: &[u8], machine: &Machine<'_>) -> Res
             .spawn()
             .context("failed to start qemu-system-x86_64")?,
     );
-    let in_time = qemu.wait(machine.limit)?;
+    let in_time = qemu.wait(machine)?;
 
     let status = fs::read_to_string(scratch.0.join("status"))
         .ok()
@@ -106,9 +107,10 @@ struct Process(Child);
 
 impl Process {
     /// Whether it ended by itself within the limit; after that it is killed.
-    fn wait(&mut self, limit: Duration) -> Result<bool> {
-        let deadline = Instant::now() + limit;
+    fn wait(&mut self, machine: &Machine<'_>) -> Result<bool> {
+        let deadline = Instant::now() + machine.limit;
         while Instant::now() < deadline {
+            machine.interrupted.check()?;
             if self
                 .0
                 .try_wait()

@@ -16,6 +16,7 @@ use clap::Args;
 use crate::{
     build,
     command::{note, step},
+    interrupt::Interrupted,
     setup::{self, KERNEL_PROGRAMS, Need, Program},
 };
 use guest::Outcome;
@@ -63,6 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         arguments: &options.arguments,
     };
 
+    let interrupted = Interrupted::watch()?;
     let mut results = Vec::new();
     for series in kernels::chosen(&options.kernel) {
         let kernel = kernels::fetch(series)?;
@@ -72,6 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             memory: options.memory,
             accel: &options.accel,
             limit: Duration::from_secs(options.seconds),
+            interrupted: &interrupted,
         };
         let outcome = guest::boot(&kernel, &initrd::build(&kernel, &job)?, &machine)?;
         note(format_args!(
