@@ -174,7 +174,7 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, (String, String)> {
         let hint = format!("write `{}`", IpNet::from(address));
         return Err((format!("`{shown}` has no prefix length"), hint));
     }
-    let Ok(prefix) = text.parse::<IpNet>() else {
+    let Some(prefix) = address_and_length(text) else {
         let hint =
             "a prefix is an IPv4 or IPv6 address, `/` and a length, such as `203.0.113.0/24`";
         return Err((format!("`{shown}` is no prefix"), hint.to_owned()));
@@ -188,6 +188,18 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, (String, String)> {
         return Err((format!("`{shown}` has host bits set"), hint));
     }
     Ok(unmapped(prefix))
+}
+
+/// Stricter than `IpNet`'s own reading: `010.0.0.0/8` is ten to some and eight to others.
+fn address_and_length(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let digits =
+        length == "0" || !length.starts_with('0') && length.bytes().all(|b| b.is_ascii_digit());
+    IpNet::new(
+        address.parse().ok()?,
+        length.parse().ok().filter(|_| digits)?,
+    )
+    .ok()
 }
 
 /// `::ffff:a.b.c.d/n` as the IPv4 prefix that it is.
