@@ -105,6 +105,22 @@ mod tests {
             ),
             (anyhow!(Usage("no".into())), Exit::USAGE, "the error itself"),
             (
+                anyhow!(Unable {
+                    lines: vec!["missing CAP_BPF".into()]
+                })
+                .context("failed to start"),
+                Exit::NOT_ABLE,
+                "what the host lacks",
+            ),
+            (
+                anyhow!(Refused {
+                    problems: vec![],
+                    warnings: vec![]
+                }),
+                Exit::USAGE,
+                "a configuration that is refused",
+            ),
+            (
                 anyhow!(Usage("no".into())).context("flow"),
                 Exit::USAGE,
                 "below a context",

@@ -3,12 +3,16 @@
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod detach;
+pub mod enforcer;
 pub mod events;
+pub mod exec;
 pub mod exit;
 pub mod host;
 pub mod input;
 pub mod metrics;
 pub mod policy_file;
 pub mod report;
+pub mod run;
 pub mod telemetry;
 pub mod workload;

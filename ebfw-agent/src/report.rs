@@ -131,6 +131,37 @@ impl Report {
         }
     }
 
+    /// Adds flows that the kernel's rate limit left out and no event told of: to the row of the same flows, or to one without a rule.
+    pub fn add_left_out(
+        &mut self,
+        destination: IpAddr,
+        port: Option<u16>,
+        protocol: u8,
+        denied: bool,
+        count: u64,
+    ) {
+        let protocol = Protocol(protocol);
+        let same = |key: &&Key| {
+            let is_deny = key.verdict == Verdict::Ruled(Action::Deny);
+            (key.destination, key.port, key.protocol) == (Some(destination), port, Some(protocol))
+                && is_deny == denied
+        };
+        let key = self.rows.keys().find(same).cloned().unwrap_or(Key {
+            verdict: if denied {
+                Verdict::Ruled(Action::Deny)
+            } else {
+                Verdict::Observed
+            },
+            destination: Some(destination),
+            port,
+            protocol: Some(protocol),
+            rule: None,
+            reason: None,
+        });
+        *self.totals.of(key.verdict) += count;
+        self.rows.entry(key).or_default().count += count;
+    }
+
     /// The sums over all rows.
     #[must_use]
     pub fn totals(&self) -> Totals {

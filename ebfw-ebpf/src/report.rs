@@ -107,6 +107,7 @@ pub fn event(mut key: RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
         count(Counter::EventSuppressed);
         return;
     };
+    let own = key;
     key = RateKey {
         slot: key.slot,
         port: 0,
@@ -116,6 +117,10 @@ pub fn event(mut key: RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
     };
     if admit(&key, WORKLOAD_EVENTS, now).is_none() {
         count(Counter::EventSuppressed);
+        if let Some(window) = RATES.get_ptr_mut(&own) {
+            // SAFETY: the entry lives until the program ends.
+            add(unsafe { &mut (*window).suppressed }, u64::from(suppressed) + 1);
+        }
         return;
     }
     let Some(mut entry) = EVENTS.reserve(0) else {

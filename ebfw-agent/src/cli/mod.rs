@@ -111,7 +111,8 @@ fn run(flags: &Flags, variables: &Variables) -> anyhow::Result<Exit> {
     } = config::load(flags, variables)?;
     start_log(&config.log, &warnings);
     tracing::info!("starting ebfw {} with {config}", env!("CARGO_PKG_VERSION"));
-    anyhow::bail!("run")
+    crate::run::run(&config)?;
+    Ok(Exit::SUCCESS)
 }
 
 fn exec(args: ExecArgs, variables: &Variables) -> anyhow::Result<Exit> {
@@ -121,7 +122,7 @@ fn exec(args: ExecArgs, variables: &Variables) -> anyhow::Result<Exit> {
         warnings,
     } = config::load_log(&log.0, variables)?;
     start_log(&log, &warnings);
-    anyhow::bail!("exec {options:?}")
+    crate::exec::exec(&options)
 }
 
 fn detach(flags: &Flags, variables: &Variables) -> anyhow::Result<Exit> {
@@ -130,7 +131,8 @@ fn detach(flags: &Flags, variables: &Variables) -> anyhow::Result<Exit> {
         warnings,
     } = config::load_detach(flags, variables)?;
     start_log(&config.log, &warnings);
-    anyhow::bail!("detach")
+    output::print(&format!("{}\n", crate::detach::detach(&config)?))?;
+    Ok(Exit::SUCCESS)
 }
 
 fn start_log(filter: &LogFilter, warnings: &[String]) {

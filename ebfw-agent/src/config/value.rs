@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// What the words of a boolean setting are, as an operator reads them in an error.
 pub(super) const BOOLEAN_WORDS: &str = "true, false, 1, 0, t, f, yes, no, on, off";
@@ -173,8 +173,14 @@ pub(super) fn listen_addr(text: &str) -> Option<ListenAddr> {
     }
 }
 
-/// A filter as in `info` or `warn,ebfw_agent::datapath=debug`.
+/// A filter as in `info` or `warn,ebfw_agent::datapath=debug`. A word that is no level would be a
+/// target to the library, and a mistyped level so switch everything off: refused.
 pub(super) fn log_filter(text: &str) -> Option<LogFilter> {
+    let bare = |part: &&str| !part.contains(['=', '[']);
+    let level = |part: &str| !part.trim().is_empty() && part.trim().parse::<LevelFilter>().is_ok();
+    if !text.split(',').filter(bare).all(level) {
+        return None;
+    }
     EnvFilter::try_new(text).ok()?;
     Some(LogFilter(text.to_owned()))
 }
@@ -303,6 +309,11 @@ mod tests {
             ("info", true, "a level"),
             ("warn,ebfw_agent::datapath=debug", true, "per module"),
             ("ebfw_agent=loud", false, "no such level"),
+            ("off", true, "silence, said so"),
+            ("INFO", true, "the library reads levels in any case"),
+            ("verbose", false, "would be a target, and so silence"),
+            ("info,verbose", false, "also beside a level"),
+            ("", false, "empty is no level"),
             ("[", false, "not a filter"),
         ] {
             assert_eq!(log_filter(text).is_some(), accepted, "{text:?}: {why}");

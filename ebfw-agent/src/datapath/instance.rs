@@ -79,7 +79,13 @@ impl Instances {
         let (prefixes4, second) = outer(ebpf, "PREFIXES4")?;
         let (prefixes6, third) = outer(ebpf, "PREFIXES6")?;
         let outer = [first, second, third];
-        let occupied = (0..MAX_INSTANCES).filter(|&number| outer.iter().any(|map| syscall::has_entry(map.as_fd(), number))).collect();
+        let occupied = (0..MAX_INSTANCES)
+            .filter(|&number| {
+                outer
+                    .iter()
+                    .any(|map| syscall::has_entry(map.as_fd(), number))
+            })
+            .collect();
         Ok(Self {
             blocks: ArrayOfMaps::try_from(blocks).map_err(map_error("INSTANCES"))?,
             prefixes4: ArrayOfMaps::try_from(prefixes4).map_err(map_error("PREFIXES4"))?,
@@ -91,14 +97,23 @@ impl Instances {
     }
 
     /// The instance of a ruleset, written if it is not loaded yet (then the second value is true).
-    pub(super) fn load(&mut self, ruleset: &Arc<Ruleset>, slots: &Slots) -> Result<(Instance, bool), InstanceError> {
+    pub(super) fn load(
+        &mut self,
+        ruleset: &Arc<Ruleset>,
+        slots: &Slots,
+    ) -> Result<(Instance, bool), InstanceError> {
         if let Some(instance) = self.loaded.get(ruleset) {
             return Ok((*instance, false));
         }
         let tables = compile(ruleset)?;
-        let number = (0..MAX_INSTANCES).find(|number| !self.occupied.contains(number)).ok_or(InstanceError::Full)?;
+        let number = (0..MAX_INSTANCES)
+            .find(|number| !self.occupied.contains(number))
+            .ok_or(InstanceError::Full)?;
         self.write(number, &tables)?;
-        let instance = Instance { number, serial: slots.next_serial() };
+        let instance = Instance {
+            number,
+            serial: slots.next_serial(),
+        };
         self.occupied.insert(number);
         self.loaded.insert(Arc::clone(ruleset), instance);
         Ok((instance, true))
@@ -113,7 +128,11 @@ impl Instances {
         if !tables.v4.is_empty() {
             let mut trie = Trie4::create(entries(tables.v4.len()), F_NO_PREALLOC)?;
             for (prefix, class) in &tables.v4 {
-                trie.insert(&Key::new(u32::from(prefix.prefix_len()), prefix.network().octets()), class, 0)?;
+                trie.insert(
+                    &Key::new(u32::from(prefix.prefix_len()), prefix.network().octets()),
+                    class,
+                    0,
+                )?;
             }
             self.prefixes4.set(number, &trie, 0)?;
         }
@@ -130,7 +149,8 @@ impl Instances {
 
     /// Deletes all instances but these. The caller has waited until no program can still read them.
     pub(super) fn retain(&mut self, used: &HashSet<u32>) -> Result<(), MapError> {
-        self.loaded.retain(|_, instance| used.contains(&instance.number));
+        self.loaded
+            .retain(|_, instance| used.contains(&instance.number));
         let unused: Vec<u32> = self.occupied.difference(used).copied().collect();
         for number in unused {
             for map in &self.outer {
@@ -159,7 +179,14 @@ fn outer(ebpf: &mut Ebpf, name: &'static str) -> Result<(Map, OwnedFd), LoadErro
     let Map::ArrayOfMaps(data) = &map else {
         panic!("{name} is an array of maps");
     };
-    let fd = data.fd().as_fd().try_clone_to_owned().map_err(|source| LoadError::Io { what: format!("open the map {name}"), source })?;
+    let fd = data
+        .fd()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| LoadError::Io {
+            what: format!("open the map {name}"),
+            source,
+        })?;
     Ok((map, fd))
 }
 

@@ -9,7 +9,10 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, links::FdLink},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
+        ProgramError, links::FdLink,
+    },
 };
 
 use super::{LINKS, LoadError, syscall};
@@ -36,7 +39,8 @@ enum Cause {
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> &'a mut Program {
-    ebpf.program_mut(name).unwrap_or_else(|| panic!("the object has the program {name}"))
+    ebpf.program_mut(name)
+        .unwrap_or_else(|| panic!("the object has the program {name}"))
 }
 
 /// Has the kernel verify a program.
@@ -47,7 +51,10 @@ pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError>
         Program::CgroupSockAddr(program) => program.load(),
         _ => panic!("{name} is a cgroup program"),
     };
-    result.map_err(|source| LoadError::Program { name, source: Box::new(source) })
+    result.map_err(|source| LoadError::Program {
+        name,
+        source: Box::new(source),
+    })
 }
 
 /// Attaches a loaded program to `cgroup`. With a folder of links: replaces the program of the link that is pinned there for this cgroup,
@@ -58,12 +65,21 @@ pub(super) fn attach(
     cgroup: &Path,
     links: Option<&Path>,
 ) -> Result<Option<FdLink>, AttachError> {
-    let error = |source: Cause| AttachError { program: name, cgroup: cgroup.to_owned(), source };
+    let error = |source: Cause| AttachError {
+        program: name,
+        cgroup: cgroup.to_owned(),
+        source,
+    };
     let directory = File::open(cgroup).map_err(|source| error(source.into()))?;
     try_attach(program(ebpf, name), name, &directory, links).map_err(error)
 }
 
-fn try_attach(program: &mut Program, name: &str, cgroup: &File, links: Option<&Path>) -> Result<Option<FdLink>, Cause> {
+fn try_attach(
+    program: &mut Program,
+    name: &str,
+    cgroup: &File,
+    links: Option<&Path>,
+) -> Result<Option<FdLink>, Cause> {
     let Some(links) = links else {
         return create(program, cgroup).map(Some);
     };
@@ -102,18 +118,32 @@ fn create(program: &mut Program, cgroup: &File) -> Result<FdLink, Cause> {
     })
 }
 
-fn attach_skb(program: &mut CgroupSkb, cgroup: &File, mode: CgroupAttachMode) -> Result<FdLink, Cause> {
-    let direction = program.expected_attach_type().unwrap_or(CgroupSkbAttachType::Egress);
+fn attach_skb(
+    program: &mut CgroupSkb,
+    cgroup: &File,
+    mode: CgroupAttachMode,
+) -> Result<FdLink, Cause> {
+    let direction = program
+        .expected_attach_type()
+        .unwrap_or(CgroupSkbAttachType::Egress);
     let id = program.attach(cgroup, direction, mode)?;
     Ok(program.take_link(id)?.try_into()?)
 }
 
-fn attach_sock(program: &mut CgroupSock, cgroup: &File, mode: CgroupAttachMode) -> Result<FdLink, Cause> {
+fn attach_sock(
+    program: &mut CgroupSock,
+    cgroup: &File,
+    mode: CgroupAttachMode,
+) -> Result<FdLink, Cause> {
     let id = program.attach(cgroup, mode)?;
     Ok(program.take_link(id)?.try_into()?)
 }
 
-fn attach_sock_addr(program: &mut CgroupSockAddr, cgroup: &File, mode: CgroupAttachMode) -> Result<FdLink, Cause> {
+fn attach_sock_addr(
+    program: &mut CgroupSockAddr,
+    cgroup: &File,
+    mode: CgroupAttachMode,
+) -> Result<FdLink, Cause> {
     let id = program.attach(cgroup, mode)?;
     Ok(program.take_link(id)?.try_into()?)
 }
@@ -151,7 +181,10 @@ fn remove_below(folder: &Path, removed: &mut Vec<String>) -> io::Result<()> {
     files.sort_by_key(|path| !path.ends_with("ebfw_egress"));
     for file in files {
         fs::remove_file(&file)?;
-        removed.extend(file.file_name().map(|name| name.to_string_lossy().into_owned()));
+        removed.extend(
+            file.file_name()
+                .map(|name| name.to_string_lossy().into_owned()),
+        );
     }
     Ok(())
 }

@@ -25,20 +25,31 @@ use ebfw_common::abi::{ABI_VERSION, COUNTERS, Config, SlotRef, SlotWord, slot_fl
 use ebfw_policy::ruleset::Ruleset;
 use zerocopy::IntoBytes;
 
-use self::{instance::Instances, slot::Slots};
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
     rings::{LeftOut, Ring},
     syscall::TestRun,
 };
+use self::{instance::Instances, slot::Slots};
 use crate::metrics::{Counters, KernelCounters};
 
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
 const PINNED_MAPS: [&str; 13] = [
-    "CONFIG", "CGROUPS", "SLOTS", "INSTANCES", "PREFIXES4", "PREFIXES6", "SOCKETS", "REPLIES", "RATES", "ASKED", "EVENTS", "CONTROL",
+    "CONFIG",
+    "CGROUPS",
+    "SLOTS",
+    "INSTANCES",
+    "PREFIXES4",
+    "PREFIXES6",
+    "SOCKETS",
+    "REPLIES",
+    "RATES",
+    "ASKED",
+    "EVENTS",
+    "CONTROL",
     "COUNTERS",
 ];
 
@@ -117,8 +128,15 @@ pub struct Applied {
 }
 
 /// The programs that [`Datapath::attach`] attaches, in this order: who connects is marked before anybody looks for the mark.
-const PROGRAMS: [&str; 7] =
-    ["ebfw_connect4", "ebfw_connect6", "ebfw_create", "ebfw_sendmsg4", "ebfw_sendmsg6", "ebfw_ingress", "ebfw_egress"];
+const PROGRAMS: [&str; 7] = [
+    "ebfw_connect4",
+    "ebfw_connect6",
+    "ebfw_create",
+    "ebfw_sendmsg4",
+    "ebfw_sendmsg6",
+    "ebfw_ingress",
+    "ebfw_egress",
+];
 /// The program that does nothing, for benchmarks.
 const EMPTY: &str = "ebfw_empty";
 
@@ -147,18 +165,24 @@ impl Datapath {
             return Err(LoadError::NoPrograms);
         }
         let maps = pin.map(|pin| maps_directory(pin, ABI_VERSION));
-        let adopted = maps.as_ref().is_some_and(|maps| maps.join("SLOTS").exists());
+        let adopted = maps
+            .as_ref()
+            .is_some_and(|maps| maps.join("SLOTS").exists());
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS);
         if let Some(maps) = &maps {
-            fs::create_dir_all(maps).map_err(|source| LoadError::Io { what: format!("create {}", maps.display()), source })?;
+            fs::create_dir_all(maps).map_err(|source| LoadError::Io {
+                what: format!("create {}", maps.display()),
+                source,
+            })?;
             for name in PINNED_MAPS {
                 loader.map_pin_path(name, maps.join(name));
             }
         }
         let mut ebpf = loader.load(object::OBJECT).map_err(Box::new)?;
         let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
-        let cgroups: HashMap<_, u64, u32> = HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
+        let cgroups: HashMap<_, u64, u32> =
+            HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
         let instances = Instances::open(&mut ebpf)?;
         let mut known = BTreeMap::new();
@@ -166,8 +190,17 @@ impl Datapath {
             let (cgroup, slot) = entry.map_err(map_error("CGROUPS"))?;
             known.insert(cgroup, SlotRef(slot));
         }
-        let mut datapath =
-            Self { ebpf, pin: pin.map(Path::to_owned), config, cgroups, known, slots, instances, links: Vec::new(), adopted };
+        let mut datapath = Self {
+            ebpf,
+            pin: pin.map(Path::to_owned),
+            config,
+            cgroups,
+            known,
+            slots,
+            instances,
+            links: Vec::new(),
+            adopted,
+        };
         for name in PROGRAMS.into_iter().chain([EMPTY]) {
             link::load(&mut datapath.ebpf, name)?;
         }
@@ -188,7 +221,9 @@ impl Datapath {
     pub fn configure(&mut self, config: Config) -> Result<(), ApplyError> {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(config.as_bytes());
-        self.config.set(0, u64::from_ne_bytes(bytes), 0).map_err(update_error("CONFIG"))
+        self.config
+            .set(0, u64::from_ne_bytes(bytes), 0)
+            .map_err(update_error("CONFIG"))
     }
 
     /// Makes the kernel's state what is wanted: new rulesets are written beside the old ones, then each slot is switched by one store, then
@@ -198,14 +233,31 @@ impl Datapath {
     ///
     /// [`ApplyError`]; with [`ApplyError::Instance`] nothing has changed.
     pub fn apply(&mut self, wanted: &BTreeMap<u64, Assignment>) -> Result<Applied, ApplyError> {
+        self.apply_announced(wanted, |_, _| {})
+    }
+
+    /// As [`Datapath::apply`]; tells `announce` each ruleset and its serial before a packet can be judged by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::apply`].
+    pub fn apply_announced(
+        &mut self,
+        wanted: &BTreeMap<u64, Assignment>,
+        mut announce: impl FnMut(u32, &Arc<Ruleset>),
+    ) -> Result<Applied, ApplyError> {
         let mut rulesets: StdHashMap<Arc<Ruleset>, instance::Instance> = StdHashMap::new();
         let mut applied = Applied::default();
-        for ruleset in wanted.values().filter_map(|assignment| assignment.ruleset.as_ref()) {
+        for ruleset in wanted
+            .values()
+            .filter_map(|assignment| assignment.ruleset.as_ref())
+        {
             if rulesets.contains_key(ruleset) {
                 continue;
             }
             let (instance, written) = self.instances.load(ruleset, &self.slots)?;
             applied.written += usize::from(written);
+            announce(instance.serial, ruleset);
             applied.serials.push((instance.serial, Arc::clone(ruleset)));
             rulesets.insert(Arc::clone(ruleset), instance);
         }
@@ -219,7 +271,9 @@ impl Datapath {
         self.forget(wanted)?;
         syscall::grace_period();
         let used: HashSet<u32> = rulesets.values().map(|instance| instance.number).collect();
-        self.instances.retain(&used).map_err(update_error("INSTANCES"))?;
+        self.instances
+            .retain(&used)
+            .map_err(update_error("INSTANCES"))?;
         Ok(applied)
     }
 
@@ -229,7 +283,11 @@ impl Datapath {
         assignment: &Assignment,
         rulesets: &StdHashMap<Arc<Ruleset>, instance::Instance>,
     ) -> Result<(), ApplyError> {
-        let Assignment { ruleset, open, silent } = assignment;
+        let Assignment {
+            ruleset,
+            open,
+            silent,
+        } = assignment;
         let mut flags = slot_flag::LIVE;
         let mut instance = instance::Instance::default();
         if let Some(ruleset) = ruleset {
@@ -253,15 +311,21 @@ impl Datapath {
         }
         let slot = self.slots.take().ok_or(ApplyError::SlotsFull)?;
         self.slots.store(slot.index(), word(slot.generation()));
-        self.cgroups.insert(cgroup, slot.0, 0).map_err(update_error("CGROUPS"))?;
+        self.cgroups
+            .insert(cgroup, slot.0, 0)
+            .map_err(update_error("CGROUPS"))?;
         self.known.insert(cgroup, slot);
         Ok(())
     }
 
     /// Takes cgroups out that are no longer wanted; their sockets look for their workload anew.
     fn forget(&mut self, wanted: &BTreeMap<u64, Assignment>) -> Result<(), ApplyError> {
-        let gone: Vec<_> =
-            self.known.iter().filter(|(cgroup, _)| !wanted.contains_key(cgroup)).map(|(&cgroup, &slot)| (cgroup, slot)).collect();
+        let gone: Vec<_> = self
+            .known
+            .iter()
+            .filter(|(cgroup, _)| !wanted.contains_key(cgroup))
+            .map(|(&cgroup, &slot)| (cgroup, slot))
+            .collect();
         for (cgroup, slot) in gone {
             match self.cgroups.remove(&cgroup) {
                 Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
@@ -311,7 +375,10 @@ impl Datapath {
 
     fn ring(&mut self, name: &'static str) -> Result<Ring, LoadError> {
         let ring = RingBuf::try_from(take(&mut self.ebpf, name)).map_err(map_error(name))?;
-        Ring::new(ring).map_err(|source| LoadError::Io { what: format!("watch the ring buffer {name}"), source })
+        Ring::new(ring).map_err(|source| LoadError::Io {
+            what: format!("watch the ring buffer {name}"),
+            source,
+        })
     }
 
     /// A reader of the programs' counters; once.
@@ -320,7 +387,10 @@ impl Datapath {
     ///
     /// Where it was taken before or is no such map.
     pub fn counters(&mut self) -> Result<CounterReader, LoadError> {
-        Ok(CounterReader(PerCpuArray::try_from(take(&mut self.ebpf, "COUNTERS")).map_err(map_error("COUNTERS"))?))
+        Ok(CounterReader(
+            PerCpuArray::try_from(take(&mut self.ebpf, "COUNTERS"))
+                .map_err(map_error("COUNTERS"))?,
+        ))
     }
 
     /// Events of flows that were left out by the rate limit and not reported with a later event: key bytes → how many.
@@ -361,7 +431,11 @@ impl Datapath {
     }
 
     fn test(&self, name: &str, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
-        let program = self.ebpf.program(name).and_then(|program| program.fd().ok()).ok_or(io::ErrorKind::NotFound)?;
+        let program = self
+            .ebpf
+            .program(name)
+            .and_then(|program| program.fd().ok())
+            .ok_or(io::ErrorKind::NotFound)?;
         syscall::test_run(program, packet, repeat)
     }
 
@@ -371,8 +445,14 @@ impl Datapath {
         PROGRAMS
             .into_iter()
             .map(|name| {
-                let info = self.ebpf.program(name).and_then(|program| program.info().ok());
-                (name, info.and_then(|info| info.verified_instruction_count()))
+                let info = self
+                    .ebpf
+                    .program(name)
+                    .and_then(|program| program.info().ok());
+                (
+                    name,
+                    info.and_then(|info| info.verified_instruction_count()),
+                )
             })
             .collect()
     }
@@ -399,8 +479,13 @@ impl Datapath {
     #[must_use]
     pub fn run_statistics(&self) -> [(u64, u64); 2] {
         ["ebfw_egress", EMPTY].map(|name| {
-            let info = self.ebpf.program(name).and_then(|program| program.info().ok());
-            info.map_or((0, 0), |info| (info.run_count(), info.run_time().as_nanos() as u64))
+            let info = self
+                .ebpf
+                .program(name)
+                .and_then(|program| program.info().ok());
+            info.map_or((0, 0), |info| {
+                (info.run_count(), info.run_time().as_nanos() as u64)
+            })
         })
     }
 }
@@ -429,7 +514,9 @@ fn remove_other_versions(pin: &Path) {
         return;
     };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let is_maps = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"));
+        let is_maps = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("maps-"));
         if is_maps && path != own && fs::remove_dir_all(&path).is_err() {
             tracing::warn!(path = %path.display(), "failed to remove the maps of another version");
         }
@@ -437,13 +524,20 @@ fn remove_other_versions(pin: &Path) {
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> aya::maps::Map {
-    ebpf.take_map(name).unwrap_or_else(|| panic!("the object has the map {name}, and it is taken once"))
+    ebpf.take_map(name)
+        .unwrap_or_else(|| panic!("the object has the map {name}, and it is taken once"))
 }
 
 fn map_error(name: &'static str) -> impl Fn(aya::maps::MapError) -> LoadError {
-    move |source| LoadError::Map { name, source: Box::new(source) }
+    move |source| LoadError::Map {
+        name,
+        source: Box::new(source),
+    }
 }
 
 fn update_error(name: &'static str) -> impl Fn(aya::maps::MapError) -> ApplyError {
-    move |source| ApplyError::Map { name, source: Box::new(source) }
+    move |source| ApplyError::Map {
+        name,
+        source: Box::new(source),
+    }
 }

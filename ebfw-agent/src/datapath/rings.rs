@@ -61,14 +61,24 @@ pub struct LeftOut {
 pub(super) fn left_out(ebpf: &Ebpf) -> Result<Vec<(LeftOut, u64)>, LoadError> {
     const WHOLE_WORKLOAD: u8 = u8::MAX;
     let map = ebpf.map("RATES").expect("the object has the map RATES");
-    let rates: HashMap<_, [u32; 6], [u64; 3]> = HashMap::try_from(map).map_err(map_error("RATES"))?;
+    let rates: HashMap<_, [u32; 6], [u64; 3]> =
+        HashMap::try_from(map).map_err(map_error("RATES"))?;
     let mut left = Vec::new();
     for entry in rates.iter() {
         let (key, [_, _, suppressed]) = entry.map_err(map_error("RATES"))?;
         let [low, high, protocol, verdict] = key[1].to_ne_bytes();
         if suppressed > 0 && verdict != WHOLE_WORKLOAD {
             let destination = Address([key[2], key[3], key[4], key[5]]);
-            left.push((LeftOut { slot: key[0], port: u16::from_ne_bytes([low, high]), protocol, verdict, destination }, suppressed));
+            left.push((
+                LeftOut {
+                    slot: key[0],
+                    port: u16::from_ne_bytes([low, high]),
+                    protocol,
+                    verdict,
+                    destination,
+                },
+                suppressed,
+            ));
         }
     }
     Ok(left)

@@ -25,9 +25,16 @@ impl Slots {
         let Map::Array(map) = map else {
             panic!("SLOTS is an array");
         };
-        let memory = syscall::SharedWords::map(map.fd().as_fd(), MAX_SLOTS as usize)
-            .map_err(|source| LoadError::Io { what: "map the memory of SLOTS".into(), source })?;
-        let is_free = |index: &u32| !SlotWord(memory.words()[*index as usize].load(Ordering::Acquire)).has(slot_flag::LIVE);
+        let memory =
+            syscall::SharedWords::map(map.fd().as_fd(), MAX_SLOTS as usize).map_err(|source| {
+                LoadError::Io {
+                    what: "map the memory of SLOTS".into(),
+                    source,
+                }
+            })?;
+        let is_free = |index: &u32| {
+            !SlotWord(memory.words()[*index as usize].load(Ordering::Acquire)).has(slot_flag::LIVE)
+        };
         let free = (1..MAX_SLOTS).filter(is_free).collect();
         Ok(Self { memory, map, free })
     }
@@ -49,7 +56,9 @@ impl Slots {
     /// A free slot in a generation that no reference has.
     pub(super) fn take(&mut self) -> Option<SlotRef> {
         let index = self.free.pop_front()?;
-        let generation = SlotWord(self.word(index).load(Ordering::Acquire)).generation().wrapping_add(1);
+        let generation = SlotWord(self.word(index).load(Ordering::Acquire))
+            .generation()
+            .wrapping_add(1);
         Some(SlotRef::new(index, generation))
     }
 

@@ -26,11 +26,25 @@ mod command {
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 }
 
-fn bpf<T: IntoBytes + FromBytes + Immutable>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
+fn bpf<T: IntoBytes + FromBytes + Immutable>(
+    command: libc::c_int,
+    attributes: &mut T,
+) -> io::Result<libc::c_long> {
     // SAFETY: `attributes` is a whole number of initialised bytes; the kernel reads and writes `size_of::<T>()` of them, and the
     // pointers among them point to buffers that the callers keep alive and size as the command demands.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_bytes().as_mut_ptr(), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_mut_bytes().as_mut_ptr(),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn address_of<T: ?Sized>(value: &T) -> u64 {
@@ -49,7 +63,11 @@ struct Element {
 
 /// Deletes entry `index` of an outer map; there need not be one.
 pub(super) fn delete_entry(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
-    let mut element = Element { map: fd_number(map), key: address_of(&index), ..Element::default() };
+    let mut element = Element {
+        map: fd_number(map),
+        key: address_of(&index),
+        ..Element::default()
+    };
     match bpf(command::MAP_DELETE_ELEM, &mut element) {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(()),
@@ -60,7 +78,12 @@ pub(super) fn delete_entry(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
 fn inner_id(map: BorrowedFd<'_>, index: u32) -> Option<u32> {
     let mut id = 0u32;
     let value = (&raw mut id) as u64;
-    let mut element = Element { map: fd_number(map), key: address_of(&index), value, ..Element::default() };
+    let mut element = Element {
+        map: fd_number(map),
+        key: address_of(&index),
+        value,
+        ..Element::default()
+    };
     bpf(command::MAP_LOOKUP_ELEM, &mut element).ok().map(|_| id)
 }
 
@@ -82,7 +105,13 @@ pub(super) fn memory_of_inner(map: BorrowedFd<'_>, index: u32) -> io::Result<u64
     let Some(id) = inner_id(map, index) else {
         return Ok(0);
     };
-    let fd = owned(bpf(command::MAP_GET_FD_BY_ID, &mut ById { id, ..ById::default() })?);
+    let fd = owned(bpf(
+        command::MAP_GET_FD_BY_ID,
+        &mut ById {
+            id,
+            ..ById::default()
+        },
+    )?);
     memory_of_map(fd.as_fd())
 }
 
@@ -90,7 +119,9 @@ pub(super) fn memory_of_inner(map: BorrowedFd<'_>, index: u32) -> io::Result<u64
 pub(super) fn memory_of_map(map: BorrowedFd<'_>) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
     let field = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-    field.and_then(|value| value.trim().parse().ok()).ok_or_else(|| io::Error::other("the kernel does not account the map's memory"))
+    field
+        .and_then(|value| value.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("the kernel does not account the map's memory"))
 }
 
 /// Kernel memory of all maps that the object still holds.
@@ -125,7 +156,10 @@ struct Pinned {
 pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     use std::os::unix::ffi::OsStrExt;
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut pinned = Pinned { path: path.as_ptr() as u64, ..Pinned::default() };
+    let mut pinned = Pinned {
+        path: path.as_ptr() as u64,
+        ..Pinned::default()
+    };
     Ok(owned(bpf(command::OBJ_GET, &mut pinned)?))
 }
 
@@ -141,7 +175,15 @@ struct LinkUpdate {
 /// Puts another program into a link: from one packet to the next, without a gap (kernel 5.7).
 pub(super) fn update_link(link: BorrowedFd<'_>, program: &ProgramFd) -> io::Result<()> {
     let program = fd_number(program.as_fd());
-    bpf(command::LINK_UPDATE, &mut LinkUpdate { link: fd_number(link), program, ..LinkUpdate::default() }).map(drop)
+    bpf(
+        command::LINK_UPDATE,
+        &mut LinkUpdate {
+            link: fd_number(link),
+            program,
+            ..LinkUpdate::default()
+        },
+    )
+    .map(drop)
 }
 
 #[repr(C)]
@@ -156,7 +198,11 @@ struct InfoByFd {
 pub(super) fn cgroup_of_link(link: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     let mut info = [0u64; 16];
     let length = u32::try_from(size_of_val(&info)).expect("128 fits");
-    let mut query = InfoByFd { fd: fd_number(link), length, info: info.as_mut_ptr() as u64 };
+    let mut query = InfoByFd {
+        fd: fd_number(link),
+        length,
+        info: info.as_mut_ptr() as u64,
+    };
     bpf(command::OBJ_GET_INFO_BY_FD, &mut query)?;
     Ok(Some(info[2]).filter(|&id| id != 0))
 }
@@ -186,7 +232,11 @@ struct ProgTestRun {
 
 /// Runs a program on a packet (`BPF_PROG_TEST_RUN`). The kernel expects an Ethernet header and takes it off (net/bpf/test_run.c).
 pub(super) fn test_run(program: &ProgramFd, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
-    let kind: [u8; 2] = if packet.first().is_some_and(|byte| byte >> 4 == 6) { [0x86, 0xdd] } else { [0x08, 0x00] };
+    let kind: [u8; 2] = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
+        [0x86, 0xdd]
+    } else {
+        [0x08, 0x00]
+    };
     let mut frame = vec![0; 12];
     frame.extend(kind);
     frame.extend(packet);
@@ -198,7 +248,10 @@ pub(super) fn test_run(program: &ProgramFd, packet: &[u8], repeat: u32) -> io::R
         ..ProgTestRun::default()
     };
     bpf(command::PROG_TEST_RUN, &mut run)?;
-    Ok(TestRun { returned: run.returned, duration: Duration::from_nanos(run.duration.into()) })
+    Ok(TestRun {
+        returned: run.returned,
+        duration: Duration::from_nanos(run.duration.into()),
+    })
 }
 
 /// Waits until no program that ran when this was called runs any more: `membarrier(MEMBARRIER_CMD_GLOBAL)` is the kernel's
@@ -228,11 +281,23 @@ impl SharedWords {
     pub(super) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; the map is made with BPF_F_MMAPABLE and has `count` words.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), count * 8, protection, libc::MAP_SHARED, map.as_raw_fd(), 0) };
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                count * 8,
+                protection,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { start: start.cast(), count })
+        Ok(Self {
+            start: start.cast(),
+            count,
+        })
     }
 
     pub(super) fn words(&self) -> &[AtomicU64] {

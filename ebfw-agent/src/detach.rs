@@ -1,0 +1,35 @@
+//! `ebfw detach`: the one way to take off what agents left in force.
+
+use anyhow::Context;
+
+use crate::{config::DetachConfig, datapath, host::lock::PinLock};
+
+/// Removes all that is pinned and says what that was.
+///
+/// # Errors
+///
+/// Where an agent still runs, or something cannot be removed.
+pub fn detach(config: &DetachConfig) -> anyhow::Result<String> {
+    if !config.pin_dir.exists() {
+        return Ok(format!(
+            "nothing is pinned at {}: no enforcement to take off",
+            config.pin_dir.display()
+        ));
+    }
+    let lock = PinLock::take(&config.pin_dir)?;
+    let removed = datapath::detach(&config.pin_dir).with_context(|| {
+        format!(
+            "failed to remove what is pinned at {}",
+            config.pin_dir.display()
+        )
+    })?;
+    drop(lock);
+    let programs = removed
+        .iter()
+        .filter(|name| name.starts_with("ebfw_"))
+        .count();
+    Ok(format!(
+        "detached {programs} programs at {}: nothing is enforced any more",
+        config.pin_dir.display()
+    ))
+}

@@ -1,0 +1,299 @@
+//! `ebfw exec`: runs a command in a cgroup of its own under a policy, and reports what was allowed and refused.
+//!
+//! Nothing is pinned. What the command leaves running is ended with it, since nobody would govern it any more.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    net::{IpAddr, Ipv6Addr},
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{Command as StdCommand, ExitStatus},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use ebfw_common::abi::{Request, request, verdict};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+};
+use zerocopy::FromBytes;
+
+use crate::{
+    cli::{ExecMode, ExecOptions},
+    config::{Mode, Output, UnknownWorkload},
+    enforcer::{Enforcer, Terms},
+    events::{
+        Colour, Filter,
+        pipeline::{self, Stages},
+        sink::{Format, Lines},
+    },
+    exit::Exit,
+    host::{
+        cgroup::{CgroupPath, Hierarchy, OwnedCgroup},
+        privileges,
+        sockets::Destroyer,
+        tree::Tree,
+    },
+    metrics::Metrics,
+    policy_file::{self, Loaded},
+    report::Report,
+};
+
+/// How long the last events may take.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long processes that are left over may take to die.
+const REAP: Duration = Duration::from_secs(5);
+/// Exit codes of shells: the command was found but could not be run, or was not found.
+const CANNOT_RUN: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Runs the command; returns its exit code, or 128 plus the signal that ended it.
+///
+/// # Errors
+///
+/// Where the policy is bad, the host is not able, or the command cannot be started under the policy.
+pub fn exec(options: &ExecOptions) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(options))
+}
+
+async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
+    let Loaded { policy, .. } = policy_file::load(&options.policy)?;
+    let hierarchy = privileges::check(None)?.hierarchy;
+    let cgroup = hierarchy.create(
+        &hierarchy.own()?,
+        &format!("ebfw-exec-{}", std::process::id()),
+    )?;
+    let terms = Terms {
+        mode: Some(match options.mode {
+            ExecMode::Enforce => Mode::Enforce,
+            ExecMode::Log => Mode::Log,
+        }),
+        unknown: UnknownWorkload::Drop,
+    };
+    let metrics = Arc::new(Metrics::new(terms.event_mode()));
+    let tree = Arc::new(Tree::start(hierarchy.clone(), cgroup.path().clone())?);
+    let mut enforcer = Enforcer::load(None, terms, Arc::clone(&metrics))?;
+    enforcer.enforce(Some(&policy), &tree.snapshot(), cgroup.path(), None)?;
+    if policy.pod_selector.is_some() {
+        tracing::warn!(
+            "the policy selects pods by podSelector, and a command is in no pod: nothing is refused"
+        );
+    }
+    let mut events = enforcer.datapath().events()?;
+    let mut requests = enforcer.datapath().requests()?;
+    let (intake, raw) = pipeline::queue(pipeline::QUEUE, Arc::clone(&metrics));
+    let stages = Stages {
+        workloads: Arc::clone(&tree),
+        rules: enforcer.rule_names(),
+        filter: Filter::new(Vec::new(), Vec::new()),
+        sink: (Report::new(), event_lines(options)?),
+        metrics: Arc::clone(&metrics),
+    };
+    let pipeline = pipeline::spawn(stages, raw)?;
+    let paths = Arc::clone(&tree);
+    let destroyer = Destroyer::start(hierarchy.clone(), Box::new(move |id| paths.lookup(id)))?;
+    enforcer.datapath().attach(cgroup.directory())?;
+
+    let mut child = match spawn(options, &cgroup) {
+        Ok(child) => child,
+        Err(error) => return not_started(options, cgroup, &error),
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    // The terminal sends its interrupt to the command as well: it decides.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut changes = tree.changes();
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status?,
+            _ = terminate.recv() => pass_on(&child, Signal::SIGTERM),
+            _ = hang_up.recv() => pass_on(&child, Signal::SIGHUP),
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+            done = events.drain(|bytes| intake.offer(bytes)) => done?,
+            asked = next_requests(&mut requests) => {
+                let mut rescan = false;
+                for request in asked? {
+                    match request.kind {
+                        request::DESTROY => destroyer.request(request),
+                        _ => rescan |= !enforcer.knows(request.cgroup_id),
+                    }
+                }
+                if rescan {
+                    tree.rescan().await;
+                    apply(&mut enforcer, &policy, &tree, cgroup.path());
+                }
+            }
+            changed = changes.changed() => {
+                changed?;
+                changes.mark_unchanged();
+                apply(&mut enforcer, &policy, &tree, cgroup.path());
+            }
+        }
+    };
+    end_leftovers(&hierarchy, cgroup.path()).await;
+    events.take(|bytes| intake.offer(bytes));
+    drop(intake);
+    let (mut report, _) = pipeline.drain(DRAIN).await?;
+    for (left, count) in enforcer.datapath().left_out()? {
+        let destination = IpAddr::V6(Ipv6Addr::from(left.destination)).to_canonical();
+        report.add_left_out(
+            destination,
+            (left.port != 0).then_some(left.port),
+            left.protocol,
+            left.verdict == verdict::DENY,
+            count,
+        );
+    }
+    write_report(options, &report, metrics.events_lost())?;
+    drop(enforcer);
+    drop(tree);
+    cgroup.remove()?;
+    Ok(exit_of(status))
+}
+
+fn apply(
+    enforcer: &mut Enforcer,
+    policy: &ebfw_policy::policy::Policy,
+    tree: &Tree,
+    root: &CgroupPath,
+) {
+    if let Err(error) = enforcer.enforce(Some(policy), &tree.snapshot(), root, None) {
+        tracing::error!("{error:#}; what was in force before stays");
+    }
+}
+
+fn event_lines(options: &ExecOptions) -> anyhow::Result<Option<Lines<fs::File>>> {
+    if !options.events {
+        return Ok(None);
+    }
+    let format = match options.output {
+        Output::Text if colour() == Colour::Ansi => Format::Text(Colour::Ansi),
+        Output::Text => Format::Text(Colour::Never),
+        Output::Json => Format::Json,
+    };
+    let stderr = std::os::fd::AsFd::as_fd(&io::stderr()).try_clone_to_owned()?;
+    Ok(Some(Lines::new(stderr.into(), format)))
+}
+
+fn colour() -> Colour {
+    if io::stderr().is_terminal()
+        && anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
+    {
+        Colour::Ansi
+    } else {
+        Colour::Never
+    }
+}
+
+fn spawn(options: &ExecOptions, cgroup: &OwnedCgroup) -> anyhow::Result<Child> {
+    let mut command = StdCommand::new(&options.program);
+    command.args(&options.arguments);
+    cgroup.confine(&mut command)?;
+    Ok(Command::from(command).spawn()?)
+}
+
+/// A command that does not exist is the caller's mistake, told with the code that a shell would give.
+fn not_started(
+    options: &ExecOptions,
+    cgroup: OwnedCgroup,
+    error: &anyhow::Error,
+) -> anyhow::Result<Exit> {
+    let _ = cgroup.remove();
+    let kind = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    tracing::error!(
+        "failed to run {}: {error:#}",
+        Path::new(&options.program).display()
+    );
+    Ok(Exit(if kind == Some(io::ErrorKind::NotFound) {
+        NOT_FOUND
+    } else {
+        CANNOT_RUN
+    }))
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // The child may have ended this instant; then there is nobody to tell.
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+async fn next_requests(ring: &mut crate::datapath::Ring) -> anyhow::Result<Vec<Request>> {
+    let mut requests = Vec::new();
+    ring.drain(|bytes| requests.extend(Request::read_from_bytes(bytes).ok()))
+        .await?;
+    Ok(requests)
+}
+
+/// Ends what the command left running in its cgroup.
+async fn end_leftovers(hierarchy: &Hierarchy, cgroup: &CgroupPath) {
+    let deadline = tokio::time::Instant::now() + REAP;
+    let mut told = false;
+    loop {
+        let left = hierarchy.processes(cgroup, usize::MAX);
+        if left.is_empty() || tokio::time::Instant::now() > deadline {
+            return;
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(
+                "ending {} processes that the command left running: no policy would govern them",
+                left.len()
+            );
+        }
+        for pid in left.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn write_report(options: &ExecOptions, report: &Report, lost: u64) -> anyhow::Result<()> {
+    let colour = if options.report.is_none() {
+        colour()
+    } else {
+        Colour::Never
+    };
+    let text = match options.output {
+        Output::Text => report.table(lost, colour),
+        Output::Json => report.json(lost),
+    };
+    let text = if text.ends_with('\n') {
+        text
+    } else {
+        text + "\n"
+    };
+    match &options.report {
+        Some(path) => {
+            fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
+        }
+        None => io::stderr()
+            .write_all(text.as_bytes())
+            .context("failed to write the report"),
+    }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    Exit(
+        code.and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(Exit::FAILURE.0),
+    )
+}
