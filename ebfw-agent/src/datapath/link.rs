@@ -100,7 +100,8 @@ fn try_attach(
     }
     // Another cgroup than before: the new link stands before the old one falls.
     let link = create(program, cgroup)?;
-    let fresh = links.join(format!("{name}.new"));
+    // bpffs keeps names with a dot to itself (kernel/bpf/inode.c, bpf_lookup).
+    let fresh = links.join(format!("{name}-new"));
     let _ = fs::remove_file(&fresh);
     link.pin(&fresh)?;
     fs::rename(&fresh, &pin)?;
