@@ -10,15 +10,27 @@ use ebfw_policy::{parse_policy, ruleset::Ruleset, workload::Workload};
 
 fn ruleset(source: &str) -> Arc<Ruleset> {
     let policy = parse_policy(source).expect("the test's policy is right");
-    Arc::new(policy.select(&Workload::default()).expect("few rules").expect("no pod selector"))
+    Arc::new(
+        policy
+            .select(&Workload::default())
+            .expect("few rules")
+            .expect("no pod selector"),
+    )
 }
 
 /// A test run's socket belongs to the cgroup of the caller, or, before kernel 5.16 or so, to the root.
 fn wanted(ruleset: &Arc<Ruleset>) -> BTreeMap<u64, Assignment> {
     let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");
     let own = hierarchy.id(&hierarchy.own().unwrap()).unwrap().0;
-    let assignment = Assignment { ruleset: Some(Arc::clone(ruleset)), open: false, silent: false };
-    [own, 1].into_iter().map(|cgroup| (cgroup, assignment.clone())).collect()
+    let assignment = Assignment {
+        ruleset: Some(Arc::clone(ruleset)),
+        open: false,
+        silent: false,
+    };
+    [own, 1]
+        .into_iter()
+        .map(|cgroup| (cgroup, assignment.clone()))
+        .collect()
 }
 
 fn udp(destination: [u8; 4], port: u16) -> Vec<u8> {
@@ -39,16 +51,37 @@ fn programs_load_and_verdicts_follow_each_policy_in_turn() {
     }
     let mut datapath = Datapath::load(None).unwrap_or_else(|error| panic!("{error:?}"));
     eprintln!("verified: {:?}", datapath.verified_instructions());
-    let open = ruleset("defaultAction: Allow\nrules:\n- name: no-dns\n  action: Deny\n  match: {ports: [53], protocols: [UDP]}\n");
-    let shut = ruleset("defaultAction: Deny\nrules:\n- name: net\n  action: Allow\n  match: {cidrs: [203.0.113.0/24]}\n");
+    let open = ruleset(
+        "defaultAction: Allow\nrules:\n- name: no-dns\n  action: Deny\n  match: {ports: [53], protocols: [UDP]}\n",
+    );
+    let shut = ruleset(
+        "defaultAction: Deny\nrules:\n- name: net\n  action: Allow\n  match: {cidrs: [203.0.113.0/24]}\n",
+    );
     for round in 0..3 {
         datapath.apply(&wanted(&open)).unwrap();
-        let run = |datapath: &Datapath, packet: &[u8]| datapath.test_egress(packet, 1).unwrap().returned;
-        assert_eq!(run(&datapath, &udp([203, 0, 113, 5], 53)), 0, "round {round}");
-        assert_eq!(run(&datapath, &udp([198, 51, 100, 5], 54)), 1, "round {round}");
+        let run =
+            |datapath: &Datapath, packet: &[u8]| datapath.test_egress(packet, 1).unwrap().returned;
+        assert_eq!(
+            run(&datapath, &udp([203, 0, 113, 5], 53)),
+            0,
+            "round {round}"
+        );
+        assert_eq!(
+            run(&datapath, &udp([198, 51, 100, 5], 54)),
+            1,
+            "round {round}"
+        );
         datapath.apply(&wanted(&shut)).unwrap();
-        assert_eq!(run(&datapath, &udp([203, 0, 113, 5], 53)), 1, "round {round}");
-        assert_eq!(run(&datapath, &udp([198, 51, 100, 5], 54)), 0, "round {round}");
+        assert_eq!(
+            run(&datapath, &udp([203, 0, 113, 5], 53)),
+            1,
+            "round {round}"
+        );
+        assert_eq!(
+            run(&datapath, &udp([198, 51, 100, 5], 54)),
+            0,
+            "round {round}"
+        );
     }
     let memory = datapath.memory().unwrap();
     eprintln!("kernel memory: {memory}");
