@@ -45,6 +45,17 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// Bytes of the header without options.
+    #[must_use]
+    pub fn header(self) -> usize {
+        match self {
+            Self::V4 => 20,
+            Self::V6 => 40,
+        }
+    }
+}
+
 impl Packet {
     /// The bytes in hexadecimal, for the output of a failed test.
     #[must_use]

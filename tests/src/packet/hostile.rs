@@ -153,7 +153,7 @@ fn extension(rng: &mut Rng) -> Extension {
 /// Makes the fixed header lie, so that nothing in the packet can be relied on.
 fn spoil_head(rng: &mut Rng, packet: &mut Packet) {
     let is_v6 = packet.family == Family::V6;
-    let fixed = if is_v6 { 40 } else { 20 };
+    let fixed = packet.family.header();
     match rng.u8(..4) {
         0 => packet.bytes[0] = packet.bytes[0] & 0xf | rng.u8(7..16) << 4,
         1 if !is_v6 => packet.bytes[0] = 0x40 | rng.u8(..5),

@@ -1,0 +1,336 @@
+//! The kernel programs against the engine: random policies, and packets in every disguise, each run through the very
+//! program that guards a cgroup (`BPF_PROG_TEST_RUN`). Needs root; attaches nothing.
+//!
+//! EBFW_DIFF_PAIRS and EBFW_DIFF_SEED set the number of pairs and the first seed.
+
+use std::{collections::BTreeMap, env, sync::Arc};
+
+use ebfw_agent::{
+    datapath::{Assignment, CounterReader, Datapath},
+    host::cgroup::Hierarchy,
+    metrics::{Counters, KernelCounters},
+};
+use ebfw_common::{
+    abi::{Config, Counter, mode, pending},
+    classify::Flow,
+};
+use ebfw_policy::{evaluate::Decision, policy::Action, ruleset::Ruleset, testgen};
+use ebfw_tests::packet::{
+    Extension, Meaning, Options, Packet, Part, SourceRoute, Upper, V4, V6, disguise,
+};
+use fastrand::Rng;
+
+/// Pairs of a ruleset and a packet that a plain `cargo test` judges.
+const PAIRS: u64 = 210_000;
+/// Packets for one ruleset: loading one costs the kernel a grace period, as much as hundreds of packets.
+const PACKETS: u64 = 500;
+
+/// Kernel 6.18 refuses test runs on packets shorter than their IP header (net/bpf/test_run.c).
+const EINVAL: i32 = 22;
+
+/// The programs, loaded and attached to nothing, and the cgroups whose packets a test run sends.
+struct Kernel {
+    datapath: Datapath,
+    counters: CounterReader,
+    cgroups: [u64; 2],
+}
+
+impl Kernel {
+    /// `None`, said aloud, where this machine cannot load them and need not.
+    fn load() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            let required = env::var("EBFW_REQUIRE_KERNEL")
+                .is_ok_and(|value| !matches!(&*value, "" | "0" | "false"));
+            assert!(!required, "loading kernel programs needs root");
+            eprintln!("SKIPPED: loading kernel programs needs root");
+            return None;
+        }
+        let mut datapath = Datapath::load(None).unwrap_or_else(|error| panic!("{error:?}"));
+        datapath
+            .configure(Config {
+                mode: mode::ENFORCE,
+                pending: pending::DROP,
+            })
+            .expect("the map takes its only entry");
+        let counters = datapath
+            .counters()
+            .expect("nobody else has taken the counters");
+        let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");
+        let own = hierarchy
+            .own()
+            .and_then(|own| hierarchy.id(&own))
+            .expect("this process is in a cgroup");
+        // A test run's socket belongs to the caller's cgroup; older kernels leave it in the root.
+        Some(Self {
+            datapath,
+            counters,
+            cgroups: [own.0, 1],
+        })
+    }
+
+    fn enforce(&mut self, ruleset: Option<&Arc<Ruleset>>) {
+        let assignment = Assignment {
+            ruleset: ruleset.cloned(),
+            open: false,
+            silent: false,
+        };
+        let wanted: BTreeMap<u64, Assignment> = self
+            .cgroups
+            .iter()
+            .map(|cgroup| (*cgroup, assignment.clone()))
+            .collect();
+        self.datapath
+            .apply(&wanted)
+            .unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// Whether the packet leaves; `None` where the kernel does not run programs on a packet that short.
+    fn passes(&self, packet: &Packet) -> Option<bool> {
+        match self.datapath.test_egress(&packet.bytes, 1) {
+            Ok(run) if run.returned <= 1 => Some(run.returned == 1),
+            Ok(run) => panic!(
+                "the program returned {}: the workload is not known",
+                run.returned
+            ),
+            Err(error)
+                if error.raw_os_error() == Some(EINVAL)
+                    && packet.bytes.len() < packet.family.header() =>
+            {
+                None
+            }
+            Err(error) => panic!(
+                "the kernel does not run the program: {error}\n{}",
+                packet.hex()
+            ),
+        }
+    }
+
+    fn counted(&self) -> Counters {
+        self.counters.read().expect("the counters can be read")
+    }
+}
+
+/// What must happen to a packet, and what must be counted for it.
+struct Expected {
+    passes: bool,
+    counted: Vec<Counter>,
+}
+
+fn expected(ruleset: &Ruleset, meaning: Meaning) -> Expected {
+    let dropped = |why| vec![Counter::DecisionDeny, Counter::PacketDropped, why];
+    match meaning {
+        Meaning::Flow(flow) => expected_of_flow(ruleset, &flow),
+        Meaning::Malformed => Expected {
+            passes: false,
+            counted: dropped(Counter::Malformed),
+        },
+        Meaning::SourceRoute | Meaning::RoutingHeader => Expected {
+            passes: false,
+            counted: dropped(Counter::SourceRouted),
+        },
+    }
+}
+
+fn expected_of_flow(ruleset: &Ruleset, flow: &Flow) -> Expected {
+    let verdict = ruleset.evaluate(&testgen::facts(flow));
+    if testgen::expected(&verdict).is_none() {
+        return Expected {
+            passes: true,
+            counted: Vec::new(),
+        };
+    }
+    match verdict.decision {
+        Decision::Allow | Decision::Modify => Expected {
+            passes: true,
+            counted: vec![Counter::DecisionAllow],
+        },
+        Decision::Held => Expected {
+            passes: true,
+            counted: vec![Counter::DecisionHeld],
+        },
+        Decision::Deny => Expected {
+            passes: false,
+            counted: vec![Counter::DecisionDeny, Counter::PacketDropped],
+        },
+    }
+}
+
+/// The counters of which every packet's share is known.
+const COUNTED: [Counter; 9] = [
+    Counter::DecisionAllow,
+    Counter::DecisionDeny,
+    Counter::DecisionHeld,
+    Counter::PacketDropped,
+    Counter::PendingDropped,
+    Counter::Malformed,
+    Counter::SourceRouted,
+    Counter::TableError,
+    Counter::Reply,
+];
+
+/// Judges `PACKETS` packets under one ruleset, which all follow from the seed. Says how many the kernel ran.
+fn judge_one_ruleset(kernel: &mut Kernel, seed: u64) -> u64 {
+    let mut rng = Rng::with_seed(seed);
+    let ruleset = Arc::new(testgen::ruleset(&mut rng));
+    kernel.enforce(Some(&ruleset));
+    let before = kernel.counted();
+    let mut tally = before;
+    let mut judged = 0;
+    for number in 0..PACKETS {
+        let flow = testgen::flow(&mut rng, &ruleset);
+        let packet = disguise(&mut rng, &flow);
+        let Expected { passes, counted } = expected(&ruleset, packet.meaning);
+        let Some(answer) = kernel.passes(&packet) else {
+            continue;
+        };
+        judged += 1;
+        for counter in counted {
+            tally[counter as usize] += 1;
+        }
+        assert_eq!(
+            answer,
+            passes,
+            "seed {seed}, packet {number}: the engine says {passes}\n{:?} {}\n{:?}\n{}",
+            packet.family,
+            packet.hex(),
+            packet.meaning,
+            testgen::words(&ruleset, 100),
+        );
+    }
+    let after = kernel.counted();
+    for counter in COUNTED {
+        let [before, after, tally] =
+            [before, after, tally].map(|counters| counters[counter as usize]);
+        assert_eq!(
+            after - before,
+            tally - before,
+            "seed {seed}: {counter:?}\n{}",
+            testgen::words(&ruleset, 100)
+        );
+    }
+    judged
+}
+
+#[test]
+fn kernel_and_engine_agree_on_random_policies_and_packets() {
+    let Some(mut kernel) = Kernel::load() else {
+        return;
+    };
+    let setting =
+        |name, default| env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let (pairs, first) = (
+        setting("EBFW_DIFF_PAIRS", PAIRS),
+        setting("EBFW_DIFF_SEED", 1),
+    );
+    let (mut judged, mut seed) = (0, first);
+    while judged < pairs {
+        judged += judge_one_ruleset(&mut kernel, seed);
+        seed += 1;
+    }
+    println!("{judged} pairs, seeds {first} to {}", seed - 1);
+}
+
+#[test]
+fn what_no_policy_may_let_through_is_dropped_where_one_governs_and_only_there() {
+    let Some(mut kernel) = Kernel::load() else {
+        return;
+    };
+    let allow_all = Arc::new(Ruleset {
+        rules: Vec::new(),
+        default: Action::Allow,
+        govern_loopback: false,
+        quic: ebfw_policy::policy::Quic::Decide,
+    });
+    let v4 = V4::plain([198, 51, 100, 7].into(), Upper::new(6, 443, 0));
+    let v6 = V6::plain(
+        [0x2001, 0xdb8, 0, 0, 0, 0, 0, 7].into(),
+        Upper::new(17, 443, 8),
+    );
+    let cases = [
+        ("a plain IPv4 packet leaves", v4.build(), true),
+        ("a plain IPv6 packet leaves", v6.build(), true),
+        (
+            "a later fragment leaves",
+            V4 {
+                part: Part::Later(1),
+                ..v4.clone()
+            }
+            .build(),
+            true,
+        ),
+        (
+            "a loose source route",
+            V4 {
+                options: Options::source_route(SourceRoute::Loose, 0),
+                ..v4.clone()
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a strict source route at the end",
+            V4 {
+                options: Options::source_route(SourceRoute::Strict, 33),
+                ..v4.clone()
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a routing header",
+            V6 {
+                chain: vec![Extension::Routing { kind: 4 }],
+                ..v6.clone()
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a TCP header that is cut off",
+            V4 {
+                kept: Some(19),
+                ..v4.clone()
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a first fragment too short for the ports",
+            V4 {
+                kept: Some(3),
+                part: Part::First,
+                ..v4
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a fragment header that is cut off",
+            V6 {
+                chain: vec![Extension::LaterFragment { offset: 1 }],
+                kept: Some(7),
+                ..v6
+            }
+            .build(),
+            false,
+        ),
+    ];
+    kernel.enforce(Some(&allow_all));
+    for (why, packet, passes) in &cases {
+        assert_eq!(
+            kernel.passes(packet),
+            Some(*passes),
+            "{why}: {}",
+            packet.hex()
+        );
+    }
+    kernel.enforce(None);
+    for (why, packet, _) in &cases {
+        assert_eq!(
+            kernel.passes(packet),
+            Some(true),
+            "without a policy: {why}: {}",
+            packet.hex()
+        );
+    }
+}
