@@ -1,8 +1,12 @@
 //! Exit codes, and how an error finds its own.
 
-use std::{fmt, process::ExitCode};
+use std::{error::Error, fmt, process::ExitCode};
 
-use crate::{config::Refused, host::privileges::Unable};
+use crate::{
+    config::Refused,
+    datapath::LoadError,
+    host::{cgroup, privileges::Unable},
+};
 
 /// What the process says to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,22 +24,40 @@ impl Exit {
     /// `expect=` did not hold, or lint found something.
     pub const FINDINGS: Self = Self(3);
 
-    /// The code that `error` asks for: that of the first cause that has one, else a failure.
+    /// The code that `error` asks for: that of the outermost cause that has one, else a failure.
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
-        if has::<Unable>(error) || has::<NotAble>(error) {
-            Self::NOT_ABLE
-        } else if has::<Usage>(error) || has::<Refused>(error) {
-            Self::USAGE
-        } else {
-            Self::FAILURE
-        }
+        error.chain().find_map(of_cause).unwrap_or(Self::FAILURE)
     }
 }
 
-/// Whether a cause, or a context around one, is an `E`.
-fn has<E: std::error::Error + Send + Sync + 'static>(error: &anyhow::Error) -> bool {
-    error.is::<E>() || error.chain().any(|cause| cause.is::<E>())
+fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
+    if cause.is::<Usage>() || cause.is::<Refused>() {
+        Some(Exit::USAGE)
+    } else if cause.is::<Unable>() {
+        Some(Exit::NOT_ABLE)
+    } else if let Some(error) = cause.downcast_ref() {
+        Some(of_cgroup(error))
+    } else {
+        cause.downcast_ref().map(of_load)
+    }
+}
+
+fn of_cgroup(error: &cgroup::Error) -> Exit {
+    match error {
+        cgroup::Error::Climbs { .. } | cgroup::Error::TooDeep { .. } => Exit::USAGE,
+        cgroup::Error::NotMounted
+        | cgroup::Error::NoSuchCgroup { .. }
+        | cgroup::Error::OwnNotVisible { .. }
+        | cgroup::Error::Io { .. } => Exit::NOT_ABLE,
+    }
+}
+
+fn of_load(error: &LoadError) -> Exit {
+    match error {
+        LoadError::Load(_) | LoadError::Program { .. } | LoadError::Map { .. } => Exit::NOT_ABLE,
+        LoadError::NoPrograms | LoadError::Io { .. } => Exit::FAILURE,
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -54,63 +76,37 @@ impl fmt::Display for Usage {
     }
 }
 
-impl std::error::Error for Usage {}
-
-/// The machine cannot do what was asked, and what its operator can do about it: exit code 3.
-///
-/// Works as an error of its own and as `anyhow` context around the system's error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotAble(pub String);
-
-impl fmt::Display for NotAble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for NotAble {}
+impl Error for Usage {}
 
 #[cfg(test)]
 mod tests {
     use std::io;
 
-    use anyhow::{Context, anyhow};
+    use anyhow::anyhow;
 
     use super::*;
 
     #[test]
-    fn an_error_finds_its_exit_code_wherever_the_mark_is() {
-        let io = || io::Error::other("denied");
-        let not_able = || NotAble("run as root".into());
+    fn an_error_finds_its_exit_code_wherever_its_cause_is() {
+        let unable = || Unable {
+            lines: vec!["missing CAP_BPF".into()],
+        };
+        let climbs = || cgroup::Error::Climbs {
+            configured: "/..".into(),
+            mount: "/sys".into(),
+        };
         for (error, expected, why) in [
-            (anyhow!("plain"), Exit::FAILURE, "no mark"),
-            (anyhow!(not_able()), Exit::NOT_ABLE, "the error itself"),
+            (anyhow!("plain"), Exit::FAILURE, "nothing asks for another"),
             (
-                anyhow!(io()).context(not_able()),
-                Exit::NOT_ABLE,
-                "a context around the cause",
-            ),
-            (
-                anyhow!(not_able()).context("failed to start"),
-                Exit::NOT_ABLE,
-                "below a context",
-            ),
-            (
-                Err::<(), _>(io())
-                    .context(not_able())
-                    .context("failed to start")
-                    .unwrap_err(),
-                Exit::NOT_ABLE,
-                "a context below a context",
+                anyhow!(io::Error::other("no")),
+                Exit::FAILURE,
+                "nothing asks for another",
             ),
             (anyhow!(Usage("no".into())), Exit::USAGE, "the error itself"),
             (
-                anyhow!(Unable {
-                    lines: vec!["missing CAP_BPF".into()]
-                })
-                .context("failed to start"),
-                Exit::NOT_ABLE,
-                "what the host lacks",
+                anyhow!(Usage("no".into())).context("flow"),
+                Exit::USAGE,
+                "below a context",
             ),
             (
                 anyhow!(Refused {
@@ -120,10 +116,26 @@ mod tests {
                 Exit::USAGE,
                 "a configuration that is refused",
             ),
+            (anyhow!(unable()), Exit::NOT_ABLE, "what the host lacks"),
             (
-                anyhow!(Usage("no".into())).context("flow"),
-                Exit::USAGE,
+                anyhow!(unable()).context("start"),
+                Exit::NOT_ABLE,
                 "below a context",
+            ),
+            (
+                anyhow!(cgroup::Error::NotMounted),
+                Exit::NOT_ABLE,
+                "no cgroup v2",
+            ),
+            (
+                anyhow!(climbs()),
+                Exit::USAGE,
+                "a path that cannot be meant",
+            ),
+            (
+                anyhow!(LoadError::NoPrograms),
+                Exit::FAILURE,
+                "the build, not the host",
             ),
         ] {
             assert_eq!(Exit::of(&error), expected, "{error:#}: {why}");
