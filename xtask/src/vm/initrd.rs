@@ -8,6 +8,12 @@ use super::{cpio::Archive, kernels::Kernel, programs::TestProgram};
 
 const INIT: &str = include_str!("init.sh");
 
+/// Folders above others come first.
+const FOLDERS: [&str; 13] = [
+    "bin", "dev", "etc", "mod", "proc", "root", "run", "sys", "tests", "tmp", "usr", "usr/bin",
+    "var",
+];
+
 /// What runs in the guest.
 pub(super) struct Job<'a> {
     pub(super) programs: &'a [TestProgram],
@@ -18,10 +24,7 @@ pub(super) struct Job<'a> {
 /// Packs all of it.
 pub(super) fn build(kernel: &Kernel, job: &Job<'_>) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in [
-        "bin", "dev", "etc", "mod", "proc", "root", "run", "sys", "tests", "tmp", "usr", "usr/bin",
-        "var",
-    ] {
+    for folder in FOLDERS {
         archive.folder(folder);
     }
     archive.program("bin/busybox", &read(&kernel.busybox)?);
@@ -34,17 +37,53 @@ pub(super) fn build(kernel: &Kernel, job: &Job<'_>) -> Result<Vec<u8>> {
     }
     for program in job.programs {
         archive.program(&program.guest_path(), &read(&program.path)?);
+        // Tests know the agent by the path that it was built at.
+        if !program.is_test {
+            let path = program.path.strip_prefix("/").unwrap_or(&program.path);
+            link_below_folders(&mut archive, path, &format!("/{}", program.guest_path()))?;
+        }
     }
     archive.program("init", INIT.as_bytes());
     archive.file("job.sh", script(job).as_bytes());
     Ok(archive.finish())
 }
 
+/// A link, and the folders above it that are not there yet.
+fn link_below_folders(archive: &mut Archive, path: &Path, to: &str) -> Result<()> {
+    let utf8 = |path: &Path| {
+        path.to_str()
+            .map(str::to_owned)
+            .context("a path that is not UTF-8")
+    };
+    let mut folders: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .collect();
+    folders.reverse();
+    for folder in folders
+        .into_iter()
+        .filter(|folder| !FOLDERS.iter().any(|there| Path::new(there) == *folder))
+    {
+        archive.folder(&utf8(folder)?);
+    }
+    archive.link(&utf8(path)?, to);
+    Ok(())
+}
+
+/// What every test in a guest gets to know: whatever is missing in there is missing for good, so it has to
+/// fail and not to skip; and emulated machines are slow.
+const ENVIRONMENT: [&str; 4] = [
+    "CI=true",
+    "EBFW_REQUIRE_KERNEL=1",
+    "EBFW_DIFF_PAIRS=5000",
+    "RUST_BACKTRACE=1",
+];
+
 /// Runs every test program, also after one has failed.
 fn script(job: &Job<'_>) -> String {
     let mut script = String::new();
-    // Whatever a test misses in here is missing for good: it has to fail and not to skip.
-    for variable in ["EBFW_REQUIRE_KERNEL=1", "RUST_BACKTRACE=1"]
+    for variable in ENVIRONMENT
         .into_iter()
         .chain(job.environment.iter().map(String::as_str))
     {

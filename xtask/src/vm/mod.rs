@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Kernel series, or `all`
     #[arg(long, value_delimiter = ',', value_parser = kernels::parse, default_values = ["5.10", "7.3"])]
     kernel: Vec<kernels::Choice>,
-    /// Test targets of the package `ebfw-tests`
+    /// Test targets of `ebfw-tests` and `ebfw-agent`
     #[arg(long = "test", value_delimiter = ',', default_values = programs::DEFAULT)]
     tests: Vec<String>,
     /// Environment of the tests

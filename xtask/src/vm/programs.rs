@@ -1,4 +1,4 @@
-//! The test programs for the guests: integration tests of `ebfw-tests`, and `ebfw` itself, without shared libraries.
+//! The test programs for the guests: integration tests and `ebfw` itself, without shared libraries.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,10 @@ use crate::{
 };
 
 /// The test targets that need nothing but a kernel.
-pub(super) const DEFAULT: [&str; 2] = ["differential", "live"];
+pub(super) const DEFAULT: [&str; 3] = ["differential", "live", "datapath"];
+
+/// The packages that have them.
+const PACKAGES: [&str; 4] = ["--package", "ebfw-tests", "--package", "ebfw-agent"];
 
 /// A program on its way into a guest.
 #[derive(Debug, PartialEq)]
@@ -34,19 +37,17 @@ impl TestProgram {
 /// Builds the tests asked for.
 pub(super) fn build(tests: &[String]) -> Result<Vec<TestProgram>> {
     step("test programs for the guests");
-    let mut selection = vec!["--package", "ebfw-tests"];
+    let mut selection = PACKAGES.to_vec();
     selection.extend(tests.iter().flat_map(|test| ["--test", test.as_str()]));
     let mut programs = cargo(&["test", "--no-run"], &selection)?;
-    programs.extend(cargo(
-        &["build"],
-        &["--package", "ebfw-agent", "--bin", "ebfw"],
-    )?);
+    let agent = ["--package", "ebfw-agent", "--bin", "ebfw"];
+    programs.extend(cargo(&["build"], &agent)?);
     for test in tests {
         if !programs
             .iter()
             .any(|program| program.is_test && program.name == *test)
         {
-            bail!("the package ebfw-tests has no test target {test}");
+            bail!("there is no test target {test}");
         }
     }
     Ok(programs)
@@ -85,7 +86,10 @@ fn programs_in(messages: &str) -> Result<Vec<TestProgram>> {
         };
         let is_test = target["kind"][0] == "test";
         let is_plain_ebfw = name == "ebfw" && message["profile"]["test"] == false;
-        if is_test || is_plain_ebfw {
+        let is_new = programs
+            .iter()
+            .all(|program: &TestProgram| program.path.as_os_str() != path);
+        if is_new && (is_test || is_plain_ebfw) {
             programs.push(TestProgram {
                 name: name.to_owned(),
                 path: path.into(),
