@@ -26,7 +26,8 @@ Examples:
   sudo ebfw exec --policy policy.yaml -- curl https://example.com
   sudo ebfw exec --policy policy.yaml --mode log --output json --report report.json -- make test
 
-The exit code is that of the command.";
+The exit code is that of the command, or 128 plus the signal that ended it; 126 if it cannot be run, 127 if
+it is not found. Before it runs: 1 bad policy or failure, 2 bad usage, 3 the machine is not able.";
 
 pub(super) const DETACH: &str = "\
 Traffic is unfiltered afterwards. The agent must not be running.
