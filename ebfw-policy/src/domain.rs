@@ -95,8 +95,41 @@ enum Shape {
     Exact,
     /// `*.` before the text: a longer name that ends in it (the text begins with the dot).
     Below,
-    /// Anything else; compiled when it is first needed.
-    Glob(OnceLock<GlobMatcher>),
+    /// Anything else.
+    Glob(NameGlob),
+}
+
+/// A glob that is compiled when it is first needed.
+#[derive(Clone, Debug)]
+struct NameGlob {
+    /// Bytes at its start and at its end that every name has which it means: they spare most names the regular expression.
+    head: usize,
+    tail: usize,
+    matcher: OnceLock<GlobMatcher>,
+}
+
+impl NameGlob {
+    fn new(text: &str) -> Self {
+        let head = text.find(META).unwrap_or(text.len());
+        let tail = text.rfind(META).map_or(0, |at| text.len() - at - 1);
+        Self {
+            head,
+            tail,
+            matcher: OnceLock::new(),
+        }
+    }
+
+    fn matches(&self, text: &str, name: &str) -> bool {
+        let (name_bytes, text_bytes) = (name.as_bytes(), text.as_bytes());
+        let compile = || {
+            translate(text)
+                .expect("the pattern was translated when it was made")
+                .compile_matcher()
+        };
+        name_bytes.ends_with(&text_bytes[text.len() - self.tail..])
+            && name_bytes.starts_with(&text_bytes[..self.head])
+            && self.matcher.get_or_init(compile).is_match(name)
+    }
 }
 
 impl DomainPattern {
@@ -141,7 +174,7 @@ impl DomainPattern {
         translate(core).map_err(|why| DomainError::Glob(written.into(), why.into()))?;
         Ok(Self {
             text: core.into(),
-            shape: Shape::Glob(OnceLock::new()),
+            shape: Shape::Glob(NameGlob::new(core)),
             below: suffix,
         })
     }
@@ -162,24 +195,8 @@ impl DomainPattern {
             Shape::Any => !name.is_empty(),
             Shape::Exact => *name == *self.text,
             Shape::Below => name.len() > self.text.len() && name.ends_with(&*self.text),
-            Shape::Glob(matcher) => self.may_match(name) && self.compiled(matcher).is_match(name),
+            Shape::Glob(glob) => glob.matches(&self.text, name),
         }
-    }
-
-    fn compiled<'m>(&self, matcher: &'m OnceLock<GlobMatcher>) -> &'m GlobMatcher {
-        let compile = || {
-            translate(&self.text)
-                .expect("the pattern was translated when it was made")
-                .compile_matcher()
-        };
-        matcher.get_or_init(compile)
-    }
-
-    /// Whether `name` begins and ends as the glob does: this spares most names the regular expression.
-    fn may_match(&self, name: &str) -> bool {
-        let head = self.text.find(META).map_or("", |at| &self.text[..at]);
-        let tail = self.text.rfind(META).map_or("", |at| &self.text[at + 1..]);
-        name.starts_with(head) && name.ends_with(tail)
     }
 
     /// The name that the pattern is, if it stands for that one name alone.

@@ -174,19 +174,21 @@ pub fn judge(rule: &Rule, facts: &Facts) -> Judgement {
     if let Some(dimension) = ruled_out_by_address(rule, facts) {
         return Judgement::No(dimension);
     }
+    if matches.domains == AnyOf::Anything && !matches.reads_requests() {
+        return Judgement::Yes;
+    }
+    let names = names(&matches.domains, rule.action, facts);
+    if names == Truth::No {
+        return Judgement::No(Dimension::Domains);
+    }
     let content = [
-        (
-            Dimension::Domains,
-            names(&matches.domains, rule.action, facts),
-        ),
+        (Dimension::Domains, names),
         (Dimension::Methods, method(rule, facts)),
         (Dimension::PathPrefix, path(rule, facts)),
     ];
     let first = |wanted: Truth| {
-        content
-            .iter()
-            .find(|(_, truth)| *truth == wanted)
-            .map(|(dimension, _)| *dimension)
+        let found = content.iter().find(|(_, truth)| *truth == wanted);
+        found.map(|(dimension, _)| *dimension)
     };
     let strict = rule.strict_l7 && rule.action == Action::Deny;
     if let Some(dimension) = first(Truth::No) {

@@ -119,15 +119,11 @@ fn shadows_rule(earlier: &Rule, later: &Rule) -> bool {
     // An Allow and a Deny read the names of a flow differently (SEMANTICS 4), and a fact that stays opaque passes an Allow over,
     // so a rule with names or requests covers only rules of its own kind.
     let reads_content =
-        |rule: &Rule| rule.matches.domains != AnyOf::Anything || reads_requests(&rule.matches);
+        |rule: &Rule| rule.matches.domains != AnyOf::Anything || rule.matches.reads_requests();
     if reads_content(earlier) && earlier.action.permits() != later.action.permits() {
         return false;
     }
     covers(&earlier.matches, &later.matches)
-}
-
-fn reads_requests(matches: &Match) -> bool {
-    matches.methods != AnyOf::Anything || matches.path_prefix.is_some()
 }
 
 fn covers(wide: &Match, narrow: &Match) -> bool {
@@ -236,7 +232,7 @@ fn never_matches(rule: &Rule, note: &mut Note<'_>) {
 /// Methods and paths where no request can be read.
 fn undecidable(rule: &Rule, note: &mut Note<'_>) {
     let matches = &rule.matches;
-    if !reads_requests(matches) {
+    if !matches.reads_requests() {
         return;
     }
     let only = |protocols: &[Protocol]| !protocols.contains(&Protocol::TCP);

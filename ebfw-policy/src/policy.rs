@@ -231,6 +231,11 @@ impl Match {
         methods: AnyOf::Anything,
         path_prefix: None,
     };
+
+    /// Whether it asks for the method or the path of a request.
+    pub(crate) fn reads_requests(&self) -> bool {
+        self.methods != AnyOf::Anything || self.path_prefix.is_some()
+    }
 }
 
 /// One rule of a policy.
