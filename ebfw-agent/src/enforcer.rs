@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::Context;
 use ebfw_common::abi::{self, Config as KernelConfig};
-use ebfw_policy::policy::Policy;
 
 use crate::{
     config::{Mode, UnknownWorkload},
@@ -21,7 +20,7 @@ use crate::{
         tree::Cgroups,
     },
     metrics::Metrics,
-    workload::{self, Desired, Posture, Standing},
+    workload::{Desired, Planner, Posture, Standing},
 };
 
 /// How the programs run.
@@ -101,20 +100,22 @@ impl Enforcer {
         Arc::clone(&self.history)
     }
 
-    /// Makes what `policy` says about the cgroups of `tree` the state of the kernel. What did not change is not touched.
+    /// Makes what the plan says about the cgroups of `tree` the state of the kernel; without a plan nothing is governed. What did not
+    /// change is not touched.
     ///
     /// # Errors
     ///
     /// Where more rules apply to a workload than fit, or the kernel refuses; what was in force stays.
     pub fn enforce(
         &mut self,
-        policy: Option<&Policy>,
+        planner: Option<&mut Planner>,
         tree: &Cgroups,
         root: &CgroupPath,
         own: Option<CgroupId>,
     ) -> anyhow::Result<()> {
-        let desired = match policy.filter(|_| self.terms.mode.is_some()) {
-            Some(policy) => workload::desired(policy, tree, root, own)
+        let desired = match planner {
+            Some(planner) => planner
+                .desired(tree, root, own)
                 .map_err(|error| anyhow::anyhow!("{error}: the policy is not applied"))?,
             None => observed(tree, root)?,
         };

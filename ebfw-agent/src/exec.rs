@@ -44,6 +44,7 @@ use crate::{
     metrics::Metrics,
     policy_file::{self, Loaded},
     report::Report,
+    workload::Planner,
 };
 
 /// How long the last events may take.
@@ -84,8 +85,10 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     let metrics = Arc::new(Metrics::new(terms.event_mode()));
     let tree = Arc::new(Tree::start(hierarchy.clone(), cgroup.path().clone())?);
     let mut enforcer = Enforcer::load(None, terms, Arc::clone(&metrics))?;
-    enforcer.enforce(Some(&policy), &tree.snapshot(), cgroup.path(), None)?;
-    if policy.pod_selector.is_some() {
+    let selects_pods = policy.pod_selector.is_some();
+    let mut planner = Planner::new(Arc::new(policy));
+    enforcer.enforce(Some(&mut planner), &tree.snapshot(), cgroup.path(), None)?;
+    if selects_pods {
         tracing::warn!(
             "the policy selects pods by podSelector, and a command is in no pod: nothing is refused"
         );
@@ -133,13 +136,13 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
                 }
                 if rescan {
                     tree.rescan().await;
-                    apply(&mut enforcer, &policy, &tree, cgroup.path());
+                    apply(&mut enforcer, &mut planner, &tree, cgroup.path());
                 }
             }
             changed = changes.changed() => {
                 changed?;
                 changes.mark_unchanged();
-                apply(&mut enforcer, &policy, &tree, cgroup.path());
+                apply(&mut enforcer, &mut planner, &tree, cgroup.path());
             }
         }
     };
@@ -164,13 +167,8 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     Ok(exit_of(status))
 }
 
-fn apply(
-    enforcer: &mut Enforcer,
-    policy: &ebfw_policy::policy::Policy,
-    tree: &Tree,
-    root: &CgroupPath,
-) {
-    if let Err(error) = enforcer.enforce(Some(policy), &tree.snapshot(), root, None) {
+fn apply(enforcer: &mut Enforcer, planner: &mut Planner, tree: &Tree, root: &CgroupPath) {
+    if let Err(error) = enforcer.enforce(Some(planner), &tree.snapshot(), root, None) {
         tracing::error!("{error:#}; what was in force before stays");
     }
 }

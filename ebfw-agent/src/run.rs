@@ -4,7 +4,6 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ebfw_common::abi::{Request, request};
-use ebfw_policy::policy::Policy;
 use tokio::signal::unix::{SignalKind, signal};
 use zerocopy::FromBytes;
 
@@ -18,7 +17,7 @@ use crate::{
         sink::{Format, Lines},
     },
     host::{
-        cgroup::{CgroupId, CgroupPath, Hierarchy},
+        cgroup::{CgroupId, CgroupPath, Hierarchy, Seclusion},
         lock::PinLock,
         privileges,
         sockets::Destroyer,
@@ -26,6 +25,7 @@ use crate::{
     },
     metrics::{Destroyed, Listener, Metrics, Readiness, Reload, Server},
     policy_file::{Loaded, PolicyFile, Update},
+    workload::Planner,
 };
 
 /// How long the last events may take to get out at the end.
@@ -52,13 +52,15 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 /// Where the policy comes from.
 struct Source {
     file: PolicyFile,
-    policy: Policy,
+    planner: Planner,
+    rules: usize,
 }
 
 struct Agent<'a> {
     config: &'a Config,
     root: CgroupPath,
     own: Option<CgroupId>,
+    _seclusion: Option<Seclusion>,
     source: Option<Source>,
     tree: Arc<Tree>,
     enforcer: Enforcer,
@@ -84,7 +86,7 @@ impl<'a> Agent<'a> {
         let hierarchy = able.hierarchy;
         let lock = pin.map(PinLock::take).transpose()?;
         let root = hierarchy.resolve(config.cgroup.as_deref().and_then(Path::to_str))?;
-        let (terms, source) = source(config)?;
+        let (terms, mut source) = source(config)?;
         let metrics = Arc::new(Metrics::new(terms.event_mode()));
         let readiness = Readiness::new();
         let attached = readiness.pending("programs attached");
@@ -99,10 +101,13 @@ impl<'a> Agent<'a> {
         };
         let tree = Arc::new(Tree::start(hierarchy.clone(), root.clone())?);
         let mut enforcer = Enforcer::load(pin, terms, Arc::clone(&metrics))?;
-        let own = exempt(&hierarchy, &root);
-        let policy = source.as_ref().map(|source| &source.policy);
-        enforcer.enforce(policy, &tree.snapshot(), &root, own)?;
-        metrics.set_policy_rules(policy.map_or(0, |policy| policy.rules.len()));
+        let seclusion = seclude(&hierarchy, &root);
+        let own = seclusion
+            .as_ref()
+            .and_then(|seclusion| hierarchy.id(seclusion.path()).ok());
+        let planner = source.as_mut().map(|source| &mut source.planner);
+        enforcer.enforce(planner, &*tree.rescan().await, &root, own)?;
+        metrics.set_policy_rules(source.as_ref().map_or(0, |source| source.rules));
         loaded.ready();
 
         let events = enforcer.datapath().events()?;
@@ -134,14 +139,15 @@ impl<'a> Agent<'a> {
             ""
         };
         let exemption = match own {
-            Some(_) => "the agent's own cgroup is exempt",
-            None => "nothing is exempt: the agent opens no connections of its own",
+            Some(_) => "the agent's own connections are exempt",
+            None => "nothing is exempt",
         };
         tracing::info!("ready: watching {}{adopted}; {exemption}", root.text());
         Ok(Self {
             config,
             root,
             own,
+            _seclusion: seclusion,
             source,
             tree,
             enforcer,
@@ -182,10 +188,10 @@ impl<'a> Agent<'a> {
 
     /// Puts the current policy and tree into force; on failure the last state stays.
     fn enforce(&mut self) -> bool {
-        let policy = self.source.as_ref().map(|source| &source.policy);
+        let planner = self.source.as_mut().map(|source| &mut source.planner);
         match self
             .enforcer
-            .enforce(policy, &self.tree.snapshot(), &self.root, self.own)
+            .enforce(planner, &self.tree.snapshot(), &self.root, self.own)
         {
             Ok(()) => true,
             Err(error) => {
@@ -209,14 +215,14 @@ impl<'a> Agent<'a> {
             return;
         };
         let rules = policy.rules.len();
-        let last = std::mem::replace(&mut source.policy, policy);
+        let last = std::mem::replace(&mut source.planner, Planner::new(Arc::new(policy)));
         if self.enforce() {
             tracing::info!(rules, %digest, "policy reloaded");
             self.metrics.set_policy_rules(rules);
             self.metrics.reloaded(Reload::Applied);
         } else {
             if let Some(source) = &mut self.source {
-                source.policy = last;
+                source.planner = last;
             }
             self.metrics.reloaded(Reload::Failed);
         }
@@ -292,18 +298,25 @@ fn source(config: &Config) -> anyhow::Result<(Terms, Option<Source>)> {
         },
         Some(Source {
             file: watch,
-            policy,
+            rules: policy.rules.len(),
+            planner: Planner::new(Arc::new(policy)),
         }),
     ))
 }
 
-/// The agent's own cgroup, if no process but the agent is in it: then its connections can be told from others'.
-fn exempt(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<CgroupId> {
+/// Sees to it that the agent is alone in its cgroup, where it runs below the governed one: then its connections can be told from others'.
+fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
     let own = hierarchy.own().ok()?;
-    let alone = hierarchy.processes(&own, 2) == [std::process::id()];
-    (alone && own != *root && own.is_within(root))
-        .then(|| hierarchy.id(&own).ok())
-        .flatten()
+    if !own.is_within(root) {
+        return None;
+    }
+    match hierarchy.seclude() {
+        Ok(seclusion) => Some(seclusion),
+        Err(error) => {
+            tracing::warn!("{error}: the agent's own connections are governed like any other");
+            None
+        }
+    }
 }
 
 async fn next_update(source: &mut Option<Source>) -> Update {

@@ -140,6 +140,9 @@ const PROGRAMS: [&str; 7] = [
 /// The program that does nothing, for benchmarks.
 const EMPTY: &str = "ebfw_empty";
 
+/// Instances by ruleset. What a rule caches inside takes no part in its equality or hash.
+type Loaded = StdHashMap<Arc<Ruleset>, instance::Instance>;
+
 /// Loaded programs and their maps.
 pub struct Datapath {
     ebpf: Ebpf,
@@ -246,7 +249,7 @@ impl Datapath {
         wanted: &BTreeMap<u64, Assignment>,
         mut announce: impl FnMut(u32, &Arc<Ruleset>),
     ) -> Result<Applied, ApplyError> {
-        let mut rulesets: StdHashMap<Arc<Ruleset>, instance::Instance> = StdHashMap::new();
+        let mut rulesets = Loaded::new();
         let mut applied = Applied::default();
         for ruleset in wanted
             .values()
@@ -281,7 +284,7 @@ impl Datapath {
         &mut self,
         cgroup: u64,
         assignment: &Assignment,
-        rulesets: &StdHashMap<Arc<Ruleset>, instance::Instance>,
+        rulesets: &Loaded,
     ) -> Result<(), ApplyError> {
         let Assignment {
             ruleset,
