@@ -168,6 +168,34 @@ fn what_shows_no_port_matches_no_rule_with_ports() {
 }
 
 #[test]
+fn protocols_that_only_the_last_rule_tells_apart_are_told_apart() {
+    for before in [0, 63, 64, 4095] {
+        let mut rules = vec![deny(cidrs(&["203.0.113.0/24"])); before];
+        rules.push(deny(Match {
+            protocols: protocols(&[17]).protocols,
+            ..ports(&[(53, 53)])
+        }));
+        let tables = tables(rules);
+        let cases = [
+            (17, 53, by_rule(before as u16)),
+            (6, 53, ALLOWED),
+            (132, 53, ALLOWED),
+            (17, 54, ALLOWED),
+        ];
+        for (protocol, port, wanted) in cases {
+            let answer = tables
+                .view()
+                .classify(&to("192.0.2.1", protocol, Some(port)));
+            assert_eq!(
+                answer,
+                Ok(wanted),
+                "{before} rules before, {protocol}:{port}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_order_of_rules_decides_and_not_the_longest_prefix() {
     let tables = tables(vec![
         deny(cidrs(&["10.1.2.0/24"])),

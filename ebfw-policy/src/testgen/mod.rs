@@ -67,6 +67,8 @@ struct Style {
     v4: Vec<u32>,
     v6: Vec<u128>,
     width: Width,
+    /// Whether rules name protocols often, or hardly ever: a difference between protocols deep in the list.
+    protocols: bool,
     /// Whether rules look at names and requests.
     content: bool,
     strict_l7: bool,
@@ -142,6 +144,7 @@ fn style(rng: &mut Rng) -> Style {
         v4,
         v6,
         width: [Width::Wide, Width::Narrow, Width::Needle][rng.usize(..3)],
+        protocols: rng.u8(..4) != 0,
         content: rng.u8(..3) == 0,
         strict_l7: rng.bool(),
     }
@@ -156,7 +159,7 @@ fn rule(rng: &mut Rng, style: &Style, index: usize) -> Rule {
     let mut matches = Match {
         cidrs: cidrs(rng, style),
         ports: ports(rng, style.width),
-        protocols: protocols(rng),
+        protocols: protocols(rng, style),
         ..Match::ANYTHING
     };
     if style.content {
@@ -288,8 +291,9 @@ fn port(rng: &mut Rng) -> u16 {
     }
 }
 
-fn protocols(rng: &mut Rng) -> AnyOf<Protocol> {
-    if rng.bool() {
+fn protocols(rng: &mut Rng, style: &Style) -> AnyOf<Protocol> {
+    let sixty_fourths = if style.protocols { 32 } else { 1 };
+    if rng.u8(..64) >= sixty_fourths {
         return AnyOf::Anything;
     }
     let mut protocols = Vec::new();
