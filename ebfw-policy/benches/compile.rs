@@ -29,11 +29,18 @@ fn ruleset(rules: impl Iterator<Item = Match>) -> Ruleset {
         strict_l7: false,
         position: Position::default(),
     };
-    Ruleset { rules: rules.map(|matches| Arc::new(rule(matches))).collect(), default: Action::Deny, govern_loopback: false, quic: Quic::Decide }
+    Ruleset {
+        rules: rules.map(|matches| Arc::new(rule(matches))).collect(),
+        default: Action::Deny,
+        govern_loopback: false,
+        quic: Quic::Decide,
+    }
 }
 
 fn prefix(rng: &mut Rng) -> IpNet {
-    Ipv4Net::new_assert(Ipv4Addr::from(rng.u32(..)), rng.u8(12..=32)).trunc().into()
+    Ipv4Net::new_assert(Ipv4Addr::from(rng.u32(..)), rng.u8(12..=32))
+        .trunc()
+        .into()
 }
 
 /// The rules of one of `workloads` workloads.
@@ -52,7 +59,12 @@ fn workloads(c: &mut Criterion) {
         let mut rng = Rng::with_seed(1);
         let rulesets: Vec<Ruleset> = (0..workloads).map(|_| share(&mut rng, workloads)).collect();
         group.bench_function(format!("over {workloads} workloads"), |bencher| {
-            bencher.iter(|| rulesets.iter().map(|rules| compile(black_box(rules)).expect("it fits").blocks.len()).sum::<usize>());
+            bencher.iter(|| {
+                rulesets
+                    .iter()
+                    .map(|rules| compile(black_box(rules)).expect("it fits").blocks.len())
+                    .sum::<usize>()
+            });
         });
     }
     group.finish();
@@ -71,7 +83,9 @@ fn largest(c: &mut Criterion) {
     }));
     let mut group = c.benchmark_group("compile the largest ruleset");
     group.sample_size(10);
-    group.bench_function("4,096 rules, 100,000 prefixes", |bencher| bencher.iter(|| compile(black_box(&rules)).expect("it fits")));
+    group.bench_function("4,096 rules, 100,000 prefixes", |bencher| {
+        bencher.iter(|| compile(black_box(&rules)).expect("it fits"))
+    });
     group.finish();
 }
 
