@@ -3,14 +3,20 @@
 
 use std::{env, fs, path::PathBuf};
 
+/// From `OUT_DIR` up to the target directory: `TARGET/PROFILE/build/PACKAGE/out`, and a few more for other layouts.
+const DEPTH: usize = 8;
+
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(ebfw_bpf_object)");
     println!("cargo::rerun-if-changed=build.rs");
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
+    // Cargo marks its target directory, and below that the one of each `--target`: the outer one is meant.
     let Some(target) = out
         .ancestors()
-        .find(|dir| dir.join("CACHEDIR.TAG").is_file())
+        .take(DEPTH)
+        .filter(|dir| dir.join("CACHEDIR.TAG").is_file())
+        .last()
     else {
         return;
     };

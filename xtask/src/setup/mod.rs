@@ -104,7 +104,9 @@ impl Need {
                 "the kernel's target has no compiled standard library: `core` is built from its source"
             }
             Self::BpfLinker => "links the kernel programs and writes their type information (BTF)",
-            Self::StaticTarget => "virtual machines run programs without shared libraries",
+            Self::StaticTarget => {
+                "`cargo xtask build --static` makes an `ebfw` without shared libraries"
+            }
             Self::Components => "`cargo xtask lint` formats and lints",
             Self::CargoDeny => {
                 "`cargo xtask lint` checks licences, sources and advisories of dependencies"

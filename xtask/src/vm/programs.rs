@@ -6,13 +6,16 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    build::STATIC_TARGET,
     command::{self, step},
     workspace,
 };
 
 /// The test targets that need nothing but a kernel.
 pub(super) const DEFAULT: [&str; 3] = ["differential", "live", "datapath"];
+
+/// The same C library as in other tests, linked statically: the guest has no libraries.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const FLAGS: &str = "-C target-feature=+crt-static";
 
 /// The packages that have them.
 const PACKAGES: [&str; 4] = ["--package", "ebfw-tests", "--package", "ebfw-agent"];
@@ -37,11 +40,18 @@ impl TestProgram {
 /// Builds the tests asked for.
 pub(super) fn build(tests: &[String]) -> Result<Vec<TestProgram>> {
     step("test programs for the guests");
-    let mut selection = PACKAGES.to_vec();
-    selection.extend(tests.iter().flat_map(|test| ["--test", test.as_str()]));
-    let mut programs = cargo(&["test", "--no-run"], &selection)?;
-    let agent = ["--package", "ebfw-agent", "--bin", "ebfw"];
-    programs.extend(cargo(&["build"], &agent)?);
+    let messages = command::output(
+        command::cargo()
+            .args(["build", "--profile", "guest", "--target", TARGET])
+            .args(["--message-format", "json-render-diagnostics"])
+            .args(PACKAGES)
+            .args(["--bin", "ebfw"])
+            .args(tests.iter().flat_map(|test| ["--test", test.as_str()]))
+            .env("RUSTFLAGS", FLAGS)
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .current_dir(workspace::root()),
+    )?;
+    let programs = programs_in(&messages)?;
     for test in tests {
         if !programs
             .iter()
@@ -51,24 +61,6 @@ pub(super) fn build(tests: &[String]) -> Result<Vec<TestProgram>> {
         }
     }
     Ok(programs)
-}
-
-fn cargo(subcommand: &[&str], selection: &[&str]) -> Result<Vec<TestProgram>> {
-    let messages = command::output(
-        command::cargo()
-            .args(subcommand)
-            .args([
-                "--profile",
-                "guest",
-                "--target",
-                STATIC_TARGET,
-                "--message-format",
-                "json-render-diagnostics",
-            ])
-            .args(selection)
-            .current_dir(workspace::root()),
-    )?;
-    programs_in(&messages)
 }
 
 /// Reads cargo's messages: test programs of the tests package, and the plain `ebfw`.
@@ -86,10 +78,7 @@ fn programs_in(messages: &str) -> Result<Vec<TestProgram>> {
         };
         let is_test = target["kind"][0] == "test";
         let is_plain_ebfw = name == "ebfw" && message["profile"]["test"] == false;
-        let is_new = programs
-            .iter()
-            .all(|program: &TestProgram| program.path.as_os_str() != path);
-        if is_new && (is_test || is_plain_ebfw) {
+        if is_test || is_plain_ebfw {
             programs.push(TestProgram {
                 name: name.to_owned(),
                 path: path.into(),
