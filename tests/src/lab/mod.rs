@@ -1,0 +1,371 @@
+//! A lab for one test: a workload in a cgroup and a network namespace of its own, its peers in another one, and a judge on the wire.
+//! All of it goes with the value. Nothing is ever attached to a cgroup that the lab has not made.
+
+mod kernel;
+pub mod net;
+mod netlink;
+pub mod process;
+pub mod server;
+pub mod sniffer;
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ebfw_agent::{
+    datapath::{Assignment, LeftOut},
+    host::{
+        cgroup::{CgroupId, CgroupPath, Hierarchy, OwnedCgroup},
+        sockets::{Outcome, Worker},
+        tree::Cgroups,
+    },
+    metrics::Counters,
+    workload::{self, Posture},
+};
+use ebfw_common::abi::{Config, Counter, FlowEvent, Request, mode, pending, request};
+use ebfw_policy::{parse_policy, policy::Policy};
+use zerocopy::FromBytes as _;
+
+use self::{
+    kernel::Kernel,
+    net::Net,
+    process::{Answer, Line, Place, Process},
+    server::Server,
+    sniffer::Sniffer,
+};
+
+/// What does not happen within this time does not happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Waits until `look` is true.
+///
+/// # Panics
+///
+/// When it takes too long; `what` was expected.
+pub fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !look() {
+        assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Says aloud, past the capture of test output, what was not tested.
+pub fn not_run(what: &str) {
+    let _ = writeln!(io::stderr(), "NOT RUN: {what}");
+}
+
+/// Whether kernel programs can be loaded. A machine that must be able to and is not fails the test.
+fn can_run() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        let required = env::var("EBFW_REQUIRE_KERNEL")
+            .is_ok_and(|value| !matches!(&*value, "" | "0" | "false"));
+        assert!(!required, "loading kernel programs needs root");
+        let test = thread::current().name().unwrap_or("a test").to_owned();
+        not_run(&format!("{test}: loading kernel programs needs root"));
+    }
+    root
+}
+
+/// The lab.
+pub struct Lab {
+    kernel: Option<Kernel>,
+    attached: bool,
+    policy: Option<Policy>,
+    worker: Worker,
+    requests: Vec<Request>,
+    destroyed: usize,
+    wire: Sniffer,
+    _server: Server,
+    net: Net,
+    hierarchy: Hierarchy,
+    cgroup: OwnedCgroup,
+}
+
+/// The port on which everybody at the far end answers.
+pub const PORT: u16 = 80;
+
+impl Lab {
+    /// Sets it up; `None`, said aloud, where this machine cannot. Without a policy nothing is attached.
+    ///
+    /// # Panics
+    ///
+    /// Where the machine should be able to.
+    #[must_use]
+    pub fn open() -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if !can_run() {
+            return None;
+        }
+        let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");
+        let own = hierarchy.own().expect("this process is in a cgroup");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ebfw-live-{}-{number}", std::process::id());
+        let cgroup = hierarchy.create(&own, &name).expect("root makes cgroups");
+        let net = Net::new().expect("root makes namespaces");
+        let paths = hierarchy.clone();
+        let worker = Worker::new(hierarchy.clone(), Box::new(move |id| paths.path(id)));
+        let mut lab = Self {
+            kernel: Some(Kernel::take()),
+            attached: false,
+            policy: None,
+            worker: worker.expect("netlink is there"),
+            requests: Vec::new(),
+            destroyed: 0,
+            wire: Sniffer::start(&net.near, &net.far).expect("root opens packet sockets"),
+            _server: Server::start(&net.far, PORT).expect("the namespace is fresh"),
+            net,
+            hierarchy,
+            cgroup,
+        };
+        lab.mode(mode::ENFORCE);
+        Some(lab)
+    }
+
+    /// Puts a policy file in force for all cgroups of the lab.
+    ///
+    /// # Panics
+    ///
+    /// Where the policy is wrong or the kernel refuses it.
+    pub fn policy(&mut self, source: &str) {
+        self.policy = Some(parse_policy(source).expect("the test's policy is right"));
+        self.classify();
+        if !self.attached {
+            let directory = self.cgroup.directory().to_owned();
+            let kernel = self.kernel.as_mut().expect("the lab is open");
+            kernel
+                .datapath
+                .attach(&directory)
+                .unwrap_or_else(|error| panic!("{error:?}"));
+            self.attached = true;
+        }
+    }
+
+    /// Does what the agent does when cgroups come and go: gives each its rules.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn classify(&mut self) {
+        let policy = self.policy.as_ref().expect("there is a policy");
+        let wanted = assignments(policy, &self.cgroups(), self.cgroup.path());
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel
+            .datapath
+            .apply(&wanted)
+            .unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// The cgroups of the lab.
+    fn cgroups(&self) -> Cgroups {
+        let mut found = Cgroups::from([(self.cgroup.id(), self.cgroup.path().clone())]);
+        let mut pending = vec![self.cgroup.path().clone()];
+        while let Some(path) = pending.pop() {
+            for (child, id) in self.hierarchy.children(&path).unwrap_or_default() {
+                found.insert(id, child.clone());
+                pending.push(child);
+            }
+        }
+        found
+    }
+
+    /// Sets the mode, one of `ebfw_common::abi::mode`.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn mode(&mut self, mode: u32) {
+        let config = Config {
+            mode,
+            pending: pending::DROP,
+        };
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel.datapath.configure(config).expect("the map takes it");
+    }
+
+    /// Makes a cgroup below the workload's, and returns its directory; it goes with the lab.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    #[must_use]
+    pub fn nested(&self, name: &str) -> PathBuf {
+        let directory = self.cgroup.directory().join(name);
+        fs::create_dir(&directory).expect("root makes cgroups");
+        directory
+    }
+
+    /// The path of the workload's cgroup, as policies name it.
+    #[must_use]
+    pub fn path(&self) -> String {
+        self.cgroup.path().text().into_owned()
+    }
+
+    /// Directory of the workload's cgroup.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.cgroup.directory()
+    }
+
+    /// Id of the workload's cgroup.
+    #[must_use]
+    pub fn cgroup_id(&self) -> u64 {
+        self.cgroup.id().0
+    }
+
+    /// Starts a process in the workload.
+    pub fn start<T: Answer>(
+        &self,
+        work: impl FnOnce(&mut Line) -> io::Result<T> + Send,
+    ) -> Process<T> {
+        self.start_in(Some(self.cgroup.directory()), work)
+    }
+
+    /// Starts a process beside the workload, in another cgroup or in the test's own.
+    pub fn start_in<T: Answer>(
+        &self,
+        cgroup: Option<&Path>,
+        work: impl FnOnce(&mut Line) -> io::Result<T> + Send,
+    ) -> Process<T> {
+        let netns = &self.net.near;
+        Process::start(Place { netns, cgroup }, work)
+    }
+
+    /// Runs `work` in a process of the workload.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`.
+    pub fn inside<T: Answer>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        self.start(|_| work()).finish()
+    }
+
+    /// The namespaces.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// The judge.
+    #[must_use]
+    pub fn wire(&self) -> &Sniffer {
+        &self.wire
+    }
+
+    /// The counters of the programs.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let kernel = self.kernel.as_ref().expect("the lab is open");
+        kernel.counters()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.counters()[counter as usize]
+    }
+
+    /// The events since the last call.
+    pub fn events(&mut self) -> Vec<FlowEvent> {
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        let mut events = Vec::new();
+        kernel.events.take(|entry| {
+            events.push(FlowEvent::read_from_bytes(entry).expect("entries are whole events"));
+        });
+        events
+    }
+
+    /// What the rate limit still holds.
+    ///
+    /// # Panics
+    ///
+    /// Where the map cannot be read.
+    pub fn left_out(&mut self) -> Vec<(LeftOut, u64)> {
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel.datapath.left_out().expect("the map is readable")
+    }
+
+    /// Does what the kernel asked for: destroys sockets, and remembers the rest for [`Lab::asked`]. Returns how many were destroyed
+    /// since the lab was opened.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses to destroy.
+    pub fn tend(&mut self) -> usize {
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        let mut fresh = Vec::new();
+        kernel.requests.take(|entry| {
+            fresh.push(Request::read_from_bytes(entry).expect("entries are whole requests"));
+        });
+        for asked in fresh {
+            if asked.kind != request::DESTROY {
+                self.requests.push(asked);
+                continue;
+            }
+            match self.worker.destroy(&asked) {
+                Outcome::Destroyed => self.destroyed += 1,
+                Outcome::Gone => {}
+                Outcome::Failed(error) => panic!("{asked:?}: {error}"),
+            }
+        }
+        self.destroyed
+    }
+
+    /// Whether the kernel has asked to classify `cgroup`.
+    pub fn asked_to_classify(&mut self, cgroup: u64) -> bool {
+        self.tend();
+        self.requests
+            .iter()
+            .any(|asked| asked.kind == request::CLASSIFY && asked.cgroup_id == cgroup)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(kernel) = self.kernel.take() {
+            kernel.give_back();
+        }
+    }
+}
+
+/// Id of the cgroup with this directory.
+///
+/// # Panics
+///
+/// Where there is none.
+#[must_use]
+pub fn cgroup_id(directory: &Path) -> u64 {
+    fs::metadata(directory).expect("the cgroup exists").ino()
+}
+
+fn assignments(policy: &Policy, cgroups: &Cgroups, root: &CgroupPath) -> BTreeMap<u64, Assignment> {
+    let desired = workload::desired(policy, cgroups, root, None).expect("few rules");
+    let mut wanted = BTreeMap::new();
+    for (CgroupId(id), standing) in desired.entries {
+        let (ruleset, silent) = match standing.posture {
+            Posture::Governed(ruleset) => (Some(ruleset), false),
+            Posture::Ungoverned => (None, false),
+            Posture::Exempt => (None, true),
+        };
+        let open = standing.open;
+        wanted.insert(
+            id,
+            Assignment {
+                ruleset,
+                open,
+                silent,
+            },
+        );
+    }
+    wanted
+}

@@ -1,0 +1,130 @@
+//! Makes a pair of connected network devices and gives them addresses (rtnetlink(7)). A guest machine need not have `ip`.
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use ebfw_agent::host::netns::Netns;
+use nix::{
+    net::if_::if_nametoindex,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
+        socket,
+    },
+};
+
+const NLMSG_ERROR: u16 = 2;
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_CREATE: u16 = 0x400;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+/// No duplicate address detection: the address works at once.
+const IFA_F_NODAD: u8 = 2;
+const IFF_UP: u32 = 1;
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// Connects the namespace of the calling thread with `far` by a veth pair.
+pub(super) fn connect(near_name: &str, far: &impl AsFd, far_name: &str) -> io::Result<()> {
+    let peer = [
+        link(0, 0),
+        attribute(IFLA_IFNAME, far_name.as_bytes()),
+        attribute(
+            IFLA_NET_NS_FD,
+            &far.as_fd().as_raw_fd().unsigned_abs().to_ne_bytes(),
+        ),
+    ];
+    let info = [
+        attribute(IFLA_INFO_KIND, b"veth"),
+        attribute(IFLA_INFO_DATA, &attribute(VETH_INFO_PEER, &peer.concat())),
+    ];
+    let message = [
+        link(0, 0),
+        attribute(IFLA_IFNAME, near_name.as_bytes()),
+        attribute(IFLA_LINKINFO, &info.concat()),
+    ];
+    ask(RTM_NEWLINK, NLM_F_CREATE, &message.concat())
+}
+
+/// Switches a device of `place` on and gives it addresses.
+pub(super) fn bring_up(place: &Netns, name: &str, addresses: &[(IpAddr, u8)]) -> io::Result<()> {
+    place.enter(|| {
+        let index = if_nametoindex(name)?;
+        ask(RTM_NEWLINK, 0, &link(index, IFF_UP))?;
+        for (address, prefix) in addresses {
+            let (family, bytes) = match address {
+                IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+                IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+            };
+            let family = u8::try_from(family).expect("address families are small");
+            let mut message = vec![family, *prefix, IFA_F_NODAD, 0];
+            message.extend(index.to_ne_bytes());
+            message.extend(attribute(IFA_LOCAL, &bytes));
+            message.extend(attribute(IFA_ADDRESS, &bytes));
+            ask(RTM_NEWADDR, NLM_F_CREATE, &message)?;
+        }
+        Ok(())
+    })?
+}
+
+/// `struct ifinfomsg`.
+fn link(index: u32, flags: u32) -> Vec<u8> {
+    [0, index, flags, flags].map(u32::to_ne_bytes).concat()
+}
+
+/// `struct nlattr` with its value, padded.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).expect("attributes here are short");
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn ask(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    let socket: OwnedFd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    let length = u32::try_from(HEADER + body.len()).expect("messages here are short");
+    let mut message = length.to_ne_bytes().to_vec();
+    message.extend(kind.to_ne_bytes());
+    message.extend((flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    sendto(
+        socket.as_raw_fd(),
+        &message,
+        &NetlinkAddr::new(0, 0),
+        MsgFlags::empty(),
+    )?;
+    let mut answer = [0; 4096];
+    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    outcome(&answer[..length])
+}
+
+/// The error number in an NLMSG_ERROR; 0 is success.
+fn outcome(answer: &[u8]) -> io::Result<()> {
+    let kind = answer.get(4..6).map(|kind| [kind[0], kind[1]]);
+    let code = answer
+        .get(HEADER..HEADER + 4)
+        .map(|code| i32::from_ne_bytes([code[0], code[1], code[2], code[3]]));
+    match (kind.map(u16::from_ne_bytes), code) {
+        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
+        (Some(NLMSG_ERROR), Some(code)) => Err(io::Error::from_raw_os_error(-code)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

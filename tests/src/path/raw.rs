@@ -1,0 +1,110 @@
+//! Ways to send packets whose headers the program writes itself.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{MARK, Send, allowed, connect, enable, send, send_to, socket};
+use crate::lab::net::{v4, v6};
+
+/// For both families.
+pub const WAYS: [(&str, Send); 4] = [
+    ("raw UDP", udp),
+    ("raw UDP, connected", udp_connected),
+    ("raw protocol 253", unknown),
+    ("own IP header", own_header),
+];
+
+/// For IPv4.
+pub const V4_WAYS: [(&str, Send); 3] = [
+    ("own IP header, sent to another address", lying),
+    ("hand-made first fragment", first_fragment),
+    ("hand-made later fragment", later_fragment),
+];
+
+/// RFC 3692: for experiments.
+const UNKNOWN: libc::c_int = 253;
+/// IP header flag: more fragments.
+const MORE: u16 = 0x2000;
+
+fn bare(to: SocketAddr) -> SocketAddr {
+    SocketAddr::new(to.ip(), 0)
+}
+
+fn udp_segment(to: SocketAddr) -> Vec<u8> {
+    let length = 8 + MARK.len() as u16;
+    let mut bytes = [40000, to.port(), length, 0].map(u16::to_be_bytes).concat();
+    bytes.extend(MARK);
+    bytes
+}
+
+fn udp(to: SocketAddr) -> io::Result<()> {
+    let socket = socket(to, libc::SOCK_RAW, libc::IPPROTO_UDP)?;
+    send_to(&socket, &udp_segment(to), 0, bare(to))
+}
+
+fn udp_connected(to: SocketAddr) -> io::Result<()> {
+    let socket = socket(to, libc::SOCK_RAW, libc::IPPROTO_UDP)?;
+    connect(&socket, bare(to))?;
+    send(&socket, &udp_segment(to), 0)
+}
+
+fn unknown(to: SocketAddr) -> io::Result<()> {
+    let socket = socket(to, libc::SOCK_RAW, UNKNOWN)?;
+    send_to(&socket, MARK, 0, bare(to))
+}
+
+fn own_header(to: SocketAddr) -> io::Result<()> {
+    send_packet(&packet(to, 0), to)
+}
+
+/// The header says `to`; the kernel is told another address.
+fn lying(to: SocketAddr) -> io::Result<()> {
+    send_packet(&packet(to, 0), allowed(to))
+}
+
+fn first_fragment(to: SocketAddr) -> io::Result<()> {
+    send_packet(&packet(to, MORE), to)
+}
+
+fn later_fragment(to: SocketAddr) -> io::Result<()> {
+    send_packet(&packet(to, 64), to)
+}
+
+fn send_packet(packet: &[u8], to: SocketAddr) -> io::Result<()> {
+    let socket = socket(to, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+    if to.is_ipv6() {
+        enable(&socket, libc::IPPROTO_IPV6, libc::IPV6_HDRINCL)?;
+    }
+    send_to(&socket, packet, 0, bare(to))
+}
+
+/// A UDP packet with its IP header; `fragment` is the field with flags and offset.
+fn packet(to: SocketAddr, fragment: u16) -> Vec<u8> {
+    let segment = udp_segment(to);
+    let mut bytes = match (to.ip(), v4(1), v6(1)) {
+        (IpAddr::V4(to), IpAddr::V4(from), _) => {
+            let length = 20 + segment.len() as u16;
+            let mut bytes = vec![0x45, 0];
+            bytes.extend(length.to_be_bytes());
+            bytes.extend([0, 7]);
+            bytes.extend(fragment.to_be_bytes());
+            bytes.extend([64, 17, 0, 0]);
+            bytes.extend(from.octets());
+            bytes.extend(to.octets());
+            bytes
+        }
+        (IpAddr::V6(to), _, IpAddr::V6(from)) => {
+            let mut bytes = vec![0x60, 0, 0, 0];
+            bytes.extend((segment.len() as u16).to_be_bytes());
+            bytes.extend([17, 64]);
+            bytes.extend(from.octets());
+            bytes.extend(to.octets());
+            bytes
+        }
+        _ => unreachable!("the near end has an address of each family"),
+    };
+    bytes.extend(segment);
+    bytes
+}
