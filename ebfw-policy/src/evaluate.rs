@@ -253,9 +253,11 @@ fn names(patterns: &AnyOf<DomainPattern>, action: Action, facts: &Facts) -> Trut
         (Claim::NotYet, true) | (Claim::Nameless, _) => resolved.iter().any(meant).into(),
         (Claim::NotYet, false) if !resolved.is_empty() && resolved.iter().all(meant) => Truth::Yes,
         (Claim::NotYet, false) => Truth::NotYet,
-        (Claim::Name(claimed), _) if resolved.contains(claimed) => meant(claimed).into(),
-        (Claim::Name(_), true) => Truth::No,
-        (Claim::Name(claimed), false) => (meant(claimed) || resolved.iter().any(meant)).into(),
+        // Both rows of a claim at once, the patterns first: they rule most rules out.
+        (Claim::Name(claimed), true) => (meant(claimed) && resolved.contains(claimed)).into(),
+        (Claim::Name(claimed), false) => {
+            (meant(claimed) || !resolved.contains(claimed) && resolved.iter().any(meant)).into()
+        }
     }
 }
 
