@@ -25,8 +25,12 @@ fn policy() -> String {
 fn parse(c: &mut Criterion) {
     let file = policy();
     let mut group = c.benchmark_group("parse");
-    group.throughput(Throughput::Bytes(file.len() as u64)).sample_size(30);
-    group.bench_function("10,000 rules", |bencher| bencher.iter(|| parse_policy(black_box(&file)).expect("the file is valid")));
+    group
+        .throughput(Throughput::Bytes(file.len() as u64))
+        .sample_size(30);
+    group.bench_function("10,000 rules", |bencher| {
+        bencher.iter(|| parse_policy(black_box(&file)).expect("the file is valid"))
+    });
     group.finish();
 }
 
