@@ -1,6 +1,9 @@
 //! The policy language as its users meet it: files in, errors, verdicts, lint and layout out.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of these tests are tests as well")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests are tests as well"
+)]
 
 mod errors;
 mod files;
