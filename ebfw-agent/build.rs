@@ -3,23 +3,16 @@
 
 use std::{env, fs, path::PathBuf};
 
-/// From `OUT_DIR` up to the target directory: `TARGET/PROFILE/build/PACKAGE/out`, and a few more for other layouts.
-const DEPTH: usize = 8;
-
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(ebfw_bpf_object)");
     println!("cargo::rerun-if-changed=build.rs");
 
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
-    // Cargo marks its target directory, and below that the one of each `--target`: the outer one is meant.
-    let Some(target) = out
-        .ancestors()
-        .take(DEPTH)
-        .filter(|dir| dir.join("CACHEDIR.TAG").is_file())
-        .last()
-    else {
-        return;
-    };
+    let variable = |name| env::var_os(name).expect("cargo sets it for build scripts");
+    // TARGET_DIR/[TRIPLE/]PROFILE/build/PACKAGE/out, with the triple where cargo was called with --target.
+    let out = PathBuf::from(variable("OUT_DIR"));
+    let mut above = out.ancestors().skip(4).peekable();
+    above.next_if(|dir| dir.file_name() == Some(&variable("TARGET")));
+    let target = above.next().expect("OUT_DIR lies in the target directory");
     // The folder has to exist, or cargo takes it as changed at every build.
     let folder = target.join("bpf");
     fs::create_dir_all(&folder).expect("cargo lets build scripts write to the target directory");
