@@ -44,7 +44,7 @@ impl Agent {
                 "--pin",
                 "off",
                 "--log",
-                "warn",
+                "error",
                 "--output",
                 "text",
             ])

@@ -73,7 +73,7 @@ fn listen(namespace: &File, address: SocketAddrV4) -> Result<TcpListener> {
 fn greet(mut stream: TcpStream, name: &str) {
     let mut request = [0; 1024];
     drop(stream.read(&mut request));
-    let body = format!("    hello from {name}\n");
+    let body = format!("hello from {name}\n");
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()

@@ -79,15 +79,9 @@ fn close(observed: &Observed) -> Result<()> {
     let complaints = judge::complaints(observed, ALLOWED, DENIED);
     step("what was seen");
     if complaints.is_empty() {
-        note(format_args!(
-            "curl reached {ALLOWED} under the policy, as its rule says, and {DENIED} refused itself to curl at once:"
-        ));
-        note(
-            "the kernel answered connect() with EPERM, and not one packet arrived at the server, which counted no connection.",
-        );
-        note(
-            "The policy is a file; change a rule in it and the agent follows. `ebfw policy test` tells beforehand what it would do.",
-        );
+        for line in summary() {
+            note(line);
+        }
         return Ok(());
     }
     for complaint in &complaints {
@@ -95,6 +89,20 @@ fn close(observed: &Observed) -> Result<()> {
     }
     note(format_args!("{observed:?}"));
     bail!("the demo did not go as it should");
+}
+
+fn summary() -> [String; 4] {
+    [
+        format!(
+            "{ALLOWED} was reached under the policy, because a rule allows it. {DENIED} was not:"
+        ),
+        "the kernel answered connect() with EPERM, and the server, which is up, saw no connection."
+            .to_owned(),
+        format!(
+            "Change a rule in {POLICY} and try again; the agent follows a policy file when it changes,"
+        ),
+        "and `ebfw policy test` tells beforehand what a policy would do.".to_owned(),
+    ]
 }
 
 fn show(policy: &Path) -> Result<()> {
@@ -114,8 +122,20 @@ fn curl(network: &Pair, cgroup: Option<&Cgroup>, server: SocketAddrV4) -> Result
             .args(["sh", "-c", r#"echo 0 > "$0/cgroup.procs" && exec "$@""#])
             .arg(&cgroup.0);
     }
-    command.args(curl_words(&[server]));
-    status(&mut command)
+    let output = command
+        .args(curl_words(&[server]))
+        .output()
+        .context("failed to start nsenter")?;
+    // Shown as a whole: events come while curl writes.
+    for line in [output.stdout, output.stderr]
+        .iter()
+        .flat_map(|text| text.split(|byte| *byte == b'\n'))
+    {
+        if !line.is_empty() {
+            note(String::from_utf8_lossy(line));
+        }
+    }
+    Ok(output.status.code())
 }
 
 /// Calls both servers from one curl under `ebfw exec`; its status is curl's, and that is of the last call.
@@ -128,7 +148,8 @@ fn exec(network: &Pair, ebfw: &Path, policy: &Path) -> Result<Option<i32>> {
         .arg(policy)
         .arg("--")
         .args(curl_words(&[ALLOWED, DENIED]));
-    status(&mut command)
+    let status = command.status().context("failed to start nsenter")?;
+    Ok(status.code())
 }
 
 fn curl_words(servers: &[SocketAddrV4]) -> Vec<String> {
@@ -146,10 +167,6 @@ fn curl_words(servers: &[SocketAddrV4]) -> Vec<String> {
         .map(str::to_owned)
         .chain(servers.iter().map(|server| format!("http://{server}/")))
         .collect()
-}
-
-fn status(command: &mut Command) -> Result<Option<i32>> {
-    Ok(command.status().context("failed to start nsenter")?.code())
 }
 
 /// A cgroup that goes with its owner.
