@@ -151,8 +151,7 @@ impl<T: Answer> Process<T> {
     /// Whether it waits in [`Line::step`] or has ended.
     #[must_use]
     pub fn is_heard(&self) -> bool {
-        let mut poll = [PollFd::new(self.line.channel.as_fd(), PollFlags::POLLIN)];
-        nix::poll::poll(&mut poll, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        self.line.is_heard()
     }
 
     /// Its line, to hand sockets over.
@@ -214,6 +213,13 @@ impl Line {
     pub fn step(&mut self) {
         self.channel.write_all(&[STEP]).expect("the test waits");
         assert_eq!(self.tag(), STEP);
+    }
+
+    /// Whether the other end has said something that was not read yet.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        let mut poll = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut poll, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Hands a socket to the other end.

@@ -73,11 +73,12 @@ impl Frame {
         self.bytes.windows(text.len()).any(|window| window == text)
     }
 
-    /// The TCP flags, if this is TCP without options of IP.
+    /// The destination port, if TCP or UDP follows an IP header without options.
     #[must_use]
-    pub fn tcp_flags(&self) -> Option<u8> {
+    pub fn port(&self) -> Option<u16> {
         let start = if self.destination.is_ipv4() { 20 } else { 40 };
-        (self.protocol == 6).then(|| self.bytes.get(start + 13).copied())?
+        let port = self.bytes.get(start + 2..start + 4)?;
+        matches!(self.protocol, 6 | 17).then(|| u16::from_be_bytes([port[0], port[1]]))
     }
 }
 

@@ -1,6 +1,15 @@
 //! Ways to send over ICMP.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd as _,
+};
+
+use nix::sys::{
+    socket::{MsgFlags, recv, setsockopt, sockopt},
+    time::TimeVal,
+};
 
 use super::{MARK, Send, connect, send, send_to, socket};
 
@@ -47,4 +56,19 @@ fn ping_connected(to: SocketAddr) -> io::Result<()> {
 fn raw(to: SocketAddr) -> io::Result<()> {
     let socket = socket(to, libc::SOCK_RAW, protocol(to))?;
     send_to(&socket, &echo(to), 0, without_port(to))
+}
+
+/// Whether `to` answers an echo request.
+///
+/// # Errors
+///
+/// What the kernel says; a time-out where nothing comes.
+pub fn is_answered(to: IpAddr) -> io::Result<bool> {
+    let to = SocketAddr::new(to, 0);
+    let socket = socket(to, libc::SOCK_DGRAM, protocol(to))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(5, 0))?;
+    send_to(&socket, &echo(to), 0, to)?;
+    let mut answer = [0; 64];
+    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    Ok(answer[..length].ends_with(MARK))
 }

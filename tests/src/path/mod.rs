@@ -10,7 +10,7 @@ pub mod uring;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
@@ -55,7 +55,21 @@ pub(crate) fn socket(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-pub(crate) fn connect(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
+/// A TCP socket.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn stream(address: SocketAddr) -> io::Result<OwnedFd> {
+    socket(address, libc::SOCK_STREAM, libc::IPPROTO_TCP)
+}
+
+/// connect(2).
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn connect(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
     let address = SockaddrStorage::from(address);
     nix::sys::socket::connect(socket.as_raw_fd(), &address).map_err(Into::into)
 }
@@ -69,6 +83,19 @@ pub fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
     let nobody = [0u8; 16];
     // SAFETY: the address is 16 bytes whose family is AF_UNSPEC, which is 0.
     check(unsafe { libc::connect(socket.as_raw_fd(), nobody.as_ptr().cast(), 16) })
+}
+
+/// A datagram socket with an address that need not be this host's.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn free_bound(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket(address, libc::SOCK_DGRAM, 0)?;
+    enable(&socket, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)?;
+    let address = SockaddrStorage::from(address);
+    nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
+    Ok(socket.into())
 }
 
 /// sendto(2).
@@ -97,7 +124,11 @@ pub(crate) fn send_to(
 }
 
 /// send(2).
-pub(crate) fn send(socket: &impl AsRawFd, bytes: &[u8], flags: libc::c_int) -> io::Result<()> {
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn send(socket: &impl AsRawFd, bytes: &[u8], flags: libc::c_int) -> io::Result<()> {
     // SAFETY: the buffer is as long as is said, and lives through the call.
     let sent = unsafe {
         libc::send(

@@ -1,7 +1,20 @@
 //! What programs send and what arrives: real sockets in cgroups and network namespaces of their own, with the wire as the judge.
 //! Needs root. One target, so that it runs as one static program on other kernels.
 
+mod cgroups;
+mod changes;
+mod events;
+mod modes;
 mod paths;
+mod rules;
+mod servers;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use ebfw_tests::lab::PORT;
 
 /// All is allowed but the peers with number 3.
 const ALL_BUT_3: &str = "
@@ -21,7 +34,23 @@ rules:
   match: {cidrs: [10.99.0.2/32, 'fd99::2/128']}
 ";
 
+/// Governed, and everything is allowed.
+const ALL: &str = "defaultAction: Allow\nrules: []\n";
+
+/// Nothing is allowed.
+const NOTHING: &str = "defaultAction: Deny\nrules: []\n";
+
 /// Number of the peers that both policies allow.
 const GOOD: u8 = 2;
 /// Number of the peers that both policies deny.
 const BAD: u8 = 3;
+
+/// Where a peer serves.
+fn at(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, PORT)
+}
+
+/// The error number of a result.
+fn code<T>(result: &io::Result<T>) -> Option<i32> {
+    result.as_ref().err().and_then(io::Error::raw_os_error)
+}

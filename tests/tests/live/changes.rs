@@ -1,0 +1,254 @@
+//! A new policy meets flows that exist: what it denies is cut at once, and no packet is judged by a mixture of two.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ebfw_tests::{
+    lab::{
+        Lab, eventually,
+        net::{v4, v6},
+        process::{Line, Process},
+    },
+    path::{self, MARK},
+};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::{ALL, ALL_BUT_3, BAD, GOOD, at, code};
+
+/// Whether the secret was seen on the wire.
+fn leaked(lab: &Lab) -> bool {
+    let frames = lab.wire().frames();
+    frames.iter().any(|frame| frame.carries(MARK))
+}
+
+/// A process that has a connection with an echo server, and goes on with `then` when the policy has changed.
+fn connected(
+    lab: &Lab,
+    to: std::net::IpAddr,
+    then: impl FnOnce(TcpStream) -> io::Result<()> + Send,
+) -> Process<()> {
+    let mut process = lab.start(move |line| {
+        let mut stream = TcpStream::connect(at(to))?;
+        stream.write_all(b"before")?;
+        stream.read_exact(&mut [0; 6])?;
+        line.step();
+        then(stream)
+    });
+    process.reached();
+    process
+}
+
+/// Lets the process go on, and destroys what the kernel wants destroyed, until it ends.
+fn goes_on(lab: &mut Lab, mut process: Process<()>) -> io::Result<()> {
+    process.go();
+    eventually("the process ends", || {
+        lab.tend();
+        process.is_heard()
+    });
+    process.finish()
+}
+
+#[test]
+fn an_established_flow_that_a_new_policy_denies_is_cut() {
+    let Some(mut lab) = Lab::open() else { return };
+    for to in [v4(BAD), v6(BAD)] {
+        lab.policy(ALL);
+        let process = connected(&lab, to, |mut stream| {
+            stream.write_all(MARK)?;
+            // Nobody answers what did not arrive: only the cut ends this.
+            stream.read_exact(&mut [0])
+        });
+        lab.policy(ALL_BUT_3);
+        let result = goes_on(&mut lab, process);
+        assert_eq!(code(&result), Some(libc::ECONNABORTED), "{to}: {result:?}");
+    }
+    assert!(!leaked(&lab));
+}
+
+#[test]
+fn an_established_flow_that_stays_allowed_goes_on() {
+    let Some(mut lab) = Lab::open() else { return };
+    for to in [v4(GOOD), v6(GOOD)] {
+        lab.policy(ALL);
+        let process = connected(&lab, to, |mut stream| {
+            stream.write_all(MARK)?;
+            stream.read_exact(&mut [0; MARK.len()])
+        });
+        lab.policy(ALL_BUT_3);
+        goes_on(&mut lab, process).unwrap();
+    }
+    assert_eq!(lab.tend(), 0);
+}
+
+#[test]
+fn urgent_data_does_not_overtake_the_cut() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(ALL);
+    let process = connected(&lab, v4(BAD), |mut stream| {
+        path::send(&stream, MARK, libc::MSG_OOB)?;
+        stream.read_exact(&mut [0])
+    });
+    lab.policy(ALL_BUT_3);
+    let result = goes_on(&mut lab, process);
+    assert_eq!(code(&result), Some(libc::ECONNABORTED), "{result:?}");
+    assert!(!leaked(&lab));
+}
+
+/// A reader that sends nothing is cut when it acknowledges what it gets.
+#[test]
+fn a_flow_that_only_receives_is_cut_by_what_it_receives() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(ALL);
+    let listener = lab.net().far.enter(|| TcpListener::bind((v4(BAD), 81)));
+    let listener = listener.unwrap().unwrap();
+    let process = lab.start(|_| {
+        let mut stream = TcpStream::connect((v4(BAD), 81))?;
+        stream.read_exact(&mut [0; 2])
+    });
+    let (mut server, _) = listener.accept().unwrap();
+    lab.policy(ALL_BUT_3);
+    server.write_all(b"x").unwrap();
+    eventually("the reader ends", || {
+        lab.tend();
+        process.is_heard()
+    });
+    assert_eq!(code(&process.finish()), Some(libc::ECONNABORTED));
+}
+
+/// Data that waits in a socket whose process is gone leaves neither now nor when a later policy would allow it.
+#[test]
+fn parked_data_never_arrives() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(ALL);
+    let listen = || {
+        let listener = TcpListener::bind((v4(BAD), 81))?;
+        setsockopt(&listener, sockopt::RcvBuf, &4096)?;
+        io::Result::Ok(listener)
+    };
+    let listener = lab.net().far.enter(listen).unwrap().unwrap();
+    // The pod's other processes live on.
+    let mut bystander = lab.start(|line| {
+        line.step();
+        Ok(())
+    });
+    bystander.reached();
+    let parker = lab.start(|_| {
+        let mut stream = TcpStream::connect((v4(BAD), 81))?;
+        stream.set_nonblocking(true)?;
+        let mut parked = 0u64;
+        while let Ok(length) = stream.write(&[b'.'; 65536]) {
+            parked += length as u64;
+        }
+        Ok(parked)
+    });
+    let parked = parker.finish().unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    lab.policy(ALL_BUT_3);
+    server.set_nonblocking(true).unwrap();
+    let mut arrived = 0;
+    eventually("the orphan is destroyed", || {
+        arrived += drain(&mut server);
+        lab.tend() > 0
+    });
+    lab.policy(ALL);
+    server.set_nonblocking(false).unwrap();
+    let mut rest = Vec::new();
+    let end = server.read_to_end(&mut rest);
+    arrived += rest.len() as u64;
+    assert_eq!(code(&end), Some(libc::ECONNRESET), "{end:?}");
+    assert!(arrived < parked, "{arrived} of {parked} bytes arrived");
+    bystander.go();
+}
+
+/// Reads what is there.
+fn drain(server: &mut TcpStream) -> u64 {
+    let mut buffer = [0; 65536];
+    let mut sum = 0;
+    while let Ok(length @ 1..) = server.read(&mut buffer) {
+        sum += length as u64;
+    }
+    sum
+}
+
+/// Two policies that agree about two peers and about nothing else.
+fn agreeing(rule: &str, prefixes: &str) -> String {
+    format!(
+        "
+defaultAction: Deny
+rules:
+- {{name: {rule}, action: Deny, match: {{cidrs: [10.99.0.3/32, 'fd99::3/128', {prefixes}]}}}}
+- {{name: rest, action: Allow, match: {{cidrs: [10.99.0.0/24, 'fd99::/64']}}}}
+"
+    )
+}
+
+/// Swaps of policies while the workload sends.
+const SWAPS: usize = 300;
+/// Between two rounds of sending: on busy processors each of the kernel's grace periods, and so each swap, takes 100 ms.
+const BREATH: Duration = Duration::from_micros(100);
+
+#[test]
+fn no_swap_of_policies_lets_a_wrong_verdict_through() {
+    let Some(mut lab) = Lab::open() else { return };
+    let policies = [
+        agreeing("first", "10.99.0.4/32, 'fd99::4/128'"),
+        agreeing("second", "10.99.0.5/32, 'fd99::6/127', 10.99.0.8/31"),
+    ];
+    lab.policy(&policies[0]);
+    let mut datagrams = lab.start(|line| load(line, datagram_round()?));
+    let mut streams = lab.start(|line| {
+        load(line, || {
+            let good = TcpStream::connect_timeout(&at(v4(GOOD)), Duration::from_secs(5));
+            let bad = TcpStream::connect_timeout(&at(v6(BAD)), Duration::from_secs(5));
+            (2, good.is_ok() && code(&bad) == Some(libc::EPERM))
+        })
+    });
+    datagrams.reached();
+    streams.reached();
+    datagrams.go();
+    streams.go();
+    let start = Instant::now();
+    for swap in 0..SWAPS {
+        lab.policy(&policies[(swap + 1) % 2]);
+    }
+    let took = start.elapsed();
+    for process in [&mut datagrams, &mut streams] {
+        process.go();
+    }
+    let (datagrams, streams) = (datagrams.finish().unwrap(), streams.finish().unwrap());
+    eprintln!("{SWAPS} swaps in {took:?}: {datagrams} datagrams, {streams} connects");
+    assert!(datagrams > 1000 && streams > 100, "{datagrams}, {streams}");
+    assert!(lab.wire().to(v4(BAD)).is_empty());
+    assert!(lab.wire().to(v6(BAD)).is_empty());
+}
+
+/// Sockets of each kind, each used once a round.
+fn datagram_round() -> io::Result<impl FnMut() -> (u64, bool)> {
+    let unconnected = UdpSocket::bind("[::]:0")?;
+    let connected = UdpSocket::bind("0.0.0.0:0")?;
+    connected.connect(at(v4(GOOD)))?;
+    let (good, bad) = (at(v6(GOOD)), at(v6(BAD)));
+    Ok(move || {
+        let right = connected.send(b"x").is_ok()
+            && unconnected.send_to(b"x", good).is_ok()
+            && code(&unconnected.send_to(b"x", bad)) == Some(libc::EPERM);
+        (3, right)
+    })
+}
+
+/// Runs `round` until the test says stop; answers how many verdicts were right, or fails at the first that was wrong.
+fn load(line: &mut Line, mut round: impl FnMut() -> (u64, bool)) -> io::Result<u64> {
+    line.step();
+    let mut sum = 0;
+    while !line.is_heard() {
+        let (count, right) = round();
+        assert!(right, "after {sum} right verdicts");
+        sum += count;
+        thread::sleep(BREATH);
+    }
+    Ok(sum)
+}
