@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
     thread,
     time::Duration,
 };
@@ -21,6 +21,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub struct Server {
     listener: TcpListener,
     _datagrams: UdpSocket,
+    /// `None` where the kernel has no SCTP. It accepts nothing: the kernel makes the association and takes the first data.
+    _sctp: Option<OwnedFd>,
 }
 
 impl Server {
@@ -32,6 +34,8 @@ impl Server {
     pub fn start(place: &Netns, port: u16) -> io::Result<Self> {
         let listener = place.enter(|| listen(port))??;
         let datagrams = place.enter(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))??;
+        let any = (Ipv6Addr::UNSPECIFIED, port).into();
+        let sctp = place.enter(|| path::seldom::listen(any))?.ok();
         let accepting = listener.try_clone()?;
         thread::Builder::new()
             .name("server".to_owned())
@@ -43,6 +47,7 @@ impl Server {
         Ok(Self {
             listener,
             _datagrams: datagrams,
+            _sctp: sctp,
         })
     }
 }

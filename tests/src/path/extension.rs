@@ -4,10 +4,14 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
 };
 
-use super::{MARK, Send, connect, send, send_to, set, socket};
+use super::{MARK, Send, connect, limit_send, send, send_to, set, socket};
 use crate::lab::net::{v4, v6};
+
+/// A connection whose first packet is lost is given up after this time.
+const GIVEN_UP_AFTER: Duration = Duration::from_millis(500);
 
 /// Harmless, IPv4.
 pub const V4_WAYS: [(&str, Send); 2] = [
@@ -67,8 +71,7 @@ fn v4_options(to: SocketAddr, kind: libc::c_int, options: &[u8]) -> io::Result<(
 
 /// Connects, without waiting long where the first packet is lost, and sends.
 fn speak(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
-    let time = nix::sys::time::TimeVal::new(0, 500_000);
-    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::SendTimeout, &time)?;
+    limit_send(socket, GIVEN_UP_AFTER)?;
     connect(socket, to)?;
     send(socket, MARK, 0)
 }

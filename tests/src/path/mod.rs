@@ -4,6 +4,7 @@
 pub mod extension;
 pub mod icmp;
 pub mod raw;
+pub mod seldom;
 pub mod tcp;
 pub mod udp;
 pub mod uring;
@@ -11,11 +12,14 @@ pub mod uring;
 use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
 
-use nix::sys::socket::{SockaddrLike as _, SockaddrStorage};
+use nix::sys::{
+    socket::{SockaddrLike as _, SockaddrStorage, sockopt::SendTimeout},
+    time::{TimeVal, TimeValLike as _},
+};
 
 /// What is sent: nothing else on the wire looks like it.
 pub const MARK: &[u8] = b"the ebfw tests' secret";
@@ -32,6 +36,13 @@ pub fn allowed(like: SocketAddr) -> SocketAddr {
         IpAddr::V6(_) => crate::lab::net::v6(2),
     };
     SocketAddr::new(address, like.port())
+}
+
+/// Lets no call that sends wait for longer than this.
+pub(crate) fn limit_send(socket: &impl AsFd, time: Duration) -> io::Result<()> {
+    let microseconds = i64::try_from(time.as_micros()).map_err(io::Error::other)?;
+    let time = TimeVal::microseconds(microseconds);
+    nix::sys::socket::setsockopt(socket, SendTimeout, &time).map_err(Into::into)
 }
 
 fn family(address: SocketAddr) -> libc::c_int {
@@ -93,9 +104,13 @@ pub fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
 pub fn free_bound(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = socket(address, libc::SOCK_DGRAM, 0)?;
     enable(&socket, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)?;
-    let address = SockaddrStorage::from(address);
-    nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
+    bind(&socket, address)?;
     Ok(socket.into())
+}
+
+fn bind(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
+    let address = SockaddrStorage::from(address);
+    nix::sys::socket::bind(socket.as_raw_fd(), &address).map_err(Into::into)
 }
 
 /// sendto(2).

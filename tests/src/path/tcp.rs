@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    MARK, Send, allowed, connect, disconnect, enable, send, send_to, socket, wait_writable,
+    MARK, Send, allowed, connect, disconnect, enable, limit_send, send, send_to, socket,
+    wait_writable,
 };
 
 /// A connection over the wire takes less.
@@ -98,8 +99,6 @@ fn multipath_fast_open(to: SocketAddr) -> io::Result<()> {
 /// A stream socket that does not wait for ever.
 fn stream(to: SocketAddr, flags: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     let socket = socket(to, libc::SOCK_STREAM | flags, protocol)?;
-    let seconds = i64::try_from(CONNECTED_WITHIN.as_secs()).map_err(io::Error::other)?;
-    let time = nix::sys::time::TimeVal::new(seconds, 0);
-    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::SendTimeout, &time)?;
+    limit_send(&socket, CONNECTED_WITHIN)?;
     Ok(socket)
 }

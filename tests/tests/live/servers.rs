@@ -131,8 +131,8 @@ fn turns_around(prepare: fn(TcpListener, &TcpStream) -> io::Result<OwnedFd>) {
         });
         server.reached();
         server.go();
-        let mut client = dial(&lab, to).unwrap();
-        client.read_exact(&mut [0; 6]).unwrap();
+        let mut client = dial(&lab, to).expect("the server listens");
+        client.read_exact(&mut [0; 6]).expect("the server serves");
         server.reached();
         lab.wire().clear();
         server.go();
