@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ebfw_common::abi::{Request, request};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use zerocopy::FromBytes;
 
 use crate::{
@@ -44,9 +44,26 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
+        // Before anything else: who is told to stop while it starts, or the moment it is ready, ends in good order too.
+        let stop = Stop::listen()?;
         let agent = Agent::start(config).await?;
-        agent.serve().await
+        agent.serve(stop).await
     })
+}
+
+/// The signals that end the agent.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
 }
 
 /// Where the policy comes from.
@@ -162,16 +179,14 @@ impl<'a> Agent<'a> {
         })
     }
 
-    async fn serve(mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    async fn serve(mut self, mut stop: Stop) -> anyhow::Result<()> {
         let mut changes = self.tree.changes();
         let mut tick = tokio::time::interval(COUNT_EVERY);
         let mut counted = Counted::default();
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = stop.terminate.recv() => break,
+                _ = stop.interrupt.recv() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
                 requests = next_requests(&mut self.requests) => self.answer(&requests?).await,
                 changed = changes.changed() => {
