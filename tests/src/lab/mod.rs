@@ -1,6 +1,7 @@
 //! A lab for one test: a workload in a cgroup and a network namespace of its own, its peers in another one, and a judge on the wire.
 //! All of it goes with the value. Nothing is ever attached to a cgroup that the lab has not made.
 
+pub mod agent;
 mod kernel;
 pub mod net;
 mod netlink;

@@ -1,6 +1,7 @@
 //! What programs send and what arrives: real sockets in cgroups and network namespaces of their own, with the wire as the judge.
 //! Needs root. One target, so that it runs as one static program on other kernels.
 
+mod agent;
 mod cgroups;
 mod changes;
 mod events;

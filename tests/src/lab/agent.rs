@@ -1,0 +1,264 @@
+//! The agent itself as a process, with a bpf file system of its own to pin to.
+
+use std::{
+    env, fs,
+    io::{self, BufRead as _, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{Lab, eventually};
+
+/// The program under test: beside the test programs, where cargo puts it, or in the path.
+///
+/// # Panics
+///
+/// Where it was not built.
+#[must_use]
+pub fn program() -> PathBuf {
+    let own = env::current_exe().expect("/proc is mounted");
+    let beside = own.ancestors().skip(1).map(|folder| folder.join("ebfw"));
+    let in_path = env::var_os("PATH").unwrap_or_default();
+    let in_path: Vec<_> = env::split_paths(&in_path)
+        .map(|folder| folder.join("ebfw"))
+        .collect();
+    beside
+        .take(3)
+        .chain(in_path)
+        .find(|path| path.is_file())
+        .expect("ebfw is not built: cargo build -p ebfw-agent")
+}
+
+/// A folder with a policy file and a bpf file system; both go with it.
+#[derive(Debug)]
+pub struct Home {
+    folder: PathBuf,
+}
+
+impl Home {
+    /// Makes one.
+    ///
+    /// # Panics
+    ///
+    /// Where root cannot mount.
+    #[must_use]
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ebfw-home-{}-{number}", std::process::id());
+        let home = Self {
+            folder: env::temp_dir().join(name),
+        };
+        let bpf = home.folder.join("bpf");
+        fs::create_dir_all(&bpf).expect("there is a folder for temporary files");
+        mount(
+            Some("bpf"),
+            &bpf,
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .expect("root mounts bpf file systems");
+        home
+    }
+
+    /// The policy file.
+    #[must_use]
+    pub fn policy(&self) -> PathBuf {
+        self.folder.join("policy.yaml")
+    }
+
+    /// Where agents pin.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.folder.join("bpf/ebfw")
+    }
+
+    /// Replaces the policy file as editors and package managers do.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be written.
+    pub fn write_policy(&self, text: &str) {
+        let fresh = self.folder.join("policy.yaml.new");
+        fs::write(&fresh, text).expect("the folder is writable");
+        fs::rename(&fresh, self.policy()).expect("the folder is writable");
+    }
+
+    /// `ebfw` with these arguments and none of the caller's settings.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .env_clear()
+            .env("EBFW_PIN_DIR", self.pins())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be started.
+    pub fn run(&self, arguments: &[&str]) -> io::Result<Output> {
+        self.command(arguments).output()
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // What is pinned goes with the file system: nothing of a test stays attached.
+        let _ = umount2(&self.folder.join("bpf"), MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Lines of an output, as they come.
+#[derive(Clone, Debug, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn read(from: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let sink = lines.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                sink.0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
+            }
+        });
+        lines
+    }
+
+    /// Those so far.
+    #[must_use]
+    pub fn so_far(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Waits for a line with all of `parts`, and returns it.
+    pub fn wait_for(&self, parts: &[&str]) -> String {
+        let mut found = None;
+        eventually(&format!("a line with {parts:?}"), || {
+            let lines = self.so_far();
+            found = lines
+                .into_iter()
+                .find(|line| parts.iter().all(|part| line.contains(part)));
+            found.is_some()
+        });
+        found.unwrap_or_default()
+    }
+}
+
+/// A running agent; killed with the value.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    /// Its events.
+    pub events: Lines,
+    /// What it says about itself.
+    pub log: Lines,
+}
+
+impl Agent {
+    /// Starts `ebfw run` for the lab's cgroup, in mode enforce, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not get ready.
+    #[must_use]
+    pub fn start(home: &Home, lab: &Lab) -> Self {
+        let agent = Self::spawn(home, lab.directory());
+        agent.log.wait_for(&["ready: watching"]);
+        agent
+    }
+
+    /// Starts it without waiting.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be started.
+    #[must_use]
+    pub fn spawn(home: &Home, cgroup: &Path) -> Self {
+        let mut child = home
+            .command(&["run", "--enforce-mode", "enforce", "--output", "json"])
+            .env("EBFW_POLICY", home.policy())
+            .env("EBFW_CGROUP", cgroup)
+            .env("EBFW_METRICS_ADDR", "")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ebfw starts");
+        Self {
+            events: Lines::read(child.stdout.take().expect("it is piped")),
+            log: Lines::read(child.stderr.take().expect("it is piped")),
+            child,
+        }
+    }
+
+    /// Kills it as the kernel does when memory is short.
+    ///
+    /// # Panics
+    ///
+    /// Where it is gone already.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not.
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = i32::try_from(self.child.id()).expect("process ids are small");
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
+        self.ended()
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the agent ends", || {
+            status = self.child.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        status.expect("it was waited for")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

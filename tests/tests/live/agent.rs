@@ -1,0 +1,203 @@
+//! The agent as its users run it: the policy file, its reloads, events, what it leaves behind, and single commands under a policy.
+
+use std::{
+    fs,
+    io::Read as _,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use ebfw_tests::{
+    lab::{
+        Lab,
+        agent::{Agent, Home},
+        eventually,
+        net::{v4, v6},
+    },
+    path::{MARK, tcp, udp},
+};
+
+use super::{ALL, ALL_BUT_3, BAD, GOOD, NOTHING, ONLY_2, at, code};
+
+const EPERM: Option<i32> = Some(libc::EPERM);
+
+/// How a connect of the workload ends.
+fn verdict(lab: &Lab, to: std::net::IpAddr) -> Option<i32> {
+    code(&lab.inside(move || tcp::plain(at(to))))
+}
+
+#[test]
+fn the_policy_file_decides_and_events_say_so() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let agent = Agent::start(&home, &lab);
+    for (good, bad) in [(v4(GOOD), v4(BAD)), (v6(GOOD), v6(BAD))] {
+        assert_eq!(verdict(&lab, good), None);
+        assert_eq!(verdict(&lab, bad), EPERM);
+        let address = bad.to_string();
+        let denied = [
+            "\"connect\"",
+            "\"deny\"",
+            "\"forbidden\"",
+            "\"enforce\"",
+            &address,
+        ];
+        let event = agent.events.wait_for(&denied).to_lowercase();
+        assert!(event.contains("\"pid\""), "{event}");
+    }
+    assert!(lab.wire().to(v4(BAD)).is_empty());
+}
+
+#[test]
+fn a_new_policy_file_takes_over_and_a_bad_one_does_not() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let agent = Agent::start(&home, &lab);
+    assert_eq!(verdict(&lab, v4(4)), None);
+    home.write_policy(ONLY_2);
+    agent.log.wait_for(&["policy reloaded"]);
+    assert_eq!(verdict(&lab, v4(4)), EPERM);
+    home.write_policy("rules: [{nmae: broken}]\n");
+    let refused = agent.log.wait_for(&["refused"]);
+    assert!(refused.contains("last good policy"), "{refused}");
+    assert_eq!(verdict(&lab, v4(4)), EPERM);
+    assert_eq!(verdict(&lab, v4(GOOD)), None);
+}
+
+#[test]
+fn a_reload_cuts_what_it_denies() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL);
+    let agent = Agent::start(&home, &lab);
+    let mut process = lab.start(|line| {
+        let mut stream = TcpStream::connect(at(v4(BAD)))?;
+        line.step();
+        std::io::Write::write_all(&mut stream, MARK)?;
+        stream.read_exact(&mut [0])
+    });
+    process.reached();
+    home.write_policy(ALL_BUT_3);
+    agent.log.wait_for(&["policy reloaded"]);
+    process.go();
+    let start = Instant::now();
+    let result = process.finish();
+    assert_eq!(code(&result), Some(libc::ECONNABORTED), "{result:?}");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_new_cgroup_connects_late_and_never_unchecked() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    let path = lab.path();
+    home.write_policy(&format!(
+        "
+defaultAction: Deny
+rules:
+- {{name: late, action: Allow, match: {{cgroups: ['{path}/late*'], cidrs: [10.99.0.2/32]}}}}
+"
+    ));
+    let _agent = Agent::start(&home, &lab);
+    for number in 0..5 {
+        let late = lab.nested(&format!("late-{number}"));
+        let process = lab.start_in(Some(&late), |_| tcp::plain(at(v4(GOOD))));
+        let result = process.finish();
+        assert!(result.is_ok(), "{result:?}");
+        let other = lab.nested(&format!("other-{number}"));
+        let process = lab.start_in(Some(&other), |_| udp::unconnected(at(v6(GOOD))));
+        let _ = process.finish();
+    }
+    assert!(lab.wire().to(v6(GOOD)).is_empty());
+}
+
+#[test]
+fn what_is_enforced_outlives_the_agent_until_it_is_detached() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let start = Instant::now();
+    let status = Agent::start(&home, &lab).terminate();
+    eprintln!("start to end: {:?}", start.elapsed());
+    assert!(status.success(), "{status}");
+    assert_eq!(verdict(&lab, v4(BAD)), EPERM);
+    assert_eq!(verdict(&lab, v4(GOOD)), None);
+    let detach = home.run(&["detach"]).unwrap();
+    let said = String::from_utf8_lossy(&detach.stdout).into_owned()
+        + &String::from_utf8_lossy(&detach.stderr);
+    assert!(detach.status.success(), "{said}");
+    assert!(said.contains("nothing is enforced"), "{said}");
+    eventually("the way is open", || verdict(&lab, v4(BAD)).is_none());
+}
+
+#[test]
+fn it_ends_within_two_seconds() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL);
+    let agent = Agent::start(&home, &lab);
+    let start = Instant::now();
+    assert!(agent.terminate().success());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn a_second_agent_is_refused() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let _first = Agent::start(&home, &lab);
+    let mut second = Agent::spawn(&home, lab.directory());
+    assert!(!second.ended().success());
+    let log = second.log.so_far().join("\n");
+    assert!(log.contains("agent"), "{log}");
+    assert_eq!(verdict(&lab, v4(BAD)), EPERM);
+}
+
+/// `ebfw exec` in the near namespace.
+fn exec(lab: &Lab, home: &Home, policy: &str, command: &[&str]) -> std::process::Output {
+    home.write_policy(policy);
+    let policy = home.policy();
+    let policy = policy.to_str().unwrap_or_default();
+    let mut arguments = vec!["exec", "--policy", policy, "--mode", "enforce", "--"];
+    arguments.extend(command);
+    let run = || {
+        home.command(&arguments)
+            .env("PATH", "/usr/bin:/bin")
+            .output()
+    };
+    let output = lab.net().near.enter(run).expect("the namespace exists");
+    output.expect("ebfw starts")
+}
+
+#[test]
+fn a_single_command_runs_under_a_policy() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    let dial =
+        |to: std::net::IpAddr| format!("exec 3<>/dev/tcp/{to}/80 && echo {} >&3", "hello there");
+    if !fs::exists("/bin/bash").unwrap_or(false) {
+        ebfw_tests::lab::not_run("ebfw exec: there is no bash, by which the test connects");
+        return;
+    }
+    let good = exec(&lab, &home, ALL_BUT_3, &["bash", "-c", &dial(v4(GOOD))]);
+    let report = String::from_utf8_lossy(&good.stderr).into_owned();
+    assert!(good.status.success(), "{report}");
+    assert!(report.contains("10.99.0.2"), "{report}");
+    let bad = exec(&lab, &home, ALL_BUT_3, &["bash", "-c", &dial(v4(BAD))]);
+    let report = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert_eq!(bad.status.code(), Some(1), "{report}");
+    assert!(
+        report.contains("10.99.0.3") && report.contains("forbidden"),
+        "{report}"
+    );
+    assert!(lab.wire().to(v4(BAD)).is_empty());
+    let own = exec(&lab, &home, NOTHING, &["bash", "-c", "exit 42"]);
+    assert_eq!(own.status.code(), Some(42));
+}
