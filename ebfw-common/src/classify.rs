@@ -15,9 +15,17 @@ pub trait Tables {
     /// Block `index`; `None` where there is none.
     fn block(&self, index: u32) -> Option<&Block>;
     /// Class of the longest IPv4 prefix that covers `address`, network order.
-    fn class_v4(&self, address: [u8; 4]) -> Option<u32>;
+    ///
+    /// # Errors
+    ///
+    /// Where the prefixes themselves are missing.
+    fn class_v4(&self, address: [u8; 4]) -> Result<Option<u32>, TableError>;
     /// Class of the longest IPv6 prefix that covers `address`.
-    fn class_v6(&self, address: Address) -> Option<u32>;
+    ///
+    /// # Errors
+    ///
+    /// As [`Tables::class_v4`].
+    fn class_v6(&self, address: Address) -> Result<Option<u32>, TableError>;
 }
 
 /// An address taken apart, for code outside the kernel (whose compiler and verifier do badly with an enum of different sizes).
@@ -162,16 +170,20 @@ fn transport_class<T: Tables>(tables: &T, header: &Header, flow: &Flow) -> Resul
 }
 
 #[inline(always)]
-fn address_class<T: Tables>(tables: &T, header: &Header, destination: Address) -> u32 {
+fn address_class<T: Tables>(
+    tables: &T,
+    header: &Header,
+    destination: Address,
+) -> Result<u32, TableError> {
     match destination.v4() {
         Some(address) if header.flags & header_flag::V4 != 0 => {
-            tables.class_v4(address).unwrap_or(header.v4_default)
+            Ok(tables.class_v4(address)?.unwrap_or(header.v4_default))
         }
-        Some(_) => header.v4_default,
+        Some(_) => Ok(header.v4_default),
         None if header.flags & header_flag::V6 != 0 => {
-            tables.class_v6(destination).unwrap_or(header.v6_default)
+            Ok(tables.class_v6(destination)?.unwrap_or(header.v6_default))
         }
-        None => header.v6_default,
+        None => Ok(header.v6_default),
     }
 }
 
@@ -190,7 +202,7 @@ pub fn classify<T: Tables>(
     let address = bitmap(
         tables,
         header,
-        address_class(tables, header, flow.destination),
+        address_class(tables, header, flow.destination)?,
     )?;
     let content = if header.flags & header_flag::CONTENT == 0 {
         None

@@ -46,31 +46,47 @@ pub struct Ports {
 }
 
 /// What is behind the IP header.
-// The tag comes first: BTF, which describes the kernel programs, cannot express one that hides in a payload.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP.
-    Tcp {
-        /// Its ports.
-        ports: Ports,
-        /// Whether bytes follow the header.
-        payload: bool,
-        /// Whether it is a bare reset (RST set, no payload).
-        reset: bool,
-    },
-    /// UDP or SCTP.
-    Datagram {
-        /// Its ports.
-        ports: Ports,
-    },
-    /// ICMP or ICMPv6.
-    Icmp {
-        /// Its type.
-        kind: u8,
-    },
+    /// TCP: [`Upper::ports`], [`Upper::payload`] and [`Upper::reset`] count.
+    Tcp,
+    /// UDP or SCTP: [`Upper::ports`] count.
+    Datagram,
+    /// ICMP or ICMPv6: [`Upper::icmp`] counts.
+    Icmp,
     /// A later fragment, or a protocol without ports: only the protocol number is known.
     Unknown,
+}
+
+/// What the header behind the IP header says. Flat, and zero where a field does not count: the kernel's compiler copies what an enum leaves
+/// undefined, and the verifier refuses that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upper {
+    /// Which of the other fields count.
+    pub transport: Transport,
+    /// The ports.
+    pub ports: Ports,
+    /// Whether bytes follow the TCP header.
+    pub payload: bool,
+    /// Whether it is a bare reset (RST set, no payload).
+    pub reset: bool,
+    /// Type of the ICMP message.
+    pub icmp: u8,
+}
+
+impl Upper {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self {
+        transport: Transport::Unknown,
+        ports: Ports {
+            source: 0,
+            destination: 0,
+        },
+        payload: false,
+        reset: false,
+        icmp: 0,
+    };
 }
 
 /// What a packet says.
@@ -80,21 +96,35 @@ pub struct Packet {
     pub source: Address,
     /// Destination address; IPv4 mapped.
     pub destination: Address,
+    /// What is behind the IP header.
+    pub upper: Upper,
     /// IP protocol number (of the last header that was understood).
     pub protocol: u8,
-    /// What is behind the IP header.
-    pub transport: Transport,
 }
 
 impl Packet {
+    /// Whether the ports are known.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_ports(&self) -> bool {
+        match self.upper.transport {
+            Transport::Tcp | Transport::Datagram => true,
+            Transport::Icmp | Transport::Unknown => false,
+        }
+    }
+
     /// The ports, where they are known.
     #[inline(always)]
     #[must_use]
     pub fn ports(&self) -> Option<Ports> {
-        match self.transport {
-            Transport::Tcp { ports, .. } | Transport::Datagram { ports } => Some(ports),
-            Transport::Icmp { .. } | Transport::Unknown => None,
-        }
+        self.has_ports().then_some(self.upper.ports)
+    }
+
+    /// Whether bytes of an application leave with it: every datagram counts, and of TCP what carries payload.
+    #[inline(always)]
+    #[must_use]
+    pub fn carries_payload(&self) -> bool {
+        self.upper.transport != Transport::Tcp || self.upper.payload
     }
 }
 
@@ -147,8 +177,8 @@ pub fn parse_v4<S: Source>(source: &S) -> Result<Packet, Malformed> {
     }
     let [_, _, flags, offset] = head[1].to_ne_bytes();
     let [_, number, ..] = head[2].to_ne_bytes();
-    let transport = if u16::from_be_bytes([flags, offset]) & 0x1fff != 0 {
-        Transport::Unknown
+    let upper = if u16::from_be_bytes([flags, offset]) & 0x1fff != 0 {
+        Upper::UNKNOWN
     } else if header_length == 20 {
         transport_fixed::<S, 20>(source, number, end)?
     } else {
@@ -157,8 +187,8 @@ pub fn parse_v4<S: Source>(source: &S) -> Result<Packet, Malformed> {
     Ok(Packet {
         source: Address::mapped(head[3].to_ne_bytes()),
         destination: Address::mapped(head[4].to_ne_bytes()),
+        upper,
         protocol: number,
-        transport,
     })
 }
 
@@ -219,29 +249,33 @@ pub fn parse_v6<S: Source>(source: &S) -> Result<Packet, Malformed> {
     let [length_high, length_low, next, _] = head[1].to_ne_bytes();
     let stated = u32::from(u16::from_be_bytes([length_high, length_low]));
     let end = packet_end(source, if stated == 0 { 0 } else { stated + 40 })?;
-    let (number, transport) = match next {
+    let (number, upper) = match next {
         protocol::TCP | protocol::UDP => (next, transport_fixed::<S, 40>(source, next, end)?),
         _ => behind_extensions(source, next, end)?,
     };
     Ok(Packet {
         source: Address([head[2], head[3], head[4], head[5]]),
         destination: Address([head[6], head[7], head[8], head[9]]),
+        upper,
         protocol: number,
-        transport,
     })
 }
 
 /// Walks the extension headers that begin at byte 40 and returns the protocol behind them.
 #[inline(always)]
-fn behind_extensions<S: Source>(
-    source: &S,
-    first: u8,
-    end: u32,
-) -> Result<(u8, Transport), Malformed> {
+fn behind_extensions<S: Source>(source: &S, first: u8, end: u32) -> Result<(u8, Upper), Malformed> {
     let mut next = first;
     let mut offset = 40u32;
-    for _ in 0..MAX_EXTENSIONS + 1 {
+    for walked in 0..MAX_EXTENSIONS + 1 {
         match next {
+            protocol::HOP_BY_HOP
+            | protocol::DESTINATION_OPTIONS
+            | protocol::AUTHENTICATION
+            | protocol::FRAGMENT
+                if walked == MAX_EXTENSIONS =>
+            {
+                return Err(Malformed::Header);
+            }
             protocol::ROUTING => return Err(Malformed::RoutingHeader),
             protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::AUTHENTICATION => {
                 let [following, length, ..] =
@@ -261,7 +295,10 @@ fn behind_extensions<S: Source>(
                 offset += 8;
                 next = following;
                 if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
-                    return Ok((next, Transport::Unknown));
+                    if offset > end {
+                        return Err(Malformed::Header);
+                    }
+                    return Ok((next, Upper::UNKNOWN));
                 }
             }
             _ => return Ok((next, transport_at(source, next, offset, end)?)),
@@ -278,7 +315,7 @@ fn transport_fixed<S: Source, const OFFSET: usize>(
     source: &S,
     number: u8,
     end: u32,
-) -> Result<Transport, Malformed> {
+) -> Result<Upper, Malformed> {
     transport(
         number,
         OFFSET as u32,
@@ -294,7 +331,7 @@ fn transport_at<S: Source>(
     number: u8,
     offset: u32,
     end: u32,
-) -> Result<Transport, Malformed> {
+) -> Result<Upper, Malformed> {
     transport(
         number,
         offset,
@@ -311,7 +348,7 @@ fn transport(
     end: u32,
     five: impl Fn() -> Option<[u32; 5]>,
     two: impl Fn() -> Option<[u32; 2]>,
-) -> Result<Transport, Malformed> {
+) -> Result<Upper, Malformed> {
     match number {
         protocol::TCP => {
             let words = five().ok_or(Malformed::Header)?;
@@ -321,10 +358,12 @@ fn transport(
                 return Err(Malformed::Header);
             }
             let payload = end > offset + header_length;
-            Ok(Transport::Tcp {
+            Ok(Upper {
+                transport: Transport::Tcp,
                 ports: ports(words[0]),
                 payload,
                 reset: flags & 4 != 0 && !payload,
+                icmp: 0,
             })
         }
         protocol::UDP | protocol::SCTP => {
@@ -332,8 +371,10 @@ fn transport(
             if offset + if number == protocol::UDP { 8 } else { 12 } > end {
                 return Err(Malformed::Header);
             }
-            Ok(Transport::Datagram {
+            Ok(Upper {
+                transport: Transport::Datagram,
                 ports: ports(words[0]),
+                ..Upper::UNKNOWN
             })
         }
         protocol::ICMP | protocol::ICMPV6 => {
@@ -341,11 +382,13 @@ fn transport(
             if offset + 8 > end {
                 return Err(Malformed::Header);
             }
-            Ok(Transport::Icmp {
-                kind: words[0].to_ne_bytes()[0],
+            Ok(Upper {
+                transport: Transport::Icmp,
+                icmp: words[0].to_ne_bytes()[0],
+                ..Upper::UNKNOWN
             })
         }
-        _ => Ok(Transport::Unknown),
+        _ => Ok(Upper::UNKNOWN),
     }
 }
 

@@ -6,12 +6,11 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{Address, Counter, SlotWord, hook, mode, reason, slot_flag, verdict},
-    classify::{Content, Flow},
     packet::protocol,
 };
 
 use crate::{
-    decide::{Decision, decide, passes_as_loopback},
+    decide::{Decision, Question, decide, passes_as_loopback},
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
@@ -88,34 +87,29 @@ pub fn permits(call: &Call) -> bool {
     };
     // SAFETY: not null.
     let socket = unsafe { &*sk };
-    let port = port_of(socket, number, port);
-    if stays_here(call, word) || (number == protocol::UDP && port == Some(0)) {
+    let has_port = has_port(socket, number);
+    if stays_here(call, word) || (number == protocol::UDP && port == 0) {
         return true;
     }
-    let content = if number == protocol::TCP {
-        Content::Pending
-    } else {
-        Content::Opaque
-    };
-    let flow = Flow {
+    let question = Question {
         destination: call.destination,
+        port: if has_port { port } else { 0 },
+        has_port,
         protocol: number,
-        port,
-        content,
+        payload: number != protocol::TCP,
     };
-    let decision = decide(word, &flow);
-    if decision.verdict != verdict::DENY || is_reply(call, number, port) {
+    let decision = decide(word, &question);
+    if decision.verdict != verdict::DENY || is_reply(call, &question) {
         return true;
     }
-    tell(call, state, word, &flow, decision);
+    tell(call, state, word, &question, decision);
     false
 }
 
-/// The port, where the protocol has one. A raw socket's "port" is no port of the packet.
+/// Whether the protocol has ports. A raw socket's "port" is no port of the packet.
 #[inline(always)]
-fn port_of(socket: &bpf_sock, number: u8, port: u16) -> Option<u16> {
-    let has_ports = matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP);
-    (has_ports && socket.type_ != RAW).then_some(port)
+fn has_port(socket: &bpf_sock, number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP) && socket.type_ != RAW
 }
 
 /// Loopback, or the unspecified address, which the kernel takes for loopback in both calls.
@@ -127,20 +121,17 @@ fn stays_here(call: &Call, word: SlotWord) -> bool {
 }
 
 #[inline(always)]
-fn is_reply(call: &Call, number: u8, port: Option<u16>) -> bool {
-    if call.hook != hook::SENDMSG || number != protocol::UDP {
-        return false;
-    }
-    let Some(port) = port else {
-        return false;
-    };
+fn is_reply(call: &Call, question: &Question) -> bool {
     let peer = Peer {
         cookie: cookie(call),
-        address: call.destination,
-        port: u32::from(port),
-        protocol: u32::from(number),
+        address: question.destination,
+        port: u32::from(question.port),
+        protocol: u32::from(question.protocol),
     };
-    reply::is_reply(&peer, None)
+    call.hook == hook::SENDMSG
+        && question.protocol == protocol::UDP
+        && question.has_port
+        && reply::is_reply(&peer, None)
 }
 
 #[inline(always)]
@@ -160,7 +151,7 @@ fn refuse_stateless(mode: u32) -> bool {
 }
 
 #[inline(always)]
-fn tell(call: &Call, state: &SocketState, word: SlotWord, flow: &Flow, decision: Decision) {
+fn tell(call: &Call, state: &SocketState, word: SlotWord, question: &Question, decision: Decision) {
     count(Counter::DecisionDeny);
     count(Counter::CallRefused);
     if decision.reason == reason::TABLES {
@@ -168,12 +159,12 @@ fn tell(call: &Call, state: &SocketState, word: SlotWord, flow: &Flow, decision:
     }
     let key = RateKey {
         slot: state.slot.index(),
-        port: flow.port.unwrap_or(0),
-        protocol: flow.protocol,
+        port: question.port,
+        protocol: question.protocol,
         verdict: decision.verdict,
-        destination: flow.destination,
+        destination: question.destination,
     };
-    let limit = if flow.protocol == protocol::TCP {
+    let limit = if question.protocol == protocol::TCP {
         report::CONNECTIONS
     } else {
         report::DATAGRAMS
@@ -183,13 +174,13 @@ fn tell(call: &Call, state: &SocketState, word: SlotWord, flow: &Flow, decision:
         event.cookie = cookie(call);
         event.slot_word = word.0;
         event.source = Address::UNSPECIFIED;
-        event.destination = flow.destination;
+        event.destination = question.destination;
         event.pid = state.pid;
         event.source_port = 0;
-        event.destination_port = flow.port.unwrap_or(0);
+        event.destination_port = question.port;
         event.rule = decision.rule;
-        event.protocol = flow.protocol;
-        event.has_ports = u8::from(flow.port.is_some());
+        event.protocol = question.protocol;
+        event.has_ports = u8::from(question.has_port);
         event.hook = call.hook;
         event.verdict = decision.verdict;
         event.reason = decision.reason;

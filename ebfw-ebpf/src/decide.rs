@@ -2,7 +2,7 @@
 
 use ebfw_common::classify::Tables;
 use ebfw_common::{
-    abi::{SlotWord, reason, slot_flag, verdict},
+    abi::{Address, SlotWord, reason, slot_flag, verdict},
     classify::{Content, Flow, Outcome, classify},
     layout::Header,
     packet::Malformed,
@@ -48,6 +48,20 @@ impl Decision {
     }
 }
 
+/// A flow to be decided. As [`Flow`], but flat: every byte is defined, which an `Option` does not see to and the verifier insists on.
+pub struct Question {
+    /// Destination address.
+    pub destination: Address,
+    /// Destination port; 0 where there is none.
+    pub port: u16,
+    /// Whether there is one.
+    pub has_port: bool,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Whether payload is there already (which this program cannot read) or may still come.
+    pub payload: bool,
+}
+
 /// Whether a flow to the workload's own loopback passes unjudged.
 #[inline(always)]
 pub fn passes_as_loopback(word: SlotWord, is_loopback: bool) -> bool {
@@ -56,10 +70,27 @@ pub fn passes_as_loopback(word: SlotWord, is_loopback: bool) -> bool {
 
 /// Applies the workload's ruleset. A function of its own, so that what it needs of the stack is free again for others.
 #[inline(never)]
-pub fn decide(word: SlotWord, flow: &Flow) -> Decision {
+pub fn decide(word: SlotWord, question: &Question) -> Decision {
     if !word.has(slot_flag::GOVERNED) {
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
+    let Question {
+        destination,
+        port,
+        has_port,
+        protocol,
+        payload,
+    } = *question;
+    let flow = Flow {
+        destination,
+        protocol,
+        port: if has_port { Some(port) } else { None },
+        content: if payload {
+            Content::Opaque
+        } else {
+            Content::Pending
+        },
+    };
     const BROKEN: Decision = Decision::because(verdict::DENY, reason::TABLES);
     let Some(instance) = Instance::get(word.instance()) else {
         return BROKEN;
@@ -67,8 +98,7 @@ pub fn decide(word: SlotWord, flow: &Flow) -> Decision {
     let Some(header) = instance.block(0).map(Header::of) else {
         return BROKEN;
     };
-    let opaque = header.flags & ebfw_common::layout::header_flag::CONTENT != 0
-        && flow.content == Content::Opaque;
+    let opaque = header.flags & ebfw_common::layout::header_flag::CONTENT != 0 && payload;
     let permit = |permits| {
         if permits {
             verdict::ALLOW
@@ -76,7 +106,7 @@ pub fn decide(word: SlotWord, flow: &Flow) -> Decision {
             verdict::DENY
         }
     };
-    match classify(&instance, header, flow) {
+    match classify(&instance, header, &flow) {
         Ok(Outcome::Rule { rule, permits }) => Decision {
             verdict: permit(permits),
             reason: reason::RULE,

@@ -6,17 +6,16 @@ use ebfw_common::{
         Address, Counter, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
         verdict,
     },
-    classify::{Content, Flow},
-    packet::{Malformed, Packet, Ports, Transport, protocol},
+    packet::{Malformed, Packet, Transport, Upper, protocol},
 };
 
 use crate::{
-    decide::{Decision, decide, passes_as_loopback},
+    decide::{Decision, Question, decide, passes_as_loopback},
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
-    skb::Skb,
-    socket::{self, LISTEN, RAW, STREAM, SocketState, UNBOUND, flow_key},
+    skb::{Parsed, Skb},
+    socket::{self, LISTEN, STREAM, SocketState, UNBOUND, flow_key},
     workload::{self, Membership, slot_word},
 };
 
@@ -55,9 +54,9 @@ fn membership(skb: *mut __sk_buff, state: *mut SocketState) -> Membership {
     found
 }
 
-/// The program.
+/// The program. Without `CACHED` no verdict is kept or used, for benchmarks.
 #[inline(always)]
-pub fn egress(context: *mut __sk_buff) -> Fate {
+pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
     let skb = Skb(context);
     let Some(config) = CONFIG.get(0) else {
         return Fate::Drop;
@@ -78,11 +77,11 @@ pub fn egress(context: *mut __sk_buff) -> Fate {
         return Fate::Pass;
     }
     let packet = match skb.parse() {
-        Ok(packet) => packet,
-        Err(why) if word.has(slot_flag::GOVERNED) => {
+        Parsed::Packet(packet) => packet,
+        Parsed::Malformed(why) if word.has(slot_flag::GOVERNED) => {
             return drop_malformed(skb, state, slot, word, config.mode, why);
         }
-        Err(_) => return Fate::Pass,
+        Parsed::Malformed(_) => return Fate::Pass,
     };
     // SAFETY: checked against null.
     if let Some(socket) = unsafe { sk.as_ref() }
@@ -91,7 +90,7 @@ pub fn egress(context: *mut __sk_buff) -> Fate {
         count(Counter::Reply);
         return Fate::Pass;
     }
-    judge(skb, sk, state, slot, word, config.mode, &packet)
+    judge::<CACHED>(skb, sk, state, slot, word, config.mode, &packet)
 }
 
 /// Whether the packet belongs to a connection that the other side opened, or is the kernel's own answer.
@@ -104,7 +103,7 @@ fn is_reply(
     slot: SlotRef,
     packet: &Packet,
 ) -> bool {
-    let is_tcp = matches!(packet.transport, Transport::Tcp { .. }) && socket.type_ == STREAM;
+    let is_tcp = packet.upper.transport == Transport::Tcp && socket.type_ == STREAM;
     // SAFETY: checked against null; entries live until the program ends.
     match unsafe { state.as_mut() } {
         Some(state) => {
@@ -127,7 +126,7 @@ fn is_reply(
 }
 
 #[inline(always)]
-fn judge(
+fn judge<const CACHED: bool>(
     skb: Skb,
     sk: *mut bpf_sock,
     state: *mut SocketState,
@@ -142,15 +141,13 @@ fn judge(
     ) {
         return Fate::Pass;
     }
-    let port = packet.ports().map(|ports| ports.destination);
-    let (payload, is_tcp) = match packet.transport {
-        Transport::Tcp { payload, .. } => (payload, true),
-        Transport::Datagram { .. } | Transport::Icmp { .. } | Transport::Unknown => (true, false),
-    };
-    let transport = flow_key(packet.protocol, port);
+    let (port, has_port) = (packet.upper.ports.destination, packet.has_ports());
+    let payload = packet.carries_payload();
+    let transport = flow_key(packet.protocol, port, has_port);
     let destination = packet.destination;
     // SAFETY: checked against null; entries live until the program ends.
-    if let Some(state) = unsafe { state.as_ref() }
+    if CACHED
+        && let Some(state) = unsafe { state.as_ref() }
         && state.word == word.0
         && state.transport == transport
         && state.destination == destination
@@ -162,37 +159,36 @@ fn judge(
             Fate::Pass
         };
     }
-    let content = if payload {
-        Content::Opaque
-    } else {
-        Content::Pending
-    };
-    let flow = Flow {
-        destination: packet.destination,
-        protocol: packet.protocol,
+    let question = Question {
+        destination,
         port,
-        content,
+        has_port,
+        protocol: packet.protocol,
+        payload,
     };
-    let decision = decide(word, &flow);
+    let decision = decide(word, &question);
     if decision.verdict == verdict::DENY
-        && let Transport::Datagram { ports } = packet.transport
-        && is_datagram_reply(skb, packet, ports)
+        && packet.upper.transport == Transport::Datagram
+        && is_datagram_reply(skb, packet)
     {
         count(Counter::Reply);
         return Fate::Pass;
     }
-    remember(
-        sk,
-        state,
-        &FlowOf {
-            slot,
-            word,
-            transport,
-            destination,
-            verdict: u32::from(decision.verdict),
-        },
-    );
-    let limit = if is_tcp {
+    if CACHED {
+        let verdict = u32::from(decision.verdict);
+        remember(
+            sk,
+            state,
+            &FlowOf {
+                slot,
+                word,
+                transport,
+                destination,
+                verdict,
+            },
+        );
+    }
+    let limit = if packet.upper.transport == Transport::Tcp {
         report::CONNECTIONS
     } else {
         report::DATAGRAMS
@@ -217,26 +213,31 @@ fn judge(
 }
 
 #[inline(always)]
-fn is_datagram_reply(skb: Skb, packet: &Packet, ports: Ports) -> bool {
+fn is_datagram_reply(skb: Skb, packet: &Packet) -> bool {
     let peer = Peer {
         cookie: skb.cookie(),
         address: packet.destination,
-        port: u32::from(ports.destination),
+        port: u32::from(packet.upper.ports.destination),
         protocol: u32::from(packet.protocol),
     };
     reply::is_reply(&peer, Some(skb.interface()))
 }
 
-/// Keeps the verdict with the socket, if the socket has one peer only. A function of its own for the sake of the stack.
+/// Keeps the verdict with the socket. A socket without a peer keeps the first one under a policy, since replacing it with every datagram
+/// would cost more than judging anew, and never a Deny, which the peer's next datagram may turn into a reply. A function of its own for
+/// the sake of the stack.
 #[inline(never)]
 fn remember(sk: *mut bpf_sock, state: *mut SocketState, flow: &FlowOf) {
     // SAFETY: checked against null.
     let Some(socket) = (unsafe { sk.as_ref() }) else {
         return;
     };
-    // The port of a socket without a peer is 0. A raw socket may write any destination into its packets.
-    if socket.type_ == RAW || socket.dst_port == 0 {
-        return;
+    if socket.dst_port == 0 {
+        // SAFETY: checked against null; entries live until the program ends.
+        let taken = unsafe { state.as_ref() }.is_some_and(|state| state.word == flow.word.0);
+        if taken || flow.verdict == u32::from(verdict::DENY) {
+            return;
+        }
     }
     // SAFETY: checked against null; entries live until the program ends.
     let (connected, pid, comm) = match unsafe { state.as_ref() } {
@@ -270,16 +271,14 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
     if mode != mode::ENFORCE {
         return Fate::Pass;
     }
-    let Transport::Tcp { ports, reset, .. } = packet.transport else {
-        count(Counter::PacketDropped);
-        return Fate::Drop;
-    };
+    let ports = packet.upper.ports;
     // SAFETY: checked against null.
-    if let Some(socket) = unsafe { sk.as_ref() }
+    if packet.upper.transport == Transport::Tcp
+        && let Some(socket) = unsafe { sk.as_ref() }
         && socket.type_ == STREAM
     {
         // The reset by which a destroyed socket tells its peer carries nothing, and only goes to a peer that was allowed before.
-        if reset && socket.state != SYN_SENT {
+        if packet.upper.reset && socket.state != SYN_SENT {
             return Fate::Pass;
         }
         let cookie = skb.cookie();
@@ -343,10 +342,10 @@ fn tell(skb: Skb, state: *mut SocketState, told: &Told<'_>) {
     if decision.verdict == verdict::HELD {
         return;
     }
-    let ports = packet.ports();
+    let (ports, has_ports) = (packet.upper.ports, packet.has_ports());
     let key = RateKey {
         slot: slot.index(),
-        port: ports.map_or(0, |ports| ports.destination),
+        port: ports.destination,
         protocol: packet.protocol,
         verdict: decision.verdict,
         destination: packet.destination,
@@ -357,11 +356,11 @@ fn tell(skb: Skb, state: *mut SocketState, told: &Told<'_>) {
         event.slot_word = word.0;
         event.source = packet.source;
         event.destination = packet.destination;
-        event.source_port = ports.map_or(0, |ports| ports.source);
-        event.destination_port = ports.map_or(0, |ports| ports.destination);
+        event.source_port = ports.source;
+        event.destination_port = ports.destination;
         event.rule = decision.rule;
         event.protocol = packet.protocol;
-        event.has_ports = u8::from(ports.is_some());
+        event.has_ports = u8::from(has_ports);
         event.hook = hook::EGRESS;
         event.verdict = decision.verdict;
         event.reason = decision.reason;
@@ -395,8 +394,8 @@ fn drop_malformed(
     let nowhere = Packet {
         source: Address::UNSPECIFIED,
         destination: Address::UNSPECIFIED,
+        upper: Upper::UNKNOWN,
         protocol: 0,
-        transport: Transport::Unknown,
     };
     tell(
         skb,
@@ -456,14 +455,14 @@ pub fn ingress(context: *mut __sk_buff) {
     if !governed {
         return;
     }
-    let Ok(packet) = skb.parse() else {
+    let Parsed::Packet(packet) = skb.parse() else {
         return;
     };
-    if let Transport::Datagram { ports } = packet.transport {
+    if packet.upper.transport == Transport::Datagram {
         let peer = Peer {
             cookie: skb.cookie(),
             address: packet.source,
-            port: u32::from(ports.source),
+            port: u32::from(packet.upper.ports.source),
             protocol: u32::from(packet.protocol),
         };
         reply::note(&peer, skb.interface());

@@ -26,7 +26,7 @@ use crate::call::Call;
 /// Judges every packet that leaves.
 #[cgroup_skb(egress)]
 pub fn ebfw_egress(context: SkBuffContext) -> i32 {
-    egress::egress(context.skb.skb) as i32
+    egress::egress::<true>(context.skb.skb) as i32
 }
 
 /// Notes who may be answered; lets everything in.
@@ -65,6 +65,12 @@ pub fn ebfw_sendmsg4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 pub fn ebfw_sendmsg6(context: SockAddrContext) -> i32 {
     v6(context.sock_addr, hook::SENDMSG)
+}
+
+/// As [`ebfw_egress`] for a socket that remembers nothing, for benchmarks.
+#[cgroup_skb(egress)]
+pub fn ebfw_uncached(context: SkBuffContext) -> i32 {
+    egress::egress::<false>(context.skb.skb) as i32
 }
 
 /// Lets every packet pass: what the hook itself costs, for benchmarks.

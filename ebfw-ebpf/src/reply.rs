@@ -92,22 +92,20 @@ pub fn is_reply(peer: &Peer, interface: Option<u32>) -> bool {
 #[inline(always)]
 pub fn is_kernels(socket: &bpf_sock, packet: &Packet) -> bool {
     socket.type_ == RAW
-        && match packet.transport {
-            Transport::Tcp { payload, .. } => !payload,
-            Transport::Icmp { kind } if packet.protocol == protocol::ICMP => {
-                matches!(kind, 0 | 3 | 5 | 11 | 12 | 14)
+        && match packet.upper.transport {
+            Transport::Tcp => !packet.upper.payload,
+            Transport::Icmp if packet.protocol == protocol::ICMP => {
+                matches!(packet.upper.icmp, 0 | 3 | 5 | 11 | 12 | 14)
             }
-            Transport::Icmp { kind } => matches!(kind, 1..=4 | 129..=137 | 143),
-            Transport::Datagram { .. } | Transport::Unknown => false,
+            Transport::Icmp => matches!(packet.upper.icmp, 1..=4 | 129..=137 | 143),
+            Transport::Datagram | Transport::Unknown => false,
         }
 }
 
 /// Whether something listens on the packet's source address and port. Tells replies of sockets that are older than the programs.
 #[inline(always)]
 pub fn has_listener(skb: Skb, packet: &Packet) -> bool {
-    let Some(ports) = packet.ports() else {
-        return false;
-    };
+    let ports = packet.upper.ports;
     // Remote address and port stay 0: no established socket matches, a listener does.
     let mut tuple = [0u32; 9];
     let port = u32::from(ports.source.to_be()) << 16;

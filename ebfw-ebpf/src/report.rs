@@ -119,7 +119,10 @@ pub fn event(mut key: RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
         count(Counter::EventSuppressed);
         if let Some(window) = RATES.get_ptr_mut(&own) {
             // SAFETY: the entry lives until the program ends.
-            add(unsafe { &mut (*window).suppressed }, u64::from(suppressed) + 1);
+            add(
+                unsafe { &mut (*window).suppressed },
+                u64::from(suppressed) + 1,
+            );
         }
         return;
     }

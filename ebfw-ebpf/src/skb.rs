@@ -17,15 +17,29 @@ const ETH_P_IPV6: u32 = 0x86ddu16.to_be() as u32;
 #[derive(Clone, Copy)]
 pub struct Skb(pub *mut __sk_buff);
 
+/// What [`Skb::parse`] finds. Its tag comes first: BTF, which describes the function, cannot express one that hides in a payload, as that
+/// of a `Result` would.
+#[repr(C, u8)]
+pub enum Parsed {
+    /// A packet.
+    Packet(Packet),
+    /// One that no policy may let through.
+    Malformed(Malformed),
+}
+
 impl Skb {
     /// Parses the packet. A function of its own, so that what it needs of the stack is free again for others.
     #[inline(never)]
-    pub fn parse(self) -> Result<Packet, Malformed> {
+    pub fn parse(self) -> Parsed {
         // SAFETY: the context outlives the program's run.
-        match unsafe { (*self.0).protocol } {
+        let result = match unsafe { (*self.0).protocol } {
             ETH_P_IP => parse_v4(&self),
             ETH_P_IPV6 => parse_v6(&self),
             _ => Err(Malformed::Header),
+        };
+        match result {
+            Ok(packet) => Parsed::Packet(packet),
+            Err(why) => Parsed::Malformed(why),
         }
     }
 

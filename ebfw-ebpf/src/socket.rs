@@ -49,13 +49,10 @@ pub struct SocketState {
     pub comm: [u8; 16],
 }
 
-/// Packs what identifies a flow beside its address.
+/// Packs what identifies a flow beside its address; `port` is 0 where there is none.
 #[inline(always)]
-pub fn flow_key(protocol: u8, port: Option<u16>) -> u32 {
-    match port {
-        Some(port) => u32::from(port) << 16 | u32::from(protocol) << 8 | 1,
-        None => u32::from(protocol) << 8,
-    }
+pub fn flow_key(protocol: u8, port: u16, has_port: bool) -> u32 {
+    u32::from(port) << 16 | u32::from(protocol) << 8 | u32::from(has_port)
 }
 
 #[inline(always)]

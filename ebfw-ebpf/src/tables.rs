@@ -1,7 +1,11 @@
 //! The tables of one instance, as the classifier reads them from the maps.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use ebfw_common::{abi::Address, classify::Tables, layout::Block};
+use ebfw_common::{
+    abi::Address,
+    classify::{TableError, Tables},
+    layout::Block,
+};
 
 use crate::maps::{Blocks, INSTANCES, PREFIXES4, PREFIXES6};
 
@@ -29,18 +33,14 @@ impl Tables for Instance {
     }
 
     #[inline(always)]
-    fn class_v4(&self, address: [u8; 4]) -> Option<u32> {
-        PREFIXES4
-            .get(self.number)?
-            .get(&Key::new(32, address))
-            .copied()
+    fn class_v4(&self, address: [u8; 4]) -> Result<Option<u32>, TableError> {
+        let prefixes = PREFIXES4.get(self.number).ok_or(TableError)?;
+        Ok(prefixes.get(&Key::new(32, address)).copied())
     }
 
     #[inline(always)]
-    fn class_v6(&self, address: Address) -> Option<u32> {
-        PREFIXES6
-            .get(self.number)?
-            .get(&Key::new(128, address))
-            .copied()
+    fn class_v6(&self, address: Address) -> Result<Option<u32>, TableError> {
+        let prefixes = PREFIXES6.get(self.number).ok_or(TableError)?;
+        Ok(prefixes.get(&Key::new(128, address)).copied())
     }
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebfw_common::{
     classify::{Content, Destination, Flow},
-    packet::{Bytes, MAX_EXTENSIONS, Malformed, Packet as Parsed, Transport, parse_v4, parse_v6},
+    packet::{Bytes, MAX_EXTENSIONS, Malformed, Packet as Parsed, parse_v4, parse_v6},
 };
 use ebfw_policy::testgen;
 use ebfw_tests::packet::{
@@ -31,7 +31,7 @@ fn parsed(packet: &Packet) -> Meaning {
 }
 
 fn flow(packet: &Parsed) -> Flow {
-    let pending = matches!(packet.transport, Transport::Tcp { payload: false, .. });
+    let pending = !packet.carries_payload();
     Flow {
         destination: packet.destination,
         protocol: packet.protocol,

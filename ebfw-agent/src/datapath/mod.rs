@@ -137,8 +137,9 @@ const PROGRAMS: [&str; 7] = [
     "ebfw_ingress",
     "ebfw_egress",
 ];
-/// The program that does nothing, for benchmarks.
+/// Programs for benchmarks: one that does nothing, and egress for a socket that remembers nothing.
 const EMPTY: &str = "ebfw_empty";
+const UNCACHED: &str = "ebfw_uncached";
 
 /// Instances by ruleset. What a rule caches inside takes no part in its equality or hash.
 type Loaded = StdHashMap<Arc<Ruleset>, instance::Instance>;
@@ -204,7 +205,7 @@ impl Datapath {
             links: Vec::new(),
             adopted,
         };
-        for name in PROGRAMS.into_iter().chain([EMPTY]) {
+        for name in PROGRAMS {
             link::load(&mut datapath.ebpf, name)?;
         }
         Ok(datapath)
@@ -424,6 +425,16 @@ impl Datapath {
         self.test("ebfw_egress", packet, repeat)
     }
 
+    /// Loads the programs that only benchmarks use.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses one.
+    pub fn load_benchmarks(&mut self) -> Result<(), LoadError> {
+        link::load(&mut self.ebpf, EMPTY)?;
+        link::load(&mut self.ebpf, UNCACHED)
+    }
+
     /// As [`Datapath::test_egress`], with the program that does nothing.
     ///
     /// # Errors
@@ -431,6 +442,15 @@ impl Datapath {
     /// What the system call says.
     pub fn test_empty(&self, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
         self.test(EMPTY, packet, repeat)
+    }
+
+    /// As [`Datapath::test_egress`], without a verdict that the socket remembers from the run before.
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    pub fn test_uncached(&self, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+        self.test(UNCACHED, packet, repeat)
     }
 
     fn test(&self, name: &str, packet: &[u8], repeat: u32) -> io::Result<TestRun> {

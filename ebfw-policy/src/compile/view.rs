@@ -52,16 +52,18 @@ impl classify::Tables for View<'_> {
         self.blocks.get(usize::try_from(index).ok()?)
     }
 
-    fn class_v4(&self, address: [u8; 4]) -> Option<u32> {
+    fn class_v4(&self, address: [u8; 4]) -> Result<Option<u32>, TableError> {
         let address = Ipv4Addr::from(address);
-        self.v4
-            .find(|length| Ipv4Net::new_assert(address, length).trunc())
+        Ok(self
+            .v4
+            .find(|length| Ipv4Net::new_assert(address, length).trunc()))
     }
 
-    fn class_v6(&self, address: Address) -> Option<u32> {
+    fn class_v6(&self, address: Address) -> Result<Option<u32>, TableError> {
         let address = Ipv6Addr::from(address);
-        self.v6
-            .find(|length| Ipv6Net::new_assert(address, length).trunc())
+        Ok(self
+            .v6
+            .find(|length| Ipv6Net::new_assert(address, length).trunc()))
     }
 }
 

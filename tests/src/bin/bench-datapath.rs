@@ -1,0 +1,298 @@
+//! What a verdict costs: ns per packet of the egress program beside the empty one, in one run, on this machine.
+//!
+//! First with `BPF_PROG_TEST_RUN`, where nothing but the program runs; the limits hold for these figures. Then with a real connected socket
+//! and the kernel's run-time statistics, where the network stack runs between two packets and the caches are its own; the empty program is
+//! attached to the same cgroup and sees the same packets. Rounds are interleaved; the figure is the median, the spread is the distance
+//! of the quartiles. Needs root; makes a cgroup and a network namespace of its own.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    net::UdpSocket,
+    process::{Command, ExitCode},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, ensure};
+use aya::sys::{Stats, enable_stats};
+use ebfw_agent::{
+    datapath::{Assignment, Datapath},
+    host::cgroup::{Hierarchy, OwnedCgroup},
+};
+use ebfw_policy::{parse_policy, ruleset::Ruleset, workload::Workload};
+use ebfw_tests::packet::{Upper, V4, V6};
+use nix::sched::{CloneFlags, unshare};
+
+/// Interleaved rounds; odd, so that the median is a measurement.
+const ROUNDS: usize = 9;
+/// Runs of one test run.
+const REPEAT: u32 = 100_000;
+/// Packets of one round on a real socket.
+const PACKETS: u64 = 100_000;
+/// Where the benchmark's packets go: an address that the benchmark's own namespace has on its loopback device.
+const TARGET: [u8; 4] = [10, 99, 0, 2];
+/// The same for IPv6.
+const TARGET6: &str = "fd99::2";
+const PORT: u16 = 60_000;
+/// A cached verdict may cost this much more than the empty program.
+const CACHED_LIMIT_NS: f64 = 45.0;
+/// An uncached verdict with 4096 rules may cost this many times one with a single rule.
+const RULES_LIMIT: f64 = 2.5;
+
+/// One line of the table.
+struct Case {
+    name: String,
+    ruleset: Arc<Ruleset>,
+    packet: Vec<u8>,
+    cached: bool,
+    samples: Vec<f64>,
+}
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = env::args().skip(1);
+    if arguments.next().as_deref() == Some("send") {
+        let count = arguments.next().context("send takes a count")?.parse()?;
+        return send(count).map(|()| ExitCode::SUCCESS);
+    }
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "loading kernel programs needs root"
+    );
+    let within = alone()?;
+    between_packets()?;
+    Ok(if within {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A policy of `rules` rules of which only the last matches.
+fn last_of(rules: usize) -> Result<Arc<Ruleset>> {
+    let mut source = String::from("defaultAction: Deny\nrules:\n");
+    for rule in 0..rules {
+        let port = if rule + 1 == rules {
+            usize::from(PORT)
+        } else {
+            rule + 1
+        };
+        source.push_str(&format!(
+            "- {{name: r{rule}, action: Allow, match: {{ports: [{port}], protocols: [UDP]}}}}\n"
+        ));
+    }
+    ruleset(&source)
+}
+
+/// A policy with one rule of `prefixes` prefixes, one of which holds the target.
+fn prefixes(prefixes: u32) -> Result<Arc<Ruleset>> {
+    let mut source = String::from(
+        "defaultAction: Deny\nrules:\n- name: net\n  action: Allow\n  match:\n    cidrs:\n    - 10.99.0.0/24\n",
+    );
+    for index in 1..prefixes {
+        let [_, b, c, d] = (index << 4).to_be_bytes();
+        source.push_str(&format!("    - {}.{b}.{c}.{d}/28\n", 20 + (index >> 20)));
+    }
+    ruleset(&source)
+}
+
+fn ruleset(source: &str) -> Result<Arc<Ruleset>> {
+    let policy = parse_policy(source)
+        .map_err(|errors| anyhow::anyhow!(errors.render("benchmark", source, false)))?;
+    Ok(Arc::new(
+        policy
+            .select(&Workload::default())?
+            .context("the policy has no pod selector")?,
+    ))
+}
+
+fn cases() -> Result<Vec<Case>> {
+    let v4 = V4::plain(TARGET.into(), Upper::new(17, PORT, 32))
+        .build()
+        .bytes;
+    let v6 = V6::plain(TARGET6.parse()?, Upper::new(17, PORT, 32))
+        .build()
+        .bytes;
+    let case = |cached: bool, what: &str, ruleset, packet: &[u8]| {
+        let name = format!("{}, {what}", if cached { "cached" } else { "uncached" });
+        Case {
+            name,
+            ruleset,
+            packet: packet.to_vec(),
+            cached,
+            samples: Vec::new(),
+        }
+    };
+    let mut cases = vec![
+        case(true, "1 rule", last_of(1)?, &v4),
+        case(true, "4096 rules", last_of(4096)?, &v4),
+        case(true, "4096 rules, IPv6", last_of(4096)?, &v6),
+    ];
+    for rules in [1, 64, 1024, 4096] {
+        cases.push(case(
+            false,
+            &format!("last of {rules} rules"),
+            last_of(rules)?,
+            &v4,
+        ));
+    }
+    cases.push(case(false, "last of 4096 rules, IPv6", last_of(4096)?, &v6));
+    for count in [10, 1_000, 10_000, 100_000] {
+        cases.push(case(
+            false,
+            &format!("{count} prefixes"),
+            prefixes(count)?,
+            &v4,
+        ));
+    }
+    Ok(cases)
+}
+
+/// The program alone. Whether the figures are within their limits.
+fn alone() -> Result<bool> {
+    let hierarchy = Hierarchy::find()?;
+    let own = hierarchy.id(&hierarchy.own()?)?.0;
+    let mut datapath = Datapath::load(None)?;
+    datapath.load_benchmarks()?;
+    let mut cases = cases()?;
+    let mut empty = Vec::new();
+    for round in 0..ROUNDS {
+        eprintln!("round {} of {ROUNDS}", round + 1);
+        for case in &mut cases {
+            let assignment = Assignment {
+                ruleset: Some(Arc::clone(&case.ruleset)),
+                open: false,
+                silent: false,
+            };
+            // A test run's socket belongs to the caller's cgroup, in older kernels to the root.
+            datapath.apply(&BTreeMap::from([
+                (1, assignment.clone()),
+                (own, assignment),
+            ]))?;
+            // A test run's socket lives as long as its repetitions: all but the first find the verdict that it remembers.
+            let run = if case.cached {
+                datapath.test_egress(&case.packet, REPEAT)
+            } else {
+                datapath.test_uncached(&case.packet, REPEAT)
+            }?;
+            ensure!(run.returned == 1, "{}: the packet does not pass", case.name);
+            case.samples.push(run.duration.as_nanos() as f64);
+            empty.push(
+                datapath
+                    .test_empty(&case.packet, REPEAT)?
+                    .duration
+                    .as_nanos() as f64,
+            );
+        }
+    }
+    println!(
+        "{:<40} {:>8} {:>8}",
+        "ns per packet (test run)", "median", "spread"
+    );
+    let bare = row("the empty program", &mut empty);
+    let medians: Vec<f64> = cases
+        .iter_mut()
+        .map(|case| row(&case.name, &mut case.samples))
+        .collect();
+    let cached = medians[1] - bare;
+    let ratio = medians[6] / medians[3];
+    println!(
+        "a cached verdict costs {cached:.1} ns more than the empty program (limit {CACHED_LIMIT_NS})"
+    );
+    println!("uncached, 4096 rules cost {ratio:.2} times 1 rule (limit {RULES_LIMIT})");
+    println!(
+        "kernel memory of the maps with the last policy: {} KiB",
+        datapath.memory()? / 1024
+    );
+    Ok(ratio <= RULES_LIMIT && cached <= CACHED_LIMIT_NS)
+}
+
+fn row(name: &str, samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    let at = |part: usize| samples[samples.len() * part / 4];
+    println!("{name:<40} {:>8.1} {:>8.1}", at(2), at(3) - at(1));
+    at(2)
+}
+
+/// The program among everything else that a packet needs.
+fn between_packets() -> Result<()> {
+    let hierarchy = Hierarchy::find()?;
+    let cgroup = hierarchy.create(
+        &hierarchy.own()?,
+        &format!("ebfw-bench-{}", std::process::id()),
+    )?;
+    let mut datapath = Datapath::load(None)?;
+    datapath.load_benchmarks()?;
+    let _statistics = enable_stats(Stats::RunTime)
+        .context("failed to switch the kernel's run-time statistics on")?;
+    datapath.attach_for_benchmark(cgroup.directory(), false)?;
+    datapath.attach_for_benchmark(cgroup.directory(), true)?;
+    let mut table: Vec<(String, Vec<f64>, Vec<f64>)> = Vec::new();
+    for rules in [1, 4096] {
+        let assignment = Assignment {
+            ruleset: Some(last_of(rules)?),
+            open: false,
+            silent: false,
+        };
+        datapath.apply(&BTreeMap::from([(cgroup.id().0, assignment)]))?;
+        let (mut real, mut empty) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let [before, before_empty] = datapath.run_statistics();
+            run_sender(&cgroup)?;
+            let [after, after_empty] = datapath.run_statistics();
+            let mean = |before: (u64, u64), after: (u64, u64)| {
+                (after.1 - before.1) as f64 / (after.0 - before.0).max(1) as f64
+            };
+            ensure!(
+                after.0 - before.0 >= PACKETS,
+                "the program saw {} of {PACKETS} packets",
+                after.0 - before.0
+            );
+            real.push(mean(before, after));
+            empty.push(mean(before_empty, after_empty));
+        }
+        table.push((format!("cached, {rules} rules"), real, empty));
+    }
+    datapath.detach_unpinned();
+    cgroup.remove()?;
+    println!(
+        "\n{:<40} {:>8} {:>8}",
+        "ns per packet (connected socket)", "median", "spread"
+    );
+    for (name, real, empty) in &mut table {
+        let bare = row("the empty program beside it", empty);
+        let cost = row(name, real) - bare;
+        println!("{name}: {cost:.1} ns above the empty program");
+    }
+    Ok(())
+}
+
+fn run_sender(cgroup: &OwnedCgroup) -> Result<()> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["send", &PACKETS.to_string()]);
+    cgroup.confine(&mut command)?;
+    ensure!(command.status()?.success(), "the sender failed");
+    Ok(())
+}
+
+/// In the cgroup: makes a network namespace of its own and sends from one connected socket.
+fn send(count: u64) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    let address = std::net::Ipv4Addr::from(TARGET);
+    for arguments in [
+        vec!["link", "set", "lo", "up"],
+        vec!["address", "add", &format!("{address}/32"), "dev", "lo"],
+    ] {
+        ensure!(
+            Command::new("ip").args(&arguments).status()?.success(),
+            "ip {arguments:?} failed"
+        );
+    }
+    // Its queue fills and the rest is dropped behind the hook, which is all the same here.
+    let _receiver = UdpSocket::bind((address, PORT))?;
+    let socket = UdpSocket::bind((address, 0))?;
+    socket.connect((address, PORT))?;
+    for _ in 0..count {
+        socket.send(&[0; 32])?;
+    }
+    Ok(())
+}
