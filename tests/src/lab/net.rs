@@ -11,7 +11,8 @@ use super::netlink;
 
 /// The device at the far end of the wire.
 pub(super) const FAR_DEVICE: &str = "far0";
-const NEAR_DEVICE: &str = "near0";
+/// The device at the near end.
+pub(crate) const NEAR_DEVICE: &str = "near0";
 /// Last numbers of the addresses at the far end.
 const FAR: std::ops::RangeInclusive<u8> = 2..=9;
 

@@ -72,6 +72,28 @@ fn later_fragment(to: SocketAddr) -> io::Result<()> {
     send_packet(&packet(to, 64), to)
 }
 
+/// More extension headers than any real packet has, then UDP. IPv6 only.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn endless_chain(to: SocketAddr) -> io::Result<()> {
+    const HEADERS: usize = 12;
+    const DESTINATION_OPTIONS: u8 = 60;
+    let plain = packet(to, 0);
+    let (ip, segment) = plain.split_at(40);
+    let mut chained = ip.to_vec();
+    let length = (HEADERS * 8 + segment.len()) as u16;
+    chained[4..6].copy_from_slice(&length.to_be_bytes());
+    chained[6] = DESTINATION_OPTIONS;
+    for left in (0..HEADERS).rev() {
+        let next = if left == 0 { 17 } else { DESTINATION_OPTIONS };
+        chained.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    chained.extend(segment);
+    send_packet(&chained, to)
+}
+
 fn send_packet(packet: &[u8], to: SocketAddr) -> io::Result<()> {
     let socket = socket(to, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
     if to.is_ipv6() {

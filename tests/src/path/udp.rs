@@ -54,6 +54,19 @@ pub fn connected(to: SocketAddr) -> io::Result<()> {
     send(&socket, MARK, 0)
 }
 
+/// Sends from the near end's own device, to whom a broadcast or multicast address means.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn to_group(to: SocketAddr) -> io::Result<()> {
+    let socket = datagrams(to)?;
+    enable(&socket, libc::SOL_SOCKET, libc::SO_BROADCAST)?;
+    let device = crate::lab::net::NEAR_DEVICE.as_bytes();
+    set(&socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device)?;
+    send_to(&socket, MARK, 0, to)
+}
+
 fn reconnected(to: SocketAddr) -> io::Result<()> {
     let socket = datagrams(to)?;
     connect(&socket, allowed(to))?;

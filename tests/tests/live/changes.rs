@@ -174,6 +174,65 @@ fn drain(server: &mut TcpStream) -> u64 {
     sum
 }
 
+/// What was opened before there was any policy is judged from its next packet on.
+#[test]
+fn connections_older_than_the_programs_are_judged_too() {
+    let Some(mut lab) = Lab::open() else { return };
+    let cases = [(v4(GOOD), None), (v4(BAD), Some(libc::ECONNABORTED))];
+    let processes = cases.map(|(to, expected)| {
+        let process = connected(&lab, to, |mut stream| {
+            stream.write_all(MARK)?;
+            stream.read_exact(&mut [0; MARK.len()])
+        });
+        (process, to, expected)
+    });
+    let mut sender = lab.start(|line| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(at(v4(BAD)))?;
+        line.step();
+        socket.send(MARK).map(drop)
+    });
+    sender.reached();
+    lab.wire().clear();
+    lab.policy(super::ONLY_2);
+    for (process, to, expected) in processes {
+        let result = goes_on(&mut lab, process);
+        assert_eq!(code(&result), expected, "{to}: {result:?}");
+    }
+    let result = goes_on(&mut lab, sender);
+    assert_eq!(code(&result), Some(libc::EPERM), "{result:?}");
+    let leaked = lab.wire().to(v4(BAD));
+    assert!(leaked.iter().all(|frame| !frame.carries(MARK)));
+}
+
+#[test]
+fn a_server_older_than_the_programs_goes_on_answering() {
+    let Some(mut lab) = Lab::open() else { return };
+    let mut server = lab.start(|line| {
+        let listener = TcpListener::bind((v4(1), 81))?;
+        line.step();
+        let (mut stream, _) = listener.accept()?;
+        stream.write_all(b"before")?;
+        line.step();
+        stream.write_all(MARK)?;
+        stream.read_exact(&mut [0])
+    });
+    server.reached();
+    server.go();
+    let client = || TcpStream::connect((v4(1), 81));
+    let mut client = lab.net().far.enter(client).unwrap().unwrap();
+    client.read_exact(&mut [0; 6]).unwrap();
+    server.reached();
+    lab.policy(super::NOTHING);
+    server.go();
+    client
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    client.read_exact(&mut [0; MARK.len()]).unwrap();
+    client.write_all(b"x").unwrap();
+    server.finish().unwrap();
+}
+
 /// Two policies that agree about two peers and about nothing else.
 fn agreeing(rule: &str, prefixes: &str) -> String {
     format!(

@@ -80,6 +80,29 @@ rules:
     }
 }
 
+/// The kernel takes the unspecified address for this host.
+#[test]
+fn the_unspecified_address_leads_nowhere_else() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(NOTHING);
+    for any in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
+        let result = lab.inside(move || {
+            let listener = TcpListener::bind((any, 0))?;
+            let port = listener.local_addr()?.port();
+            TcpStream::connect((any, port)).map(drop)
+        });
+        assert!(result.is_ok(), "{any}: {result:?}");
+        // From an address of the wire it is that address, which is no loopback.
+        let from = if any == "0.0.0.0" { v4(1) } else { v6(1) };
+        let _ = lab.inside(move || {
+            let socket = UdpSocket::bind((from, 0))?;
+            socket.send_to(MARK, (any, 80)).map(drop)
+        });
+    }
+    let seen = lab.wire().frames();
+    assert!(seen.is_empty(), "{seen:?}");
+}
+
 #[test]
 fn modes_that_only_report_let_out_and_say_deny() {
     let Some(mut lab) = Lab::open() else { return };

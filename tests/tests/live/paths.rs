@@ -15,7 +15,7 @@ use ebfw_tests::{
     path::{MARK, Send, extension, icmp, raw, seldom, tcp, udp, uring},
 };
 
-use super::{ALL_BUT_3, BAD, GOOD, ONLY_2};
+use super::{ALL_BUT_3, BAD, GOOD, ONLY_2, code};
 
 /// Peers of a family by their number.
 type Peers = fn(u8) -> IpAddr;
@@ -96,7 +96,7 @@ fn is_stopped(lab: &mut Lab, name: &str, way: Send, to: SocketAddr, denial: Deni
         arrived.is_empty(),
         "{name} to {to}: arrived though denied ({result:?}): {arrived:?}"
     );
-    let code = result.as_ref().err().and_then(io::Error::raw_os_error);
+    let code = code(&result);
     let expected = match denial {
         Denial::Refused => Some(libc::EPERM),
         Denial::Untold => code.filter(|code| *code == libc::EPERM),
@@ -222,4 +222,18 @@ fn packets_that_go_elsewhere_than_they_say_never_leave() {
         let arrived = lab.wire().frames();
         assert!(!arrived.is_empty(), "{name}, ungoverned: {result:?}");
     }
+}
+
+#[test]
+fn a_packet_that_hides_behind_too_many_headers_never_leaves() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(super::ALL);
+    let before = lab.count(Counter::Malformed);
+    let result = sends(&lab, raw::endless_chain, peer(v6, GOOD));
+    assert_eq!(code(&result), Some(libc::EPERM), "{result:?}");
+    assert!(lab.wire().frames().is_empty());
+    assert!(lab.count(Counter::Malformed) > before);
+    let ungoverned = lab.start_in(None, |_| raw::endless_chain(peer(v6, GOOD)));
+    ungoverned.finish().unwrap();
+    assert!(!lab.wire().frames().is_empty());
 }

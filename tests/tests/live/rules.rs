@@ -206,3 +206,27 @@ fn one_socket_may_speak_with_allowed_and_denied_peers_in_turn() {
     assert_eq!(lab.wire().to(v4(super::GOOD)).len(), 100);
     assert!(lab.wire().to(v4(super::BAD)).is_empty());
 }
+
+#[test]
+fn broadcast_and_multicast_are_destinations_like_others() {
+    let Some(mut lab) = Lab::open() else { return };
+    let groups = ["10.99.0.255", "255.255.255.255", "239.1.2.3", "ff02::99"];
+    let allowed = "
+defaultAction: Deny
+rules:
+- name: groups
+  action: Allow
+  match: {cidrs: [10.99.0.255/32, 255.255.255.255/32, 239.1.2.0/24, 'ff02::/16']}
+";
+    for (policy, expected) in [(super::NOTHING, Some(libc::EPERM)), (allowed, None)] {
+        lab.policy(policy);
+        for group in groups {
+            let to: IpAddr = group.parse().expect("an address");
+            lab.wire().clear();
+            let result = lab.inside(move || udp::to_group(at(to)));
+            assert_eq!(code(&result), expected, "{group}: {result:?}");
+            let seen = lab.wire().to(to);
+            assert_eq!(seen.is_empty(), expected.is_some(), "{group}: {seen:?}");
+        }
+    }
+}
