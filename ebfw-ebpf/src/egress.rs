@@ -146,8 +146,9 @@ fn judge<const CACHED: bool>(
     let transport = flow_key(packet.protocol, port, has_port);
     let destination = packet.destination;
     // SAFETY: checked against null; entries live until the program ends.
+    let remembered = unsafe { state.as_ref() };
     if CACHED
-        && let Some(state) = unsafe { state.as_ref() }
+        && let Some(state) = remembered
         && state.word == word.0
         && state.transport == transport
         && state.destination == destination
@@ -273,8 +274,9 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
     }
     let ports = packet.upper.ports;
     // SAFETY: checked against null.
+    let socket = unsafe { sk.as_ref() };
     if packet.upper.transport == Transport::Tcp
-        && let Some(socket) = unsafe { sk.as_ref() }
+        && let Some(socket) = socket
         && socket.type_ == STREAM
     {
         // The reset by which a destroyed socket tells its peer carries nothing, and only goes to a peer that was allowed before.

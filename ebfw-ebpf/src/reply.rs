@@ -64,7 +64,7 @@ pub fn note(peer: &Peer, interface: u32) {
     }
     let _ = REPLIES.insert(
         peer,
-        &Seen {
+        Seen {
             boot_ns: now,
             interface,
             _pad: 0,

@@ -117,7 +117,7 @@ pub fn event(mut key: RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
     };
     if admit(&key, WORKLOAD_EVENTS, now).is_none() {
         count(Counter::EventSuppressed);
-        if let Some(window) = RATES.get_ptr_mut(&own) {
+        if let Some(window) = RATES.get_ptr_mut(own) {
             // SAFETY: the entry lives until the program ends.
             add(
                 unsafe { &mut (*window).suppressed },
@@ -146,7 +146,7 @@ pub fn request(kind: u32, subject: u64, fill: impl FnOnce(&mut Request)) {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     // SAFETY: the value is copied at once.
-    if let Some(asked) = unsafe { ASKED.get(&key) }
+    if let Some(asked) = unsafe { ASKED.get(key) }
         && now.wrapping_sub(*asked) < ASK_AGAIN_NS
     {
         return;
@@ -160,5 +160,5 @@ pub fn request(kind: u32, subject: u64, fill: impl FnOnce(&mut Request)) {
     request.kind = kind;
     fill(request);
     entry.submit(0);
-    let _ = ASKED.insert(&key, &now, 0);
+    let _ = ASKED.insert(key, now, 0);
 }

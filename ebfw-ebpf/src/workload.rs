@@ -37,7 +37,7 @@ pub fn slot_word(slot: SlotRef) -> Option<SlotWord> {
 #[inline(always)]
 fn known(cgroup: u64) -> Option<SlotRef> {
     // SAFETY: the value is copied at once.
-    unsafe { CGROUPS.get(&cgroup) }.copied()
+    unsafe { CGROUPS.get(cgroup) }.copied()
 }
 
 #[inline(always)]
@@ -52,11 +52,11 @@ fn find(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Membership {
     // Levels above the cgroup's own answer 0, which is no cgroup's id.
     for up in 0..MAX_CGROUP_DEPTH as i32 + 1 {
         let id = ancestor(MAX_CGROUP_DEPTH as i32 - up);
-        if id != 0 {
-            if let Some(slot) = known(id) {
-                nearest = slot;
-                break;
-            }
+        if id != 0
+            && let Some(slot) = known(id)
+        {
+            nearest = slot;
+            break;
         }
     }
     if nearest == UNBOUND {

@@ -21,7 +21,11 @@ fn ruleset(source: &str) -> Arc<Ruleset> {
 /// A test run's socket belongs to the cgroup of the caller, or, before kernel 5.16 or so, to the root.
 fn wanted(ruleset: &Arc<Ruleset>) -> BTreeMap<u64, Assignment> {
     let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");
-    let own = hierarchy.own().and_then(|own| hierarchy.id(&own)).expect("this process is in a cgroup").0;
+    let own = hierarchy
+        .own()
+        .and_then(|own| hierarchy.id(&own))
+        .expect("this process is in a cgroup")
+        .0;
     let assignment = Assignment {
         ruleset: Some(Arc::clone(ruleset)),
         open: false,
