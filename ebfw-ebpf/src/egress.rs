@@ -444,7 +444,7 @@ pub fn ingress(context: *mut __sk_buff) {
     let Some(socket) = (unsafe { sk.as_ref() }) else {
         return;
     };
-    if socket.protocol != u32::from(protocol::UDP) || socket.dst_port != 0 {
+    if socket.protocol != u32::from(protocol::UDP) || socket.dst_port != 0 || skb.is_own_copy() {
         return;
     }
     // SAFETY: checked against null; entries live until the program ends.

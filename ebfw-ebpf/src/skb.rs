@@ -13,6 +13,9 @@ const ETH_P_IP: u32 = 0x0800u16.to_be() as u32;
 /// `ETH_P_IPV6` likewise.
 const ETH_P_IPV6: u32 = 0x86ddu16.to_be() as u32;
 
+/// `PACKET_LOOPBACK` of `__sk_buff.pkt_type` (include/uapi/linux/if_packet.h).
+const PACKET_LOOPBACK: u32 = 5;
+
 /// The context of a `cgroup_skb` program; its data begin with the IP header.
 #[derive(Clone, Copy)]
 pub struct Skb(pub *mut __sk_buff);
@@ -64,6 +67,14 @@ impl Skb {
         unsafe { (*self.0).ifindex }
     }
 
+    /// Whether this is the host's own copy of a multicast or broadcast that it sent (`dev_loopback_xmit`, net/core/dev.c): it seems
+    /// to come in where it went out, from whatever source address the sender has chosen.
+    #[inline(always)]
+    pub fn is_own_copy(self) -> bool {
+        // SAFETY: the context outlives the program's run.
+        unsafe { (*self.0).pkt_type == PACKET_LOOPBACK }
+    }
+
     /// Cookie of the packet's socket.
     #[inline(always)]
     pub fn cookie(self) -> u64 {
@@ -105,8 +116,8 @@ impl Source for Skb {
     }
 
     #[inline(always)]
-    fn options(&self, length: u32) -> Option<[u8; MAX_OPTIONS]> {
-        let mut options = [0; MAX_OPTIONS];
+    fn options(&self, length: u32) -> Option<[u32; MAX_OPTIONS / 4]> {
+        let mut options = [0; MAX_OPTIONS / 4];
         if length == 0 || length > MAX_OPTIONS as u32 {
             return None;
         }
