@@ -296,7 +296,7 @@ impl Lab {
         kernel.datapath.left_out().expect("the map is readable")
     }
 
-    /// Does what the kernel asked for: destroys sockets, and remembers the rest for [`Lab::asked`]. Returns how many were destroyed
+    /// Does what the kernel asked for: destroys sockets, and remembers the rest for `Lab::asked`. Returns how many were destroyed
     /// since the lab was opened.
     ///
     /// # Panics

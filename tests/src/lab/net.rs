@@ -12,7 +12,7 @@ use super::netlink;
 /// The device at the far end of the wire.
 pub(super) const FAR_DEVICE: &str = "far0";
 /// The device at the near end.
-pub(crate) const NEAR_DEVICE: &str = "near0";
+pub const NEAR_DEVICE: &str = "near0";
 /// Last numbers of the addresses at the far end.
 const FAR: std::ops::RangeInclusive<u8> = 2..=9;
 

@@ -108,6 +108,20 @@ pub fn free_bound(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// A stream socket bound to `address`, which it shares with others.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn reusing(address: SocketAddr, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    let socket = socket(address, libc::SOCK_STREAM, protocol)?;
+    enable(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    enable(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT)?;
+    limit_send(&socket, Duration::from_secs(3))?;
+    bind(&socket, address)?;
+    Ok(socket)
+}
+
 fn bind(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
     let address = SockaddrStorage::from(address);
     nix::sys::socket::bind(socket.as_raw_fd(), &address).map_err(Into::into)

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
     time::Duration,
 };
@@ -10,8 +10,8 @@ use std::{
 use ebfw_common::abi::Counter;
 use ebfw_tests::{
     lab::{
-        Lab,
-        net::{v4, v6},
+        Lab, eventually,
+        net::{self, v4, v6},
         process::{Line, Process},
     },
     path::{self, MARK},
@@ -229,4 +229,57 @@ fn a_closed_port_says_so_under_default_deny() {
         let refused = dial(&lab, like).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{like}");
     }
+}
+
+/// A subflow of Multipath TCP is a socket of the kernel's own, which no create hook has seen, and a listener on its port is no proof
+/// that it answers somebody.
+#[test]
+fn a_listener_on_the_same_port_makes_no_connection_an_answer() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(ONLY_2);
+    for (protocol, aborted) in [(libc::IPPROTO_TCP, false), (libc::IPPROTO_MPTCP, true)] {
+        for to in [v4(BAD), v6(BAD)] {
+            lab.wire().clear();
+            let process = lab.start(move |_| {
+                let listener = path::reusing(own(to), libc::IPPROTO_TCP)?;
+                nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXCONN)?;
+                let socket = path::reusing(own(to), protocol)?;
+                path::connect(&socket, at(to))?;
+                path::send(&socket, MARK, 0)
+            });
+            eventually("the process ends", || {
+                lab.tend();
+                process.is_heard()
+            });
+            let result = process.finish();
+            let seen = lab.wire().to(to);
+            assert!(seen.is_empty(), "{protocol} to {to}: {result:?}, {seen:?}");
+            let code = code(&result);
+            let is_told = code == Some(libc::EPERM) || aborted && code == Some(libc::ECONNABORTED);
+            assert!(is_told, "{protocol} to {to}: {result:?}");
+        }
+    }
+}
+
+/// A multicast datagram comes back on the device that it leaves through: a forged one must not pass for a stranger's question.
+#[test]
+fn a_forged_datagram_by_way_of_multicast_opens_no_way() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(super::ALL_BUT_3);
+    let result = lab.inside(|| {
+        let device = nix::net::if_::if_nametoindex(net::NEAR_DEVICE)?;
+        let group = "ff02::99".parse().expect("an address");
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, SERVICE))?;
+        socket.join_multicast_v6(&group, device)?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let forger = path::free_bound(at(v6(BAD)))?;
+        let to = SocketAddrV6::new(group, SERVICE, 0, device);
+        forger.send_to(b"answer me", to)?;
+        let (_, peer) = socket.recv_from(&mut [0; 16])?;
+        assert_eq!(peer, at(v6(BAD)), "the forgery arrives");
+        socket.send_to(MARK, peer).map(drop)
+    });
+    let seen = lab.wire().to(v6(BAD));
+    assert!(seen.is_empty(), "{result:?}: {seen:?}");
+    assert_eq!(code(&result), Some(libc::EPERM), "{result:?}");
 }
