@@ -116,8 +116,8 @@ impl Source for Skb {
     }
 
     #[inline(always)]
-    fn options(&self, length: u32) -> Option<[u32; MAX_OPTIONS / 4]> {
-        let mut options = [0; MAX_OPTIONS / 4];
+    fn options(&self, length: u32) -> Option<[u8; MAX_OPTIONS]> {
+        let mut options = [0; MAX_OPTIONS];
         if length == 0 || length > MAX_OPTIONS as u32 {
             return None;
         }
