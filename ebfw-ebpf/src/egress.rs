@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The loopback device of every network namespace.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 /// `BPF_TCP_SYN_SENT` of `bpf_sock.state`.
 const SYN_SENT: u32 = 2;
 
@@ -85,7 +85,7 @@ pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
     };
     // SAFETY: checked against null.
     if let Some(socket) = unsafe { sk.as_ref() }
-        && is_reply(skb, socket, sk, state, slot, &packet)
+        && is_reply(skb, socket, sk, state, (slot, word), &packet)
     {
         count(Counter::Reply);
         return Fate::Pass;
@@ -100,10 +100,17 @@ fn is_reply(
     socket: &bpf_sock,
     sk: *mut bpf_sock,
     state: *mut SocketState,
-    slot: SlotRef,
+    (slot, word): (SlotRef, SlotWord),
     packet: &Packet,
 ) -> bool {
     let is_tcp = packet.upper.transport == Transport::Tcp && socket.type_ == STREAM;
+    if is_tcp
+        && socket.state == LISTEN
+        && word.has(slot_flag::GOVERNED)
+        && !reply::is_asked(skb, packet)
+    {
+        return false;
+    }
     // SAFETY: checked against null; entries live until the program ends.
     match unsafe { state.as_mut() } {
         Some(state) => {
@@ -278,6 +285,8 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
     if packet.upper.transport == Transport::Tcp
         && let Some(socket) = socket
         && socket.type_ == STREAM
+        // A listener answers many: one that must not be answered is no reason to destroy it.
+        && socket.state != LISTEN
     {
         // The reset by which a destroyed socket tells its peer carries nothing, and only goes to a peer that was allowed before.
         if packet.upper.reset && socket.state != SYN_SENT {
@@ -435,7 +444,7 @@ fn lose_pending(skb: Skb) -> Fate {
     Fate::Lose
 }
 
-/// `cgroup_skb/ingress`: notes who sends datagrams to unconnected sockets of governed workloads.
+/// `cgroup_skb/ingress`: notes who sends datagrams to unconnected sockets, or wants a connection, of governed workloads.
 #[inline(always)]
 pub fn ingress(context: *mut __sk_buff) {
     let skb = Skb(context);
@@ -444,7 +453,12 @@ pub fn ingress(context: *mut __sk_buff) {
     let Some(socket) = (unsafe { sk.as_ref() }) else {
         return;
     };
-    if socket.protocol != u32::from(protocol::UDP) || socket.dst_port != 0 || skb.is_own_copy() {
+    let is_asked = if socket.protocol == u32::from(protocol::UDP) {
+        socket.dst_port == 0
+    } else {
+        socket.type_ == STREAM && socket.state == LISTEN
+    };
+    if !is_asked || skb.is_own_copy() {
         return;
     }
     // SAFETY: checked against null; entries live until the program ends.
@@ -460,7 +474,7 @@ pub fn ingress(context: *mut __sk_buff) {
     let Parsed::Packet(packet) = skb.parse() else {
         return;
     };
-    if packet.upper.transport == Transport::Datagram {
+    if matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {
         let peer = Peer {
             cookie: skb.cookie(),
             address: packet.source,

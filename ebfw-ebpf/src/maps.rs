@@ -62,8 +62,8 @@ pub static PREFIXES6: ArrayOfMaps<Prefixes6, { MAX_INSTANCES as usize }> = Array
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 
-/// Peers that sent datagrams to an unconnected socket lately. Written by ingress, read where a datagram is denied.
-/// Full: the oldest goes, and a reply to it is judged as a flow of its own.
+/// Peers that sent datagrams to an unconnected socket lately, or asked a listener for a connection. Written by ingress, read where a
+/// datagram is denied and where a listener answers. Full: the oldest goes, and a reply to it is judged as a flow of its own.
 #[btf_map]
 pub static REPLIES: LruHashMap<Peer, Seen, 8192> = LruHashMap::new();
 

@@ -1,6 +1,7 @@
 //! Replies: what a workload sends on connections that the other side opened.
 //!
-//! TCP needs no table, since an active socket has to call connect. For datagrams, ingress notes who sent to an unconnected socket.
+//! An active TCP socket has to call connect; one that never did only answers. Who asked is noted by ingress: peers that sent to an
+//! unconnected datagram socket, and those that a listener is about to answer.
 
 use core::ptr;
 
@@ -14,6 +15,7 @@ use ebfw_common::{
 };
 
 use crate::{
+    egress::LOOPBACK,
     maps::REPLIES,
     skb::Skb,
     socket::{LISTEN, RAW},
@@ -85,6 +87,23 @@ pub fn is_reply(peer: &Peer, interface: Option<u32>) -> bool {
     let now = unsafe { bpf_ktime_get_boot_ns() };
     now.wrapping_sub(seen.boot_ns) < REPLY_NS
         && interface.is_none_or(|interface| interface == seen.interface)
+}
+
+/// Whether somebody asked the listener for the connection that this packet answers, and by the same way: what came over loopback is
+/// answered over loopback. Else a workload could make its listener answer a stranger by forging the first packet.
+#[inline(never)]
+pub fn is_asked(skb: Skb, packet: &Packet) -> bool {
+    let peer = Peer {
+        cookie: skb.cookie(),
+        address: packet.destination,
+        port: u32::from(packet.upper.ports.destination),
+        protocol: u32::from(packet.protocol),
+    };
+    // SAFETY: the value is copied at once.
+    let Some(seen) = (unsafe { REPLIES.get(&peer) }) else {
+        return false;
+    };
+    (seen.interface == LOOPBACK) == (skb.interface() == LOOPBACK)
 }
 
 /// Whether the kernel itself answers with this packet: it comes from a raw socket that no process made, and it is of a kind
