@@ -102,10 +102,25 @@ pub fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
 ///
 /// What the kernel says.
 pub fn free_bound(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = socket(address, libc::SOCK_DGRAM, 0)?;
+    free_bound_as(libc::SOCK_DGRAM, address).map(Into::into)
+}
+
+/// A TCP socket likewise, that waits half a second at most.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn free_bound_stream(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = free_bound_as(libc::SOCK_STREAM, address)?;
+    limit_send(&socket, Duration::from_millis(500))?;
+    Ok(socket)
+}
+
+fn free_bound_as(kind: libc::c_int, address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = socket(address, kind, 0)?;
     enable(&socket, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)?;
     bind(&socket, address)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// A stream socket bound to `address`, which it shares with others.

@@ -25,7 +25,13 @@ fn a_process_does_not_leave_its_workload_by_nesting() {
     let Some(mut lab) = Lab::open() else { return };
     lab.policy(ONLY_2);
     let inner = lab.nested("inner");
-    let innermost = lab.nested("inner/most");
+    // Deeper than the kernel programs look for the cgroup itself.
+    let deep = (0..20).fold("inner".to_owned(), |path, level| {
+        let path = format!("{path}/{level}");
+        let _ = lab.nested(&path);
+        path
+    });
+    let innermost = lab.directory().join(deep);
     for directory in [inner, innermost] {
         for (to, expected) in [(v4(GOOD), None), (v4(BAD), EPERM), (v6(BAD), EPERM)] {
             lab.wire().clear();

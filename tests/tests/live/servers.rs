@@ -74,6 +74,27 @@ fn a_server_answers_under_default_deny() {
 }
 
 #[test]
+fn a_listener_for_both_families_answers_both() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(NOTHING);
+    let mut server = lab.start(|line| {
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, SERVICE))?;
+        line.step();
+        for _ in 0..2 {
+            listener.accept()?.0.write_all(MARK)?;
+        }
+        Ok(())
+    });
+    server.reached();
+    server.go();
+    for like in [v4(GOOD), v6(GOOD)] {
+        let mut client = dial(&lab, like).unwrap();
+        client.read_exact(&mut [0; MARK.len()]).unwrap();
+    }
+    server.finish().unwrap();
+}
+
+#[test]
 fn a_server_answers_datagrams_to_their_sender_only() {
     let Some(mut lab) = Lab::open() else { return };
     lab.policy(NOTHING);
@@ -259,6 +280,26 @@ fn a_listener_on_the_same_port_makes_no_connection_an_answer() {
             assert!(is_told, "{protocol} to {to}: {result:?}");
         }
     }
+}
+
+/// What a listener answers goes to whoever the first packet says it is from: a forged one must not make it answer a stranger.
+#[test]
+fn a_forged_connection_over_loopback_opens_no_way() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(super::ALL_BUT_3);
+    let result = lab.inside(|| {
+        let _listener = TcpListener::bind((v6(1), SERVICE))?;
+        let forger = path::free_bound_stream(at(v6(BAD)))?;
+        path::connect(&forger, (v6(1), SERVICE).into())
+    });
+    let seen = lab.wire().to(v6(BAD));
+    assert!(seen.is_empty(), "{result:?}: {seen:?}");
+    assert!(result.is_err(), "nobody answers");
+    lab.inside(|| {
+        let _listener = TcpListener::bind((v6(1), SERVICE))?;
+        TcpStream::connect((v6(1), SERVICE)).map(drop)
+    })
+    .unwrap();
 }
 
 /// A multicast datagram comes back on the device that it leaves through: a forged one must not pass for a stranger's question.
