@@ -1,6 +1,6 @@
 //! An outgoing packet, seen through its skb: headers by direct access where they lie in the linear part, else by copy.
 
-use core::{ffi::c_void, ptr};
+use core::{ffi::c_void, mem, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -117,11 +117,13 @@ impl Source for Skb {
 
     #[inline(always)]
     fn options(&self, length: u32) -> Option<[u8; MAX_OPTIONS]> {
-        let mut options = [0; MAX_OPTIONS];
+        // Words, which are cleared by five stores; bytes would be cleared by a call, and the stack of kernel 5.10 has no room for one more.
+        let mut options = [0u64; MAX_OPTIONS / 8];
         if length == 0 || length > MAX_OPTIONS as u32 {
             return None;
         }
         self.load(20, ptr::from_mut(&mut options).cast(), length)?;
-        Some(options)
+        // SAFETY: as many bytes, each of them valid.
+        Some(unsafe { mem::transmute::<[u64; MAX_OPTIONS / 8], [u8; MAX_OPTIONS]>(options) })
     }
 }

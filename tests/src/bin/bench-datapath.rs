@@ -5,6 +5,8 @@
 //! attached to the same cgroup and sees the same packets. Rounds are interleaved; the figure is the median, the spread is the distance
 //! of the quartiles. Needs root; makes a cgroup and a network namespace of its own.
 
+#![expect(clippy::print_stdout, reason = "the table is what the program is for")]
+
 use std::{
     collections::BTreeMap,
     env,
