@@ -161,11 +161,10 @@ impl Instances {
         Ok(())
     }
 
-    /// Kernel memory of the outer maps and of all instances.
+    /// Kernel memory of all instances.
     pub(super) fn memory(&self) -> io::Result<u64> {
         let mut sum = 0;
         for map in &self.outer {
-            sum += syscall::memory_of_map(map.as_fd())?;
             for &number in &self.occupied {
                 sum += syscall::memory_of_inner(map.as_fd(), number)?;
             }

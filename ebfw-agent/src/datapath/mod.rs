@@ -13,6 +13,7 @@ mod syscall;
 use std::{
     collections::{BTreeMap, HashMap as StdHashMap, HashSet},
     fs, io,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -147,6 +148,8 @@ type Loaded = StdHashMap<Arc<Ruleset>, instance::Instance>;
 /// Loaded programs and their maps.
 pub struct Datapath {
     ebpf: Ebpf,
+    /// All maps, to account for their memory.
+    maps: Vec<OwnedFd>,
     pin: Option<PathBuf>,
     config: Array<MapData, u64>,
     cgroups: HashMap<MapData, u64, u32>,
@@ -184,6 +187,10 @@ impl Datapath {
             }
         }
         let mut ebpf = loader.load(object::OBJECT).map_err(Box::new)?;
+        let maps = syscall::descriptors(&ebpf).map_err(|source| LoadError::Io {
+            what: "open the maps".into(),
+            source,
+        })?;
         let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
         let cgroups: HashMap<_, u64, u32> =
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
@@ -196,6 +203,7 @@ impl Datapath {
         }
         let mut datapath = Self {
             ebpf,
+            maps,
             pin: pin.map(Path::to_owned),
             config,
             cgroups,
@@ -412,8 +420,11 @@ impl Datapath {
     ///
     /// Where a map's information cannot be read.
     pub fn memory(&self) -> io::Result<u64> {
-        let own = syscall::memory_of(&self.ebpf)?;
-        Ok(own + self.instances.memory()? + self.slots.memory()?)
+        let mut sum = self.instances.memory()?;
+        for map in &self.maps {
+            sum += syscall::memory_of_map(map.as_fd())?;
+        }
+        Ok(sum)
     }
 
     /// Runs the egress program on a packet that begins with its IP header, without attaching anything (`BPF_PROG_TEST_RUN`).

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    io,
     os::fd::AsFd,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -15,7 +14,8 @@ use super::{LoadError, syscall};
 /// The slots. Slot 0 is never given: a zeroed reference means none.
 pub(super) struct Slots {
     memory: syscall::SharedWords,
-    map: MapData,
+    /// The programs name their maps by the number of this very descriptor until they are loaded.
+    _map: MapData,
     /// Free slots, the longest unused at the end: each next use has another generation.
     free: VecDeque<u32>,
 }
@@ -36,7 +36,11 @@ impl Slots {
             !SlotWord(memory.words()[*index as usize].load(Ordering::Acquire)).has(slot_flag::LIVE)
         };
         let free = (1..MAX_SLOTS).filter(is_free).collect();
-        Ok(Self { memory, map, free })
+        Ok(Self {
+            memory,
+            _map: map,
+            free,
+        })
     }
 
     fn word(&self, index: u32) -> &AtomicU64 {
@@ -70,10 +74,5 @@ impl Slots {
     pub(super) fn free(&mut self, slot: SlotRef) {
         self.store(slot.index(), SlotWord::new(0, 0, slot.generation(), 0));
         self.free.push_back(slot.index());
-    }
-
-    /// Kernel memory of the slots.
-    pub(super) fn memory(&self) -> io::Result<u64> {
-        syscall::memory_of_map(self.map.fd().as_fd())
     }
 }

@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use aya::{Ebpf, programs::ProgramFd};
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+    programs::ProgramFd,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Commands of bpf(2), include/uapi/linux/bpf.h.
@@ -124,24 +128,24 @@ pub(super) fn memory_of_map(map: BorrowedFd<'_>) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("the kernel does not account the map's memory"))
 }
 
-/// Kernel memory of all maps that the object still holds.
-pub(super) fn memory_of(ebpf: &Ebpf) -> io::Result<u64> {
-    use aya::maps::Map;
-    let mut sum = 0;
-    for (_, map) in ebpf.maps() {
-        let data = match map {
-            Map::Array(data)
-            | Map::HashMap(data)
-            | Map::LruHashMap(data)
-            | Map::PerCpuArray(data)
-            | Map::RingBuf(data)
-            | Map::SkStorage(data)
-            | Map::ArrayOfMaps(data) => data,
-            _ => continue,
-        };
-        sum += memory_of_map(data.fd().as_fd())?;
+/// A descriptor of each map of the object.
+pub(super) fn descriptors(ebpf: &Ebpf) -> io::Result<Vec<OwnedFd>> {
+    ebpf.maps()
+        .map(|(_, map)| data(map)?.fd().as_fd().try_clone_to_owned())
+        .collect()
+}
+
+fn data(map: &Map) -> io::Result<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data)
+        | Map::SkStorage(data)
+        | Map::ArrayOfMaps(data) => Ok(data),
+        _ => Err(io::Error::other("the programs have no map of this kind")),
     }
-    Ok(sum)
 }
 
 #[repr(C)]
