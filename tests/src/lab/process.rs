@@ -29,7 +29,7 @@ use nix::{
 };
 
 /// A process that hangs is ended after this time.
-const LIFETIME_S: u32 = 60;
+const LIFETIME_S: u32 = 1800;
 const STEP: u8 = b's';
 const ANSWER: u8 = b'a';
 const PANIC: u8 = b'p';
