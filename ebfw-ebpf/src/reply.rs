@@ -100,7 +100,7 @@ pub fn is_asked(skb: Skb, packet: &Packet) -> bool {
         protocol: u32::from(packet.protocol),
     };
     // SAFETY: the value is copied at once.
-    let Some(seen) = (unsafe { REPLIES.get(&peer) }) else {
+    let Some(seen) = (unsafe { REPLIES.get(peer) }) else {
         return false;
     };
     (seen.interface == LOOPBACK) == (skb.interface() == LOOPBACK)
