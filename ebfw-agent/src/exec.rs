@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context;
-use ebfw_common::abi::{Request, request, verdict};
+use ebfw_common::abi::{request, verdict};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -23,7 +23,6 @@ use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
 };
-use zerocopy::FromBytes;
 
 use crate::{
     cli::{ExecMode, ExecOptions},
@@ -126,7 +125,7 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
             _ = interrupt.recv() => {}
             _ = quit.recv() => {}
             done = events.drain(|bytes| intake.offer(bytes)) => done?,
-            asked = next_requests(&mut requests) => {
+            asked = requests.requests() => {
                 let mut rescan = false;
                 for request in asked? {
                     match request.kind {
@@ -230,13 +229,6 @@ fn pass_on(child: &Child, signal: Signal) {
         // The child may have ended this instant; then there is nobody to tell.
         let _ = kill(Pid::from_raw(pid), signal);
     }
-}
-
-async fn next_requests(ring: &mut crate::datapath::Ring) -> anyhow::Result<Vec<Request>> {
-    let mut requests = Vec::new();
-    ring.drain(|bytes| requests.extend(Request::read_from_bytes(bytes).ok()))
-        .await?;
-    Ok(requests)
 }
 
 /// Ends what the command left running in its cgroup.

@@ -5,7 +5,6 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 use ebfw_common::abi::{Request, request};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use zerocopy::FromBytes;
 
 use crate::{
     config::{Config, Enforcement, OnExit, Output, Pinning},
@@ -188,7 +187,7 @@ impl<'a> Agent<'a> {
                 _ = stop.terminate.recv() => break,
                 _ = stop.interrupt.recv() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
-                requests = next_requests(&mut self.requests) => self.answer(&requests?).await,
+                requests = self.requests.requests() => self.answer(&requests.context("failed to read requests")?).await,
                 changed = changes.changed() => {
                     changed.context("the watch of the cgroup tree has ended")?;
                     changes.mark_unchanged();
@@ -342,14 +341,6 @@ async fn next_update(source: &mut Option<Source>) -> Update {
         },
         None => std::future::pending().await,
     }
-}
-
-async fn next_requests(ring: &mut Ring) -> anyhow::Result<Vec<Request>> {
-    let mut requests = Vec::new();
-    ring.drain(|bytes| requests.extend(Request::read_from_bytes(bytes).ok()))
-        .await
-        .context("failed to read requests")?;
-    Ok(requests)
 }
 
 /// What was already added to the metrics.

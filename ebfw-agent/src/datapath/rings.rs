@@ -6,8 +6,9 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, RingBuf},
 };
-use ebfw_common::abi::Address;
+use ebfw_common::abi::{Address, Request};
 use tokio::io::unix::AsyncFd;
+use zerocopy::FromBytes;
 
 use super::{LoadError, map_error};
 
@@ -32,6 +33,18 @@ impl Ring {
         }
         ready.clear_ready();
         Ok(())
+    }
+
+    /// Waits for requests of the programs. What is none is left out: only another version could have written it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::drain`].
+    pub async fn requests(&mut self) -> io::Result<Vec<Request>> {
+        let mut requests = Vec::new();
+        self.drain(|bytes| requests.extend(Request::read_from_bytes(bytes).ok()))
+            .await?;
+        Ok(requests)
     }
 
     /// Gives what lies in the ring to `consume`, without waiting.
