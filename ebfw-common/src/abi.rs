@@ -16,8 +16,8 @@ pub const MAX_RULES: usize = 4096;
 pub const MAX_INSTANCES: u32 = 4096;
 /// Slots (workloads) that can exist at once.
 pub const MAX_SLOTS: u32 = 16384;
-/// Cgroups that can be known at once.
-pub const MAX_CGROUPS: u32 = 65536;
+/// Cgroups that can be known at once: each has a slot.
+pub const MAX_CGROUPS: u32 = MAX_SLOTS;
 /// The deepest level below the cgroup v2 root at which a cgroup can be a workload of its own. What lies deeper belongs to its ancestor.
 pub const MAX_CGROUP_DEPTH: u32 = 16;
 

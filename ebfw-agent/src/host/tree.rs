@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ebfw_common::abi::MAX_CGROUPS;
 use nix::{
     errno::Errno,
     sys::inotify::{AddWatchFlags, InotifyEvent, WatchDescriptor},
@@ -35,6 +34,9 @@ const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_ONLYDIR);
+
+/// Cgroups that are watched at most: several times what a full node has, and a bound on the memory that a fork bomb of cgroups can take.
+const MAX_CGROUPS: u32 = 65536;
 
 /// The cgroups that exist.
 pub type Cgroups = BTreeMap<CgroupId, CgroupPath>;
