@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ebfw_agent::host::privileges::Kernel;
 use ebfw_tests::{
     lab::{
         Lab, eventually,
@@ -156,12 +157,30 @@ fn parked_data_never_arrives() {
     });
     lab.policy(ALL);
     server.set_nonblocking(false).unwrap();
+    server
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
     let mut rest = Vec::new();
     let end = server.read_to_end(&mut rest);
     arrived += rest.len() as u64;
-    assert_eq!(code(&end), Some(libc::ECONNRESET), "{end:?}");
+    let reset = code(&end) == Some(libc::ECONNRESET);
+    assert!(
+        reset || is_silent_about_orphans() && code(&end) == Some(libc::EAGAIN),
+        "{end:?}"
+    );
     assert!(arrived < parked, "{arrived} of {parked} bytes arrived");
     bystander.go();
+}
+
+/// Before Linux 6.11 a destroyed socket that no process has any more loses what it holds, but its peer is not told
+/// (net/ipv4/tcp.c, `tcp_abort`; commit bac76cf89816).
+fn is_silent_about_orphans() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    Kernel::parse(&release).unwrap()
+        < Kernel {
+            major: 6,
+            minor: 11,
+        }
 }
 
 /// Reads what is there.
