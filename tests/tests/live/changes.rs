@@ -175,7 +175,7 @@ fn parked_data_never_arrives() {
 /// Before Linux 6.11 a destroyed socket that no process has any more loses what it holds, but its peer is not told
 /// (net/ipv4/tcp.c, `tcp_abort`; commit bac76cf89816).
 fn is_silent_about_orphans() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs is mounted");
     Kernel::parse(&release).unwrap()
         < Kernel {
             major: 6,
