@@ -18,7 +18,7 @@ use ebfw_tests::{
 };
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{ALL, ALL_BUT_3, BAD, GOOD, at, code};
+use super::{ALL, ALL_BUT_3, BAD, GOOD, at, code, kernel};
 
 /// Whether the secret was seen on the wire.
 fn leaked(lab: &Lab) -> bool {
@@ -175,12 +175,11 @@ fn parked_data_never_arrives() {
 /// Before Linux 6.11 a destroyed socket that no process has any more loses what it holds, but its peer is not told
 /// (net/ipv4/tcp.c, `tcp_abort`; commit bac76cf89816).
 fn is_silent_about_orphans() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs is mounted");
-    Kernel::parse(&release).expect("a release is a number")
-        < Kernel {
-            major: 6,
-            minor: 11,
-        }
+    let first = Kernel {
+        major: 6,
+        minor: 11,
+    };
+    kernel() < first
 }
 
 /// Reads what is there.

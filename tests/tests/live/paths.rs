@@ -36,6 +36,16 @@ fn is_absent(result: &io::Result<()>) -> bool {
     )
 }
 
+/// What kernel 5.10 answers where a newer one does the thing: io_uring takes no address with SEND before 6.0, and SCTP gives an association
+/// up that the first message was to open.
+fn is_absent_in_old_kernels(name: &str, result: &io::Result<()>) -> bool {
+    match name {
+        "io_uring SEND with an address" => code(result) == Some(libc::EINVAL),
+        "SCTP, one to many" => code(result) == Some(libc::EPIPE),
+        _ => false,
+    }
+}
+
 fn peer(peers: Peers, number: u8) -> SocketAddr {
     SocketAddr::new(peers(number), PORT)
 }
@@ -54,7 +64,7 @@ fn sends(lab: &Lab, way: Send, to: SocketAddr) -> io::Result<()> {
 fn passes(lab: &Lab, name: &str, way: Send, to: SocketAddr) -> bool {
     let before = stopped(lab);
     let result = sends(lab, way, to);
-    if is_absent(&result) {
+    if is_absent(&result) || is_absent_in_old_kernels(name, &result) {
         return false;
     }
     assert!(result.is_ok(), "{name} to {to}: {result:?}");
