@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context;
-use ebfw_common::abi::{request, verdict};
+use ebfw_common::abi::verdict;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     cli::{ExecMode, ExecOptions},
     config::{Mode, Output, UnknownWorkload},
-    enforcer::{Enforcer, Terms},
+    enforcer::{Enforcer, Scope, Terms},
     events::{
         Colour, Filter,
         pipeline::{self, Stages},
@@ -37,13 +37,11 @@ use crate::{
     host::{
         cgroup::{CgroupPath, Hierarchy, OwnedCgroup},
         privileges,
-        sockets::Destroyer,
         tree::Tree,
     },
     metrics::Metrics,
     policy_file::{self, Loaded},
     report::Report,
-    workload::Planner,
 };
 
 /// How long the last events may take.
@@ -83,29 +81,32 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     };
     let metrics = Arc::new(Metrics::new(terms.event_mode()));
     let tree = Arc::new(Tree::start(hierarchy.clone(), cgroup.path().clone())?);
-    let mut enforcer = Enforcer::load(None, terms, Arc::clone(&metrics))?;
+    let scope = Scope {
+        hierarchy: hierarchy.clone(),
+        root: cgroup.path().clone(),
+        tree: Arc::clone(&tree),
+        own: None,
+    };
     let selects_pods = policy.pod_selector.is_some();
-    let mut planner = Planner::new(Arc::new(policy));
-    enforcer.enforce(Some(&mut planner), &tree.snapshot(), cgroup.path(), None)?;
+    let policy = Some(Arc::new(policy));
+    let mut enforcer = Enforcer::load(None, terms, scope, policy, Arc::clone(&metrics))?;
+    enforcer.enforce().await?;
     if selects_pods {
         tracing::warn!(
             "the policy selects pods by podSelector, and a command is in no pod: nothing is refused"
         );
     }
-    let mut events = enforcer.datapath().events()?;
-    let mut requests = enforcer.datapath().requests()?;
+    let mut events = enforcer.events()?;
     let (intake, raw) = pipeline::queue(pipeline::QUEUE, Arc::clone(&metrics));
     let stages = Stages {
-        workloads: Arc::clone(&tree),
+        workloads: tree,
         rules: enforcer.rule_names(),
         filter: Filter::new(Vec::new(), Vec::new()),
         sink: (Report::new(), event_lines(options)?),
         metrics: Arc::clone(&metrics),
     };
     let pipeline = pipeline::spawn(stages, raw)?;
-    let paths = Arc::clone(&tree);
-    let destroyer = Destroyer::start(hierarchy.clone(), Box::new(move |id| paths.lookup(id)))?;
-    enforcer.datapath().attach(cgroup.directory())?;
+    enforcer.attach()?;
 
     let mut child = match spawn(options, &cgroup) {
         Ok(child) => child,
@@ -116,7 +117,6 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     // The terminal sends its interrupt to the command as well: it decides.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
-    let mut changes = tree.changes();
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
@@ -125,31 +125,14 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
             _ = interrupt.recv() => {}
             _ = quit.recv() => {}
             done = events.drain(|bytes| intake.offer(bytes)) => done?,
-            asked = requests.requests() => {
-                let mut rescan = false;
-                for request in asked? {
-                    match request.kind {
-                        request::DESTROY => destroyer.request(request),
-                        _ => rescan |= !enforcer.knows(request.cgroup_id),
-                    }
-                }
-                if rescan {
-                    tree.rescan().await;
-                    apply(&mut enforcer, &mut planner, &tree, cgroup.path());
-                }
-            }
-            changed = changes.changed() => {
-                changed?;
-                changes.mark_unchanged();
-                apply(&mut enforcer, &mut planner, &tree, cgroup.path());
-            }
+            demand = enforcer.demand() => enforcer.answer(demand?).await,
         }
     };
     end_leftovers(&hierarchy, cgroup.path()).await;
     events.take(|bytes| intake.offer(bytes));
     drop(intake);
     let (mut report, _) = pipeline.drain(DRAIN).await?;
-    for (left, count) in enforcer.datapath().left_out()? {
+    for (left, count) in enforcer.left_out()? {
         let destination = IpAddr::V6(Ipv6Addr::from(left.destination)).to_canonical();
         report.add_left_out(
             destination,
@@ -161,15 +144,8 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     }
     write_report(options, &report, metrics.events_lost())?;
     drop(enforcer);
-    drop(tree);
     cgroup.remove()?;
     Ok(exit_of(status))
-}
-
-fn apply(enforcer: &mut Enforcer, planner: &mut Planner, tree: &Tree, root: &CgroupPath) {
-    if let Err(error) = enforcer.enforce(Some(planner), &tree.snapshot(), root, None) {
-        tracing::error!("{error:#}; what was in force before stays");
-    }
 }
 
 fn event_lines(options: &ExecOptions) -> anyhow::Result<Option<Lines<fs::File>>> {

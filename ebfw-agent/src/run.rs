@@ -3,28 +3,26 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use ebfw_common::abi::{Request, request};
+use ebfw_policy::policy::Policy;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     config::{Config, Enforcement, OnExit, Output, Pinning},
     datapath::{self, Ring},
-    enforcer::{Enforcer, Terms},
+    enforcer::{Enforcer, Scope, Terms},
     events::{
         Filter,
         pipeline::{self, Intake, Stages},
         sink::{Format, Lines},
     },
     host::{
-        cgroup::{CgroupId, CgroupPath, Hierarchy, Seclusion},
+        cgroup::{CgroupPath, Hierarchy, Seclusion},
         lock::PinLock,
         privileges,
-        sockets::Destroyer,
         tree::Tree,
     },
-    metrics::{Destroyed, Listener, Metrics, Readiness, Reload, Server},
+    metrics::{Listener, Metrics, Readiness, Reload, Server},
     policy_file::{Loaded, PolicyFile, Update},
-    workload::Planner,
 };
 
 /// How long the last events may take to get out at the end.
@@ -65,26 +63,21 @@ impl Stop {
     }
 }
 
-/// Where the policy comes from.
+/// How the programs run, under which policy, and where the next one comes from.
 struct Source {
-    file: PolicyFile,
-    planner: Planner,
-    rules: usize,
+    terms: Terms,
+    policy: Option<Arc<Policy>>,
+    file: Option<PolicyFile>,
 }
 
 struct Agent<'a> {
     config: &'a Config,
-    root: CgroupPath,
-    own: Option<CgroupId>,
     _seclusion: Option<Seclusion>,
-    source: Option<Source>,
-    tree: Arc<Tree>,
+    file: Option<PolicyFile>,
     enforcer: Enforcer,
     events: Ring,
-    requests: Ring,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
-    destroyer: Destroyer,
     metrics: Arc<Metrics>,
     server: Option<Server>,
     _lock: Option<PinLock>,
@@ -102,7 +95,11 @@ impl<'a> Agent<'a> {
         let hierarchy = able.hierarchy;
         let lock = pin.map(PinLock::take).transpose()?;
         let root = hierarchy.resolve(config.cgroup.as_deref().and_then(Path::to_str))?;
-        let (terms, mut source) = source(config)?;
+        let Source {
+            terms,
+            policy,
+            file,
+        } = source(config)?;
         let metrics = Arc::new(Metrics::new(terms.event_mode()));
         let readiness = Readiness::new();
         let attached = readiness.pending("programs attached");
@@ -116,25 +113,30 @@ impl<'a> Agent<'a> {
             None => None,
         };
         let tree = Arc::new(Tree::start(hierarchy.clone(), root.clone())?);
-        let mut enforcer = Enforcer::load(pin, terms, Arc::clone(&metrics))?;
         let seclusion = seclude(&hierarchy, &root);
         let own = seclusion
             .as_ref()
             .and_then(|seclusion| hierarchy.id(seclusion.path()).ok());
-        let planner = source.as_mut().map(|source| &mut source.planner);
-        enforcer.enforce(planner, &*tree.rescan().await, &root, own)?;
-        metrics.set_policy_rules(source.as_ref().map_or(0, |source| source.rules));
+        let scope = Scope {
+            hierarchy,
+            root: root.clone(),
+            tree: Arc::clone(&tree),
+            own,
+        };
+        let rules = policy.as_ref().map_or(0, |policy| policy.rules.len());
+        let mut enforcer = Enforcer::load(pin, terms, scope, policy, Arc::clone(&metrics))?;
+        enforcer.enforce().await?;
+        metrics.set_policy_rules(rules);
         loaded.ready();
 
-        let events = enforcer.datapath().events()?;
-        let requests = enforcer.datapath().requests()?;
+        let events = enforcer.events()?;
         let format = match config.output {
             Output::Text => Format::text_for_stdout(),
             Output::Json => Format::Json,
         };
         let (intake, raw) = pipeline::queue(pipeline::QUEUE, Arc::clone(&metrics));
         let stages = Stages {
-            workloads: Arc::clone(&tree),
+            workloads: tree,
             rules: enforcer.rule_names(),
             filter: Filter::new(
                 config.exclude.cidrs.clone(),
@@ -145,11 +147,9 @@ impl<'a> Agent<'a> {
         };
         let pipeline =
             pipeline::spawn(stages, raw).context("failed to start the event pipeline")?;
-        let paths = Arc::clone(&tree);
-        let destroyer = Destroyer::start(hierarchy.clone(), Box::new(move |id| paths.lookup(id)))?;
-        enforcer.datapath().attach(&hierarchy.directory(&root))?;
+        enforcer.attach()?;
         attached.ready();
-        let adopted = if enforcer.datapath().adopted() {
+        let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
             ""
@@ -161,17 +161,12 @@ impl<'a> Agent<'a> {
         tracing::info!("ready: watching {}{adopted}; {exemption}", root.text());
         Ok(Self {
             config,
-            root,
-            own,
             _seclusion: seclusion,
-            source,
-            tree,
+            file,
             enforcer,
             events,
-            requests,
             intake,
             pipeline,
-            destroyer,
             metrics,
             server,
             _lock: lock,
@@ -179,40 +174,18 @@ impl<'a> Agent<'a> {
     }
 
     async fn serve(mut self, mut stop: Stop) -> anyhow::Result<()> {
-        let mut changes = self.tree.changes();
         let mut tick = tokio::time::interval(COUNT_EVERY);
-        let mut counted = Counted::default();
         loop {
             tokio::select! {
                 _ = stop.terminate.recv() => break,
                 _ = stop.interrupt.recv() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
-                requests = self.requests.requests() => self.answer(&requests.context("failed to read requests")?).await,
-                changed = changes.changed() => {
-                    changed.context("the watch of the cgroup tree has ended")?;
-                    changes.mark_unchanged();
-                    self.enforce();
-                }
-                update = next_update(&mut self.source) => self.reload(update),
-                _ = tick.tick() => counted.add(&self.destroyer, &self.metrics),
+                demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
+                update = next_update(&mut self.file) => self.reload(update),
+                _ = tick.tick() => self.enforcer.count(),
             }
         }
         self.stop().await
-    }
-
-    /// Puts the current policy and tree into force; on failure the last state stays.
-    fn enforce(&mut self) -> bool {
-        let planner = self.source.as_mut().map(|source| &mut source.planner);
-        match self
-            .enforcer
-            .enforce(planner, &self.tree.snapshot(), &self.root, self.own)
-        {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!("{error:#}; what was in force before stays");
-                false
-            }
-        }
     }
 
     fn reload(&mut self, update: Update) {
@@ -225,39 +198,17 @@ impl<'a> Agent<'a> {
                 return self.metrics.reloaded(Reload::Refused);
             }
         };
-        let Some(source) = &mut self.source else {
-            return;
-        };
         let rules = policy.rules.len();
-        let last = std::mem::replace(&mut source.planner, Planner::new(Arc::new(policy)));
-        if self.enforce() {
-            tracing::info!(rules, %digest, "policy reloaded");
-            self.metrics.set_policy_rules(rules);
-            self.metrics.reloaded(Reload::Applied);
-        } else {
-            if let Some(source) = &mut self.source {
-                source.planner = last;
+        match self.enforcer.replace(Arc::new(policy)) {
+            Ok(()) => {
+                tracing::info!(rules, %digest, "policy reloaded");
+                self.metrics.set_policy_rules(rules);
+                self.metrics.reloaded(Reload::Applied);
             }
-            self.metrics.reloaded(Reload::Failed);
-        }
-    }
-
-    /// Does what the programs ask for.
-    async fn answer(&mut self, requests: &[Request]) {
-        let mut rescan = false;
-        for request in requests {
-            match request.kind {
-                request::DESTROY => self.destroyer.request(*request),
-                request::CLASSIFY => rescan |= !self.enforcer.knows(request.cgroup_id),
-                kind => tracing::warn!(
-                    kind,
-                    "the kernel programs ask for something that this agent does not know"
-                ),
+            Err(error) => {
+                tracing::error!("{error:#}; what was in force before stays");
+                self.metrics.reloaded(Reload::Failed);
             }
-        }
-        if rescan {
-            self.tree.rescan().await;
-            self.enforce();
         }
     }
 
@@ -290,32 +241,30 @@ impl<'a> Agent<'a> {
 }
 
 /// How the configuration wants the programs to run, and the policy to begin with.
-fn source(config: &Config) -> anyhow::Result<(Terms, Option<Source>)> {
+fn source(config: &Config) -> anyhow::Result<Source> {
     let unknown = config.unknown_workload;
     let Enforcement::Policy { mode, file } = &config.enforcement else {
-        return Ok((
-            Terms {
+        return Ok(Source {
+            terms: Terms {
                 mode: None,
                 unknown,
             },
-            None,
-        ));
+            policy: None,
+            file: None,
+        });
     };
     let (first, watch) =
         PolicyFile::open(file).with_context(|| format!("failed to watch {}", file.display()))?;
     let Loaded { policy, digest } = first?;
     tracing::info!(rules = policy.rules.len(), %digest, "policy loaded from {}", file.display());
-    Ok((
-        Terms {
+    Ok(Source {
+        terms: Terms {
             mode: Some(*mode),
             unknown,
         },
-        Some(Source {
-            file: watch,
-            rules: policy.rules.len(),
-            planner: Planner::new(Arc::new(policy)),
-        }),
-    ))
+        policy: Some(Arc::new(policy)),
+        file: Some(watch),
+    })
 }
 
 /// Sees to it that the agent is alone in its cgroup, where it runs below the governed one: then its connections can be told from others'.
@@ -333,34 +282,13 @@ fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
     }
 }
 
-async fn next_update(source: &mut Option<Source>) -> Update {
-    match source {
-        Some(source) => match source.file.next().await {
-            Some(update) => update,
-            None => std::future::pending().await,
-        },
+async fn next_update(file: &mut Option<PolicyFile>) -> Update {
+    let update = match file {
+        Some(file) => file.next().await,
+        None => None,
+    };
+    match update {
+        Some(update) => update,
         None => std::future::pending().await,
-    }
-}
-
-/// What was already added to the metrics.
-#[derive(Default)]
-struct Counted {
-    destroyed: u64,
-    gone: u64,
-    failed: u64,
-}
-
-impl Counted {
-    fn add(&mut self, destroyer: &Destroyer, metrics: &Metrics) {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        let counts = destroyer.counts();
-        let step = |now: &AtomicU64, last: &mut u64, result| {
-            let now = now.load(Ordering::Relaxed);
-            metrics.destroyed(result, now - std::mem::replace(last, now));
-        };
-        step(&counts.destroyed, &mut self.destroyed, Destroyed::Done);
-        step(&counts.gone, &mut self.gone, Destroyed::Gone);
-        step(&counts.failed, &mut self.failed, Destroyed::Failed);
     }
 }

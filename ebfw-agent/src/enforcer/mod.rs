@@ -1,0 +1,356 @@
+//! Keeps the kernel's state what the policy and the cgroup tree say, and does what the kernel programs ask for.
+//!
+//! One task owns an [`Enforcer`]. Where policies come from and what becomes of events is not its concern.
+
+mod demand;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Context;
+use ebfw_common::abi::{self, Config as KernelConfig};
+use ebfw_policy::policy::Policy;
+use tokio::sync::watch;
+
+pub use self::demand::Demand;
+use self::demand::Orders;
+use crate::{
+    config::{Mode, UnknownWorkload},
+    datapath::{Applied, Assignment, Datapath, LeftOut, LoadError, Ring},
+    events::{self, annotate::RulesetHistory},
+    host::{
+        cgroup::{CgroupId, CgroupPath, Hierarchy},
+        sockets::{Counts, Destroyer},
+        tree::{Cgroups, Tree},
+    },
+    metrics::{Destroyed, Metrics},
+    workload::{Desired, Planner, Posture, Standing},
+};
+
+/// How the programs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What a Deny does; `None`: nothing is evaluated.
+    pub mode: Option<Mode>,
+    /// What happens to workloads that are not classified yet.
+    pub unknown: UnknownWorkload,
+}
+
+impl Terms {
+    /// The mode as events and metrics name it.
+    #[must_use]
+    pub fn event_mode(self) -> events::event::Mode {
+        match self.mode {
+            None => events::event::Mode::Off,
+            Some(Mode::Log) => events::event::Mode::Log,
+            Some(Mode::DryRun) => events::event::Mode::DryRun,
+            Some(Mode::Enforce) => events::event::Mode::Enforce,
+        }
+    }
+
+    fn kernel(self) -> KernelConfig {
+        KernelConfig {
+            mode: match self.mode {
+                None => abi::mode::OFF,
+                Some(Mode::Log) => abi::mode::LOG,
+                Some(Mode::DryRun) => abi::mode::DRY_RUN,
+                Some(Mode::Enforce) => abi::mode::ENFORCE,
+            },
+            pending: match self.unknown {
+                UnknownWorkload::Drop => abi::pending::DROP,
+                UnknownWorkload::Allow => abi::pending::ALLOW,
+            },
+        }
+    }
+}
+
+/// What is governed.
+pub struct Scope {
+    /// Where cgroups are found.
+    pub hierarchy: Hierarchy,
+    /// The cgroup whose processes are governed, and all below it.
+    pub root: CgroupPath,
+    /// The cgroups that exist there.
+    pub tree: Arc<Tree>,
+    /// The agent's own cgroup, exempt; `None`: nothing is.
+    pub own: Option<CgroupId>,
+}
+
+/// A loaded datapath, what is wanted of it and what was told about it.
+pub struct Enforcer {
+    datapath: Datapath,
+    requests: Ring,
+    terms: Terms,
+    scope: Scope,
+    changes: watch::Receiver<Arc<Cgroups>>,
+    /// Without one nothing is governed.
+    planner: Option<Planner>,
+    destroyer: Destroyer,
+    counted: Counted,
+    history: Arc<RulesetHistory>,
+    metrics: Arc<Metrics>,
+    serials: HashSet<u32>,
+    applied: Option<BTreeMap<u64, Assignment>>,
+}
+
+impl Enforcer {
+    /// Loads the programs and sees to it that their counters are served. Changes nothing that is in force. `pin`: where programs and
+    /// maps outlive the agent; `policy`: what [`Enforcer::enforce`] enforces.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses a program or a map.
+    pub fn load(
+        pin: Option<&Path>,
+        terms: Terms,
+        scope: Scope,
+        policy: Option<Arc<Policy>>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let mut datapath = Datapath::load(pin)?;
+        metrics.watch_kernel(Arc::new(datapath.counters()?));
+        let paths = Arc::clone(&scope.tree);
+        let path_of = Box::new(move |id| paths.lookup(id));
+        Ok(Self {
+            requests: datapath.requests()?,
+            datapath,
+            terms,
+            changes: scope.tree.changes(),
+            planner: policy.map(Planner::new),
+            destroyer: Destroyer::start(scope.hierarchy.clone(), path_of)?,
+            scope,
+            counted: Counted::default(),
+            history: Arc::default(),
+            metrics,
+            serials: HashSet::new(),
+            applied: None,
+        })
+    }
+
+    /// The rules that events may name.
+    #[must_use]
+    pub fn rule_names(&self) -> Arc<RulesetHistory> {
+        Arc::clone(&self.history)
+    }
+
+    /// Whether programs and maps of an earlier agent were found and are used.
+    #[must_use]
+    pub fn adopted(&self) -> bool {
+        self.datapath.adopted()
+    }
+
+    /// Takes the ring of events; once.
+    ///
+    /// # Errors
+    ///
+    /// Where it was taken before or cannot be mapped.
+    pub fn events(&mut self) -> Result<Ring, LoadError> {
+        self.datapath.events()
+    }
+
+    /// Looks at the cgroup tree and puts the policy in force, as [`Enforcer::replace`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Enforcer::replace`].
+    pub async fn enforce(&mut self) -> anyhow::Result<()> {
+        let tree = self.scope.tree.rescan().await;
+        self.apply(&tree)
+    }
+
+    /// Attaches the programs to the root of what is governed. The policy should be in force by then.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses a program.
+    pub fn attach(&mut self) -> anyhow::Result<()> {
+        let root = self.scope.hierarchy.directory(&self.scope.root);
+        Ok(self.datapath.attach(&root)?)
+    }
+
+    /// Puts another policy in the place of the one in force, in one step.
+    ///
+    /// # Errors
+    ///
+    /// Where more rules apply to a workload than fit, or the kernel refuses; what was in force stays, and goes on following the tree.
+    pub fn replace(&mut self, policy: Arc<Policy>) -> anyhow::Result<()> {
+        let last = self.planner.replace(Planner::new(policy));
+        let tree = self.scope.tree.snapshot();
+        self.apply(&tree).inspect_err(|_| self.planner = last)
+    }
+
+    /// Waits until there is something to answer. May be cancelled; nothing is lost by that.
+    ///
+    /// # Errors
+    ///
+    /// Where programs cannot be heard any more, or the cgroup tree not be watched.
+    pub async fn demand(&mut self) -> anyhow::Result<Demand> {
+        tokio::select! {
+            requests = self.requests.requests() => Ok(Demand::Requests(requests.context("failed to read requests")?)),
+            changed = self.changes.changed() => {
+                changed.context("the watch of the cgroup tree has ended")?;
+                self.changes.mark_unchanged();
+                Ok(Demand::Cgroups)
+            }
+        }
+    }
+
+    /// Does what is demanded. What fails is logged: what was in force stays, and who asked asks again.
+    pub async fn answer(&mut self, demand: Demand) {
+        let result = match demand {
+            Demand::Cgroups => {
+                let tree = self.scope.tree.snapshot();
+                self.apply(&tree)
+            }
+            Demand::Requests(requests) => self.carry_out(requests).await,
+        };
+        if let Err(error) = result {
+            tracing::error!("{error:#}; what was in force before stays");
+        }
+    }
+
+    async fn carry_out(&mut self, requests: Vec<abi::Request>) -> anyhow::Result<()> {
+        let Orders {
+            destroy,
+            classify,
+            strange,
+        } = Orders::of(requests, |cgroup| self.knows(cgroup));
+        for request in destroy {
+            self.destroyer.request(request);
+        }
+        for kind in strange {
+            tracing::warn!(
+                kind,
+                "the kernel programs ask for something that this agent does not know"
+            );
+        }
+        if classify {
+            self.enforce().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds what became of denied sockets to the metrics.
+    pub fn count(&mut self) {
+        self.counted.add(self.destroyer.counts(), &self.metrics);
+    }
+
+    /// Events of flows that were left out by the rate limit and not reported with a later event.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn left_out(&mut self) -> Result<Vec<(LeftOut, u64)>, LoadError> {
+        self.datapath.left_out()
+    }
+
+    /// Makes what the plan says about the cgroups of `tree` the state of the kernel. What did not change is not touched.
+    fn apply(&mut self, tree: &Cgroups) -> anyhow::Result<()> {
+        let Scope { root, own, .. } = &self.scope;
+        let desired = match &mut self.planner {
+            Some(planner) => planner
+                .desired(tree, root, *own)
+                .map_err(|error| anyhow::anyhow!("{error}: the policy is not applied"))?,
+            None => observed(tree, root)?,
+        };
+        for (path, error) in &desired.oversized {
+            tracing::error!(cgroup = %path.text(), "{error}: this workload stays closed");
+        }
+        let wanted = assignments(&desired);
+        if self.applied.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        if self.applied.is_none() {
+            self.datapath.configure(self.terms.kernel())?;
+        }
+        let history = Arc::clone(&self.history);
+        let Applied { serials, written } =
+            self.datapath.apply_announced(&wanted, |serial, ruleset| {
+                history.load(serial, Arc::clone(ruleset))
+            })?;
+        let now: HashSet<u32> = serials.iter().map(|(serial, _)| *serial).collect();
+        for gone in self.serials.difference(&now) {
+            self.history.retire(*gone);
+        }
+        self.serials = now;
+        self.metrics.set_workloads(wanted.len());
+        tracing::debug!(
+            workloads = wanted.len(),
+            rulesets = serials.len(),
+            written,
+            "the kernel's state is up to date"
+        );
+        self.applied = Some(wanted);
+        Ok(())
+    }
+
+    /// Whether a cgroup has a slot of its own.
+    fn knows(&self, cgroup: u64) -> bool {
+        self.applied
+            .as_ref()
+            .is_some_and(|applied| applied.contains_key(&cgroup))
+    }
+}
+
+/// What was already added to the metrics.
+#[derive(Default)]
+struct Counted {
+    destroyed: u64,
+    gone: u64,
+    failed: u64,
+}
+
+impl Counted {
+    fn add(&mut self, counts: &Counts, metrics: &Metrics) {
+        let step = |now: &AtomicU64, last: &mut u64, result| {
+            let now = now.load(Ordering::Relaxed);
+            metrics.destroyed(result, now - std::mem::replace(last, now));
+        };
+        step(&counts.destroyed, &mut self.destroyed, Destroyed::Done);
+        step(&counts.gone, &mut self.gone, Destroyed::Gone);
+        step(&counts.failed, &mut self.failed, Destroyed::Failed);
+    }
+}
+
+/// Nothing is governed, everything is seen.
+fn observed(tree: &Cgroups, root: &CgroupPath) -> anyhow::Result<Desired> {
+    let id = tree
+        .iter()
+        .find_map(|(id, path)| (path == root).then_some(*id));
+    let id = id.with_context(|| format!("the cgroup {} is gone", root.text()))?;
+    let standing = Standing {
+        posture: Posture::Ungoverned,
+        open: false,
+    };
+    Ok(Desired {
+        entries: BTreeMap::from([(id, standing)]),
+        oversized: Vec::new(),
+    })
+}
+
+fn assignments(desired: &Desired) -> BTreeMap<u64, Assignment> {
+    let assignment = |standing: &Standing| {
+        let (ruleset, silent) = match &standing.posture {
+            Posture::Governed(ruleset) => (Some(Arc::clone(ruleset)), false),
+            Posture::Ungoverned => (None, false),
+            Posture::Exempt => (None, true),
+        };
+        Assignment {
+            ruleset,
+            open: standing.open,
+            silent,
+        }
+    };
+    desired
+        .entries
+        .iter()
+        .map(|(id, standing)| (id.0, assignment(standing)))
+        .collect()
+}
