@@ -56,12 +56,7 @@ impl Terms {
 
     fn kernel(self) -> KernelConfig {
         KernelConfig {
-            mode: match self.mode {
-                None => abi::mode::OFF,
-                Some(Mode::Log) => abi::mode::LOG,
-                Some(Mode::DryRun) => abi::mode::DRY_RUN,
-                Some(Mode::Enforce) => abi::mode::ENFORCE,
-            },
+            mode: self.event_mode().tag(),
             pending: match self.unknown {
                 UnknownWorkload::Drop => abi::pending::DROP,
                 UnknownWorkload::Allow => abi::pending::ALLOW,

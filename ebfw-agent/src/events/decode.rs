@@ -123,7 +123,10 @@ pub fn decode(bytes: &[u8], clock: &BootClock) -> Result<Connect, DecodeError> {
         verdict: verdict.try_into()?,
         cause,
         opaque: flag("opaque", opaque)?,
-        mode: mode.try_into()?,
+        mode: Mode::from_tag(mode.into()).ok_or(DecodeError::Value {
+            field: "mode",
+            value: mode.into(),
+        })?,
         suppressed,
     })
 }
@@ -208,23 +211,6 @@ impl TryFrom<u8> for Verdict {
             abi::verdict::OBSERVED => Ok(Self::Observed),
             value => Err(DecodeError::Value {
                 field: "verdict",
-                value: value.into(),
-            }),
-        }
-    }
-}
-
-impl TryFrom<u8> for Mode {
-    type Error = DecodeError;
-
-    fn try_from(value: u8) -> Result<Self, DecodeError> {
-        match u32::from(value) {
-            abi::mode::ENFORCE => Ok(Self::Enforce),
-            abi::mode::LOG => Ok(Self::Log),
-            abi::mode::DRY_RUN => Ok(Self::DryRun),
-            abi::mode::OFF => Ok(Self::Off),
-            _ => Err(DecodeError::Value {
-                field: "mode",
                 value: value.into(),
             }),
         }

@@ -6,6 +6,7 @@ use std::{fmt, net::IpAddr};
 use jiff::Timestamp;
 
 use super::Printable;
+pub use super::mode::Mode;
 
 /// One line of output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -340,35 +341,6 @@ impl Reason {
             Self::Pending => "pending",
             Self::Ungoverned => "ungoverned",
             Self::SocketState => "socket-state",
-        }
-    }
-}
-
-/// What becomes of a Deny.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// It is carried out.
-    Enforce,
-    /// It is reported only.
-    Log,
-    /// As [`Mode::Log`], asked for as a trial of [`Mode::Enforce`].
-    DryRun,
-    /// Nothing is evaluated.
-    Off,
-}
-
-impl Mode {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Enforce, Self::Log, Self::DryRun, Self::Off];
-
-    /// As in text, JSON and metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Enforce => "enforce",
-            Self::Log => "log",
-            Self::DryRun => "dry-run",
-            Self::Off => "off",
         }
     }
 }

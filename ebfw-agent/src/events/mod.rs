@@ -8,6 +8,7 @@ mod decode;
 pub mod event;
 mod filter;
 mod json;
+mod mode;
 pub mod pipeline;
 mod printable;
 #[cfg(test)]
