@@ -24,13 +24,16 @@ const KERNEL_SCRATCH: &str = "bpf-build";
 
 const KERNEL_TARGET: &str = "bpfel-unknown-none";
 
+/// Features of the kernel programs and the feature of the host crates that each needs beside it.
+const COUNTERPARTS: [(&str, &str); 1] = [("log", "ebfw-agent/kernel-log")];
+
 /// What to build.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Options {
     /// Build the host crates with optimisation
     #[arg(long)]
     pub(crate) release: bool,
-    /// Features of the kernel programs (`log`: aya-log)
+    /// Features of the kernel programs (`log`: what they say for debugging goes to the agent's log)
     #[arg(long, value_delimiter = ',')]
     pub(crate) features: Vec<String>,
     /// Build an `ebfw` without shared libraries (musl)
@@ -89,7 +92,7 @@ pub(crate) fn kernel_cargo(subcommand: &str) -> Result<Command> {
 /// Builds the agent alone, for this machine, and returns its path.
 pub(crate) fn agent() -> Result<PathBuf> {
     step("agent");
-    cargo_build(&["--package", "ebfw-agent", "--bin", "ebfw"], false)?;
+    cargo_build(&["--package", "ebfw-agent", "--bin", "ebfw"], &[], false)?;
     Ok(workspace::target_dir()?.join("debug/ebfw"))
 }
 
@@ -97,25 +100,39 @@ pub(crate) fn agent() -> Result<PathBuf> {
 pub(crate) fn host(options: &Options) -> Result<PathBuf> {
     step("host crates");
     let mut folder = workspace::target_dir()?;
+    let features = host_features(&options.features);
     if options.without_libraries {
         cargo_build(
             &["--package", "ebfw-agent", "--target", STATIC_TARGET],
+            &features,
             options.release,
         )?;
         folder.push(STATIC_TARGET);
     } else {
-        cargo_build(&["--workspace"], options.release)?;
+        cargo_build(&["--workspace"], &features, options.release)?;
     }
     folder.push(if options.release { "release" } else { "debug" });
     Ok(folder.join("ebfw"))
 }
 
-fn cargo_build(selection: &[&str], release: bool) -> Result<()> {
+/// What the host crates need for these features of the kernel programs.
+fn host_features(kernel: &[String]) -> Vec<&'static str> {
+    COUNTERPARTS
+        .into_iter()
+        .filter(|(feature, _)| kernel.iter().any(|wanted| wanted == feature))
+        .map(|(_, counterpart)| counterpart)
+        .collect()
+}
+
+fn cargo_build(selection: &[&str], features: &[&str], release: bool) -> Result<()> {
     let mut build = command::cargo();
     build
         .arg("build")
         .args(selection)
         .current_dir(workspace::root());
+    if !features.is_empty() {
+        build.arg("--features").arg(features.join(","));
+    }
     if release {
         build.arg("--release");
     }
@@ -143,6 +160,17 @@ fn install_if_changed(from: &Path, to: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_agent_reads_what_the_kernel_programs_say() {
+        let host = |kernel: &[&str]| {
+            let kernel: Vec<String> = kernel.iter().map(ToString::to_string).collect();
+            host_features(&kernel)
+        };
+        assert!(host(&[]).is_empty(), "off by default");
+        assert!(host(&["other", "logs"]).is_empty(), "other features");
+        assert_eq!(host(&["other", "log"]), ["ebfw-agent/kernel-log"]);
+    }
 
     #[test]
     fn an_object_that_did_not_change_is_not_written_again() {

@@ -4,6 +4,8 @@
 //! writer of its maps.
 
 mod instance;
+#[cfg(feature = "kernel-log")]
+mod kernel_log;
 mod link;
 mod object;
 mod rings;
@@ -27,6 +29,8 @@ use ebfw_common::abi::{ABI_VERSION, COUNTERS, Config, SlotRef, SlotWord, slot_fl
 use ebfw_policy::ruleset::Ruleset;
 use zerocopy::IntoBytes;
 
+#[cfg(feature = "kernel-log")]
+pub use self::kernel_log::KernelLog;
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
@@ -388,6 +392,16 @@ impl Datapath {
             what: format!("watch the ring buffer {name}"),
             source,
         })
+    }
+
+    /// Starts to read what the programs say for debugging; once. `None` where they were built to say nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where the ring is none or cannot be watched.
+    #[cfg(feature = "kernel-log")]
+    pub fn kernel_log(&mut self) -> Result<Option<KernelLog>, LoadError> {
+        KernelLog::start(&mut self.ebpf)
     }
 
     /// A reader of the programs' counters; once.

@@ -92,6 +92,8 @@ pub struct Enforcer {
     metrics: Arc<Metrics>,
     serials: HashSet<u32>,
     applied: Option<BTreeMap<u64, Assignment>>,
+    #[cfg(feature = "kernel-log")]
+    _kernel_log: Option<crate::datapath::KernelLog>,
 }
 
 impl Enforcer {
@@ -113,6 +115,8 @@ impl Enforcer {
         let paths = Arc::clone(&scope.tree);
         let path_of = Box::new(move |id| paths.lookup(id));
         Ok(Self {
+            #[cfg(feature = "kernel-log")]
+            _kernel_log: datapath.kernel_log()?,
             requests: datapath.requests()?,
             datapath,
             terms,
