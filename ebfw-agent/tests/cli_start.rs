@@ -42,9 +42,9 @@ fn a_host_that_is_not_able_ends_with_3_and_what_to_do() {
 
 #[test]
 fn a_cgroup_that_cannot_be_is_told_from_one_that_is_not_there() {
-    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false) {
-        // Without it the host is not able, and the cgroup is not looked at.
-        eprintln!("skipped: needs root");
+    // Without it the host is not able, and the cgroup is not looked at.
+    let able = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN);
+    if !ebfw_test_need::met(able.unwrap_or(false), "CAP_SYS_ADMIN") {
         return;
     }
     for (cgroup, code, expected) in [

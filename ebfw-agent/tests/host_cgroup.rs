@@ -14,7 +14,8 @@ use ebfw_agent::host::{
     cgroup::{CgroupId, CgroupPath, Hierarchy, OwnedCgroup},
     tree::{Cgroups, Tree},
 };
-use host_support::{cgroup, root};
+use ebfw_test_need::root;
+use host_support::cgroup;
 use nix::sys::{
     signal::{Signal, kill},
     stat::stat,
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn ids_and_paths_name_each_other() {
-    if !root("ids_and_paths_name_each_other") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("ids");
@@ -50,7 +51,7 @@ fn ids_and_paths_name_each_other() {
 
 #[test]
 fn a_program_starts_inside_and_the_cgroup_goes_when_it_is_empty() {
-    if !root("a_program_starts_inside_and_the_cgroup_goes_when_it_is_empty") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("spawn");
@@ -91,7 +92,7 @@ fn a_program_starts_inside_and_the_cgroup_goes_when_it_is_empty() {
 
 #[test]
 fn removal_kills_nothing_and_says_that_someone_is_left() {
-    if !root("removal_kills_nothing_and_says_that_someone_is_left") {
+    if !root() {
         return;
     }
     let (_, owned) = cgroup("busy");
@@ -113,7 +114,7 @@ fn removal_kills_nothing_and_says_that_someone_is_left() {
 
 #[test]
 fn a_threaded_cgroup_has_no_processes_and_is_no_error() {
-    if !root("a_threaded_cgroup_has_no_processes_and_is_no_error") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("threaded");
@@ -135,7 +136,7 @@ fn a_threaded_cgroup_has_no_processes_and_is_no_error() {
 
 #[test]
 fn names_that_are_no_names_are_refused() {
-    if !root("names_that_are_no_names_are_refused") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("names");
@@ -159,7 +160,7 @@ async fn eventually(tree: &Tree, wanted: impl FnMut(&std::sync::Arc<Cgroups>) ->
 
 #[tokio::test]
 async fn the_tree_follows_cgroups_as_they_come_and_go() {
-    if !root("the_tree_follows_cgroups_as_they_come_and_go") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("tree");
@@ -182,7 +183,7 @@ async fn the_tree_follows_cgroups_as_they_come_and_go() {
 
 #[tokio::test]
 async fn an_unknown_id_is_found_by_looking_again() {
-    if !root("an_unknown_id_is_found_by_looking_again") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("find");
@@ -200,7 +201,7 @@ async fn an_unknown_id_is_found_by_looking_again() {
 
 #[tokio::test]
 async fn nothing_is_lost_while_thousands_come_and_go() {
-    if !root("nothing_is_lost_while_thousands_come_and_go") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("many");
@@ -235,7 +236,7 @@ async fn nothing_is_lost_while_thousands_come_and_go() {
 /// The agent in this test is this program, started again.
 #[test]
 fn the_agent_gets_a_cgroup_that_nobody_shares() {
-    if !root("the_agent_gets_a_cgroup_that_nobody_shares") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("seclude");
@@ -295,7 +296,7 @@ fn place_of_agent(owned: &OwnedCgroup, arguments: &[&str]) -> String {
 
 #[test]
 fn inside_a_cgroup_namespace_the_agent_finds_itself_by_its_process() {
-    if !root("inside_a_cgroup_namespace_the_agent_finds_itself_by_its_process") {
+    if !root() {
         return;
     }
     let (_, owned) = cgroup("namespace");

@@ -1,12 +1,10 @@
 //! The lock and the start-up checks on a real bpffs. Needs root.
 #![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
-mod host_support;
-
 use std::path::Path;
 
 use ebfw_agent::host::{lock::PinLock, netns::Netns, privileges};
-use host_support::root;
+use ebfw_test_need::root;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -38,7 +36,7 @@ fn with_bpffs(work: impl FnOnce(&Path) + Send) {
 
 #[test]
 fn a_pin_directory_on_bpffs_has_one_agent() {
-    if !root("a_pin_directory_on_bpffs_has_one_agent") {
+    if !root() {
         return;
     }
     with_bpffs(|bpffs| {
@@ -58,7 +56,7 @@ fn a_pin_directory_on_bpffs_has_one_agent() {
 
 #[test]
 fn this_host_is_accepted_with_its_gaps_named() {
-    if !root("this_host_is_accepted_with_its_gaps_named") {
+    if !root() {
         return;
     }
     with_bpffs(|bpffs| {
@@ -82,7 +80,7 @@ fn this_host_is_accepted_with_its_gaps_named() {
 
 #[test]
 fn a_bpffs_that_is_missing_where_it_belongs_is_mounted() {
-    if !root("a_bpffs_that_is_missing_where_it_belongs_is_mounted") {
+    if !root() {
         return;
     }
     with_own_mounts(|| {
@@ -96,7 +94,7 @@ fn a_bpffs_that_is_missing_where_it_belongs_is_mounted() {
 
 #[test]
 fn pins_outside_of_a_bpffs_are_refused() {
-    if !root("pins_outside_of_a_bpffs_are_refused") {
+    if !root() {
         return;
     }
     let place = tempfile::tempdir().unwrap();
@@ -114,7 +112,7 @@ fn pins_outside_of_a_bpffs_are_refused() {
 
 #[test]
 fn a_fresh_namespace_is_another_and_entering_it_stays_on_its_thread() {
-    if !root("a_fresh_namespace_is_another_and_entering_it_stays_on_its_thread") {
+    if !root() {
         return;
     }
     let (own, fresh) = (Netns::own().unwrap(), Netns::fresh().unwrap());

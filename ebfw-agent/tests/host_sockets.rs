@@ -19,7 +19,8 @@ use ebfw_agent::host::{
     sockets::{self, Destroyer, Outcome, Worker, diag::TcpSocket},
 };
 use ebfw_common::abi::{Address, Request, request};
-use host_support::{cgroup, root};
+use ebfw_test_need::root;
+use host_support::cgroup;
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// A namespace whose loopback is up. A process in it names it under /proc, as a pod's would.
@@ -140,7 +141,7 @@ fn listed(place: &Place, cookie: u64) -> Option<TcpSocket> {
 
 #[test]
 fn this_kernel_destroys_sockets() {
-    if !root("this_kernel_destroys_sockets") {
+    if !root() {
         return;
     }
     sockets::probe().unwrap();
@@ -148,7 +149,7 @@ fn this_kernel_destroys_sockets() {
 
 #[test]
 fn a_blocked_reader_gets_econnaborted_and_its_neighbour_nothing() {
-    if !root("a_blocked_reader_gets_econnaborted_and_its_neighbour_nothing") {
+    if !root() {
         return;
     }
     let place = Place::new();
@@ -184,7 +185,7 @@ fn a_blocked_reader_gets_econnaborted_and_its_neighbour_nothing() {
 
 #[test]
 fn an_ipv6_socket_that_speaks_ipv4_is_found_whatever_family_is_told() {
-    if !root("an_ipv6_socket_that_speaks_ipv4_is_found_whatever_family_is_told") {
+    if !root() {
         return;
     }
     let place = Place::new();
@@ -210,7 +211,7 @@ fn an_ipv6_socket_that_speaks_ipv4_is_found_whatever_family_is_told() {
 
 #[test]
 fn a_socket_that_its_ends_do_not_find_is_found_by_its_cookie() {
-    if !root("a_socket_that_its_ends_do_not_find_is_found_by_its_cookie") {
+    if !root() {
         return;
     }
     let place = Place::new();
@@ -241,7 +242,7 @@ fn a_socket_that_its_ends_do_not_find_is_found_by_its_cookie() {
 
 #[test]
 fn data_parked_in_a_socket_whose_process_is_gone_goes_with_it() {
-    if !root("data_parked_in_a_socket_whose_process_is_gone_goes_with_it") {
+    if !root() {
         return;
     }
     let place = Place::new();
@@ -275,7 +276,7 @@ fn data_parked_in_a_socket_whose_process_is_gone_goes_with_it() {
 
 #[test]
 fn a_cookie_that_is_gone_or_another_sockets_destroys_nothing() {
-    if !root("a_cookie_that_is_gone_or_another_sockets_destroys_nothing") {
+    if !root() {
         return;
     }
     let place = Place::new();
@@ -296,7 +297,7 @@ fn a_cookie_that_is_gone_or_another_sockets_destroys_nothing() {
 
 #[test]
 fn the_cgroup_leads_to_the_namespace_and_the_dump_names_the_cgroup() {
-    if !root("the_cgroup_leads_to_the_namespace_and_the_dump_names_the_cgroup") {
+    if !root() {
         return;
     }
     let (hierarchy, owned) = cgroup("sockets");

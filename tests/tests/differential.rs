@@ -38,11 +38,7 @@ struct Kernel {
 impl Kernel {
     /// `None`, said aloud, where this machine cannot load them and need not.
     fn load() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            let required = env::var("EBFW_REQUIRE_KERNEL")
-                .is_ok_and(|value| !matches!(&*value, "" | "0" | "false"));
-            assert!(!required, "loading kernel programs needs root");
-            eprintln!("SKIPPED: loading kernel programs needs root");
+        if !ebfw_test_need::root() {
             return None;
         }
         let mut datapath = Datapath::load(None).unwrap_or_else(|error| panic!("{error:?}"));

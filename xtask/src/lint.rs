@@ -58,18 +58,17 @@ fn format() -> Result<()> {
 }
 
 fn host_lints() -> Result<()> {
-    command::run(
-        cargo()
-            .args([
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ])
-            .current_dir(workspace::root()),
-    )
+    let with_logs = ["--package", "ebfw-agent", "--features", "kernel-log"];
+    for selection in [&["--workspace"][..], &with_logs] {
+        command::run(
+            cargo()
+                .arg("clippy")
+                .args(selection)
+                .args(["--all-targets", "--", "-D", "warnings"])
+                .current_dir(workspace::root()),
+        )?;
+    }
+    Ok(())
 }
 
 fn kernel_lints() -> Result<()> {

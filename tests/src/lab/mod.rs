@@ -11,8 +11,7 @@ pub mod sniffer;
 
 use std::{
     collections::BTreeMap,
-    env, fs, io,
-    io::Write as _,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -60,24 +59,6 @@ pub fn eventually(what: &str, mut look: impl FnMut() -> bool) {
     }
 }
 
-/// Says aloud, past the capture of test output, what was not tested.
-pub fn not_run(what: &str) {
-    let _ = writeln!(io::stderr(), "NOT RUN: {what}");
-}
-
-/// Whether kernel programs can be loaded. A machine that must be able to and is not fails the test.
-fn can_run() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        let required = env::var("EBFW_REQUIRE_KERNEL")
-            .is_ok_and(|value| !matches!(&*value, "" | "0" | "false"));
-        assert!(!required, "loading kernel programs needs root");
-        let test = thread::current().name().unwrap_or("a test").to_owned();
-        not_run(&format!("{test}: loading kernel programs needs root"));
-    }
-    root
-}
-
 /// The lab.
 pub struct Lab {
     kernel: Option<Kernel>,
@@ -105,7 +86,7 @@ impl Lab {
     #[must_use]
     pub fn open() -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        if !can_run() {
+        if !ebfw_test_need::root() {
             return None;
         }
         let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");

@@ -183,7 +183,7 @@ fn a_single_command_runs_under_a_policy() {
     let dial =
         |to: std::net::IpAddr| format!("exec 3<>/dev/tcp/{to}/80 && echo {} >&3", "hello there");
     if !fs::exists("/bin/bash").unwrap_or(false) {
-        ebfw_tests::lab::not_run("ebfw exec: there is no bash, by which the test connects");
+        ebfw_test_need::not_run("ebfw exec: there is no bash, by which the test connects");
         return;
     }
     let good = exec(&lab, &home, ALL_BUT_3, &["bash", "-c", &dial(v4(GOOD))]);

@@ -6,11 +6,11 @@ use std::{
 };
 
 use ebfw_common::abi::Counter;
+use ebfw_test_need::not_run;
 use ebfw_tests::{
     lab::{
         Lab, PORT, eventually,
         net::{mapped, v4, v6},
-        not_run,
     },
     path::{MARK, Send, extension, icmp, raw, seldom, tcp, udp, uring},
 };

@@ -8,11 +8,11 @@ use std::{
 };
 
 use ebfw_common::abi::Counter;
+use ebfw_test_need::not_run;
 use ebfw_tests::{
     lab::{
         Lab, eventually,
         net::{self, v4, v6},
-        not_run,
         process::{Line, Process},
     },
     path::{self, MARK},
