@@ -169,7 +169,7 @@ fn tell(call: &Call, state: &SocketState, word: SlotWord, question: &Question, d
     } else {
         report::DATAGRAMS
     };
-    report::event(key, limit, |event| {
+    report::event(&key, limit, |event| {
         event.cgroup_id = workload::cgroup_of_caller();
         event.cookie = cookie(call);
         event.slot_word = word.0;

@@ -361,7 +361,7 @@ fn tell(skb: Skb, state: *mut SocketState, told: &Told<'_>) {
         verdict: decision.verdict,
         destination: packet.destination,
     };
-    report::event(key, limit, |event| {
+    report::event(&key, limit, |event| {
         event.cgroup_id = workload::cgroup_of_skb(skb.0);
         event.cookie = skb.cookie();
         event.slot_word = word.0;

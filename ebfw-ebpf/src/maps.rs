@@ -72,6 +72,10 @@ pub static REPLIES: LruHashMap<Peer, Seen, 8192> = LruHashMap::new();
 #[btf_map]
 pub static RATES: LruHashMap<RateKey, Window, 8192> = LruHashMap::new();
 
+/// Events of the last second by slot. Written by the programs. As many as there are slots.
+#[btf_map]
+pub static WORKLOAD_RATES: Array<Window, { MAX_SLOTS as usize }> = Array::new();
+
 /// When the agent was last asked about a cgroup or socket. Written by the programs. Full: it is asked more often.
 #[btf_map]
 pub static ASKED: LruHashMap<u64, u64, 1024> = LruHashMap::new();

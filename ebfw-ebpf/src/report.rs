@@ -5,7 +5,7 @@ use core::{arch::asm, ptr};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ebfw_common::abi::{Address, Counter, FlowEvent, Request};
 
-use crate::maps::{ASKED, CONTROL, COUNTERS, EVENTS, RATES};
+use crate::maps::{ASKED, CONTROL, COUNTERS, EVENTS, RATES, WORKLOAD_RATES};
 
 /// Length of a window of the rate limit.
 const WINDOW_NS: u64 = 1_000_000_000;
@@ -28,7 +28,7 @@ pub struct RateKey {
     pub port: u16,
     /// Protocol number.
     pub protocol: u8,
-    /// `ebfw_common::abi::verdict`, or 255 for all events of the workload.
+    /// `ebfw_common::abi::verdict`.
     pub verdict: u8,
     /// Destination.
     pub destination: Address,
@@ -65,10 +65,9 @@ fn add(word: &mut u64, value: u64) {
     };
 }
 
-/// Whether one more event fits the limit; if so, how many were left out before it.
+/// Whether one more event of this flow fits the limit; if so, how many were left out before it.
 #[inline(always)]
-fn admit(key: &RateKey, limit: u32, now: u64) -> Option<u32> {
-    let number = now / WINDOW_NS;
+fn admit(key: &RateKey, limit: u32, number: u64) -> Option<u32> {
     let Some(window) = RATES.get_ptr_mut(key) else {
         let fresh = Window {
             number,
@@ -79,8 +78,22 @@ fn admit(key: &RateKey, limit: u32, now: u64) -> Option<u32> {
         let _ = RATES.insert(key, &fresh, 0);
         return Some(0);
     };
-    // SAFETY: the entry lives until the program ends; its fields are words of their own, and a race costs one event at most.
-    let window = unsafe { &mut *window };
+    // SAFETY: the entry lives until the program ends.
+    enter(unsafe { &mut *window }, limit, number)
+}
+
+/// Whether one more event of the workload fits its limit.
+#[inline(always)]
+fn admit_workload(slot: u32, number: u64) -> bool {
+    WORKLOAD_RATES.get_ptr_mut(slot).is_some_and(|window| {
+        // SAFETY: array entries live as long as the map.
+        enter(unsafe { &mut *window }, WORKLOAD_EVENTS, number).is_some()
+    })
+}
+
+/// Enters one more event into a window. Its fields are words of their own; a race costs one event at most.
+#[inline(always)]
+fn enter(window: &mut Window, limit: u32, number: u64) -> Option<u32> {
     if window.number == number && window.written >= limit {
         add(&mut window.suppressed, 1);
         return None;
@@ -100,24 +113,17 @@ fn admit(key: &RateKey, limit: u32, now: u64) -> Option<u32> {
 /// Writes an event about `key`, if the limits allow. `fill` gets the ring buffer's own memory, so that nothing of it lies on the stack;
 /// it must set every field but `boot_ns` and `suppressed`.
 #[inline(always)]
-pub fn event(mut key: RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
+pub fn event(key: &RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    let Some(suppressed) = admit(&key, limit, now) else {
+    let number = now / WINDOW_NS;
+    let Some(suppressed) = admit(key, limit, number) else {
         count(Counter::EventSuppressed);
         return;
     };
-    let own = key;
-    key = RateKey {
-        slot: key.slot,
-        port: 0,
-        protocol: 0,
-        verdict: u8::MAX,
-        destination: Address::UNSPECIFIED,
-    };
-    if admit(&key, WORKLOAD_EVENTS, now).is_none() {
+    if !admit_workload(key.slot, number) {
         count(Counter::EventSuppressed);
-        if let Some(window) = RATES.get_ptr_mut(own) {
+        if let Some(window) = RATES.get_ptr_mut(key) {
             // SAFETY: the entry lives until the program ends.
             add(
                 unsafe { &mut (*window).suppressed },

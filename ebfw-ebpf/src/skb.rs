@@ -1,6 +1,11 @@
 //! An outgoing packet, seen through its skb: headers by direct access where they lie in the linear part, else by copy.
 
-use core::{ffi::c_void, mem, ptr};
+use core::{
+    ffi::c_void,
+    hint,
+    mem::{self, MaybeUninit},
+    ptr,
+};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -110,15 +115,16 @@ impl Source for Skb {
 
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        let mut words = [0; N];
-        self.load(offset, ptr::from_mut(&mut words).cast(), (N * 4) as u32)?;
-        Some(words)
+        let mut words = MaybeUninit::<[u32; N]>::uninit();
+        self.load(offset, words.as_mut_ptr().cast(), (N * 4) as u32)?;
+        // SAFETY: the helper has written all of it.
+        Some(unsafe { words.assume_init() })
     }
 
     #[inline(always)]
     fn options(&self, length: u32) -> Option<[u8; MAX_OPTIONS]> {
-        // Words, which are cleared by five stores; bytes would be cleared by a call, and the stack of kernel 5.10 has no room for one more.
-        let mut options = [0u64; MAX_OPTIONS / 8];
+        // A zero that the compiler does not know: else it clears the words by a call, for which the stack of kernel 5.10 has no room.
+        let mut options = [hint::black_box(0u64); MAX_OPTIONS / 8];
         if length == 0 || length > MAX_OPTIONS as u32 {
             return None;
         }

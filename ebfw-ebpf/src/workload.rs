@@ -25,6 +25,12 @@ pub enum Membership {
     Nobody,
 }
 
+/// A [`Membership`] in one word, which is what a function may return that is not inlined: the slot, or one of these two. The agent gives
+/// no workload slot 0, nor as many slots as would reach the other.
+type Found = u32;
+const NOBODY: Found = UNBOUND.0;
+const PENDING: Found = u32::MAX;
+
 /// The word of a slot, if the reference still holds.
 #[inline(always)]
 pub fn slot_word(slot: SlotRef) -> Option<SlotWord> {
@@ -41,30 +47,37 @@ fn known(cgroup: u64) -> Option<SlotRef> {
 }
 
 #[inline(always)]
-fn find(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Membership {
+fn find(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Found {
     if let Some(slot) = known(cgroup) {
-        return match slot_word(slot) {
-            Some(word) => Membership::Of(slot, word),
-            None => Membership::Pending,
-        };
+        return slot.0;
     }
     let mut nearest = UNBOUND;
-    // Levels above the cgroup's own answer 0, which is no cgroup's id.
-    for up in 0..MAX_CGROUP_DEPTH as i32 + 1 {
-        let id = ancestor(MAX_CGROUP_DEPTH as i32 - up);
-        if id != 0
-            && let Some(slot) = known(id)
-        {
-            nearest = slot;
+    // From the root down, so that the last one found is the nearest. Levels below the cgroup's own answer 0, which is no cgroup's id.
+    for level in 0..=MAX_CGROUP_DEPTH as i32 {
+        let id = ancestor(level);
+        if id == 0 {
             break;
         }
-    }
-    if nearest == UNBOUND {
-        return Membership::Nobody;
+        if let Some(slot) = known(id) {
+            nearest = slot;
+        }
     }
     match slot_word(nearest) {
-        Some(word) if !word.has(slot_flag::OPEN) => Membership::Of(nearest, word),
-        _ => Membership::Pending,
+        _ if nearest == UNBOUND => NOBODY,
+        Some(word) if !word.has(slot_flag::OPEN) => nearest.0,
+        _ => PENDING,
+    }
+}
+
+#[inline(always)]
+fn membership(found: Found) -> Membership {
+    match found {
+        NOBODY => Membership::Nobody,
+        PENDING => Membership::Pending,
+        slot => match slot_word(SlotRef(slot)) {
+            Some(word) => Membership::Of(SlotRef(slot), word),
+            None => Membership::Pending,
+        },
     }
 }
 
@@ -78,6 +91,11 @@ pub fn cgroup_of_skb(skb: *mut __sk_buff) -> u64 {
 /// The workload of the packet's socket.
 #[inline(always)]
 pub fn of_skb(skb: *mut __sk_buff) -> Membership {
+    membership(find_skb(skb))
+}
+
+#[inline(never)]
+fn find_skb(skb: *mut __sk_buff) -> Found {
     // SAFETY: the helper takes the context.
     find(cgroup_of_skb(skb), |level| unsafe {
         bpf_skb_ancestor_cgroup_id(skb, level)
@@ -95,7 +113,7 @@ pub fn cgroup_of_caller() -> u64 {
 #[inline(always)]
 pub fn of_caller() -> Membership {
     // SAFETY: the helper only reads the current task.
-    find(cgroup_of_caller(), |level| unsafe {
+    membership(find(cgroup_of_caller(), |level| unsafe {
         bpf_get_current_ancestor_cgroup_id(level)
-    })
+    }))
 }
