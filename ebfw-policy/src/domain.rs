@@ -126,8 +126,8 @@ impl NameGlob {
                 .expect("the pattern was translated when it was made")
                 .compile_matcher()
         };
-        name_bytes.ends_with(&text_bytes[text.len() - self.tail..])
-            && name_bytes.starts_with(&text_bytes[..self.head])
+        name_bytes.starts_with(&text_bytes[..self.head])
+            && name_bytes.ends_with(&text_bytes[text.len() - self.tail..])
             && self.matcher.get_or_init(compile).is_match(name)
     }
 }

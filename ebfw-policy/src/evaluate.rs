@@ -4,10 +4,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 use crate::{
     domain::{DomainPattern, Name},
     facts::{Claim, Facts, Request},
-    policy::{Action, AnyOf, PortRange, Protocol, Rule},
+    policy::{Action, AnyOf, Protocol, Rule},
     ruleset::Ruleset,
 };
 
@@ -174,13 +176,18 @@ pub fn judge(rule: &Rule, facts: &Facts) -> Judgement {
     if let Some(dimension) = ruled_out_by_address(rule, facts) {
         return Judgement::No(dimension);
     }
-    if matches.domains == AnyOf::Anything && !matches.reads_requests() {
-        return Judgement::Yes;
-    }
     let names = names(&matches.domains, rule.action, facts);
     if names == Truth::No {
         return Judgement::No(Dimension::Domains);
     }
+    if names == Truth::Yes && !matches.reads_requests() {
+        return Judgement::Yes;
+    }
+    by_content(rule, facts, names)
+}
+
+/// What `rule` is by names, method and path together.
+fn by_content(rule: &Rule, facts: &Facts, names: Truth) -> Judgement {
     let content = [
         (Dimension::Domains, names),
         (Dimension::Methods, method(rule, facts)),
@@ -205,7 +212,11 @@ pub fn judge(rule: &Rule, facts: &Facts) -> Judgement {
 /// The first dimension of the facts that are known from the start that rules the rule out.
 fn ruled_out_by_address(rule: &Rule, facts: &Facts) -> Option<Dimension> {
     let matches = &rule.matches;
-    if !matches.ports.admits(|range| port(*range, facts)) {
+    let port = comparable_port(facts);
+    if !matches
+        .ports
+        .admits(|range| port.is_some_and(|port| range.contains(port)))
+    {
         return Some(Dimension::Ports);
     }
     if !matches
@@ -214,18 +225,23 @@ fn ruled_out_by_address(rule: &Rule, facts: &Facts) -> Option<Dimension> {
     {
         return Some(Dimension::Protocols);
     }
-    let in_prefix = |prefix: &ipnet::IpNet| match (prefix, facts.dst) {
-        (ipnet::IpNet::V4(prefix), Some(IpAddr::V4(dst))) => prefix.contains(&dst),
-        (ipnet::IpNet::V6(prefix), Some(IpAddr::V6(dst))) => prefix.contains(&dst),
-        (ipnet::IpNet::V4(_) | ipnet::IpNet::V6(_), _) => false,
+    let in_prefix = |prefix: &IpNet| match (prefix, facts.dst) {
+        (IpNet::V4(prefix), Some(IpAddr::V4(dst))) => {
+            (dst.to_bits() ^ prefix.addr().to_bits()) & prefix.netmask().to_bits() == 0
+        }
+        (IpNet::V6(prefix), Some(IpAddr::V6(dst))) => {
+            (dst.to_bits() ^ prefix.addr().to_bits()) & prefix.netmask().to_bits() == 0
+        }
+        (IpNet::V4(_) | IpNet::V6(_), _) => false,
     };
     (!matches.cidrs.admits(in_prefix)).then_some(Dimension::Cidrs)
 }
 
 /// `ports` never matches a protocol without ports, nor a flow whose port is not known.
-fn port(range: PortRange, facts: &Facts) -> bool {
-    facts.protocol.is_none_or(Protocol::has_ports)
-        && facts.port.is_some_and(|port| range.contains(port))
+fn comparable_port(facts: &Facts) -> Option<u16> {
+    facts
+        .port
+        .filter(|_| facts.protocol.is_none_or(Protocol::has_ports))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
