@@ -37,9 +37,43 @@ pub(crate) enum Value<'a> {
 #[derive(Debug)]
 struct Node<'a> {
     value: Value<'a>,
-    place: Place,
-    /// Nodes at and below this one, aliases followed.
-    weight: usize,
+    spot: Spot,
+    /// Nodes at and below this one, aliases followed; [`MAX_NODES`] at most.
+    weight: u32,
+}
+
+/// A [`Place`] in half the room: there is one for every node.
+#[derive(Clone, Copy, Debug)]
+struct Spot {
+    line: u32,
+    column: u32,
+    start: u32,
+    end: u32,
+}
+
+impl Spot {
+    fn new(span: &Span) -> Self {
+        let Place {
+            line,
+            column,
+            bytes,
+        } = place(span);
+        let small = |number: usize| u32::try_from(number).expect("a file has 16 MiB at most");
+        Self {
+            line: small(line),
+            column: small(column),
+            start: small(bytes.start),
+            end: small(bytes.end),
+        }
+    }
+
+    fn place(self) -> Place {
+        Place {
+            line: self.line as usize,
+            column: self.column as usize,
+            bytes: self.start as usize..self.end as usize,
+        }
+    }
 }
 
 /// A document.
@@ -65,7 +99,7 @@ impl<'a> Tree<'a> {
     }
 
     pub(crate) fn place(&self, id: NodeId) -> Place {
-        self.nodes[id.0 as usize].place.clone()
+        self.nodes[id.0 as usize].spot.place()
     }
 }
 
@@ -85,8 +119,9 @@ pub(crate) fn read<'a>(
         return Err(Diagnostic::error(Code::TooLarge, message, Place::START));
     }
     let mut builder = Builder {
-        nodes: Vec::with_capacity(source.len() / 16),
+        nodes: Vec::with_capacity(source.len() / 8),
         open: Vec::new(),
+        children: Vec::new(),
         anchors: HashMap::new(),
         root: None,
         problems,
@@ -104,7 +139,7 @@ pub(crate) fn read<'a>(
     let anchor = anchors
         .values()
         .min()
-        .map(|id| nodes[id.0 as usize].place.clone());
+        .map(|id| nodes[id.0 as usize].spot.place());
     match root {
         Some(root) => Ok(Tree {
             nodes,
@@ -179,30 +214,41 @@ fn place(span: &Span) -> Place {
 struct Open {
     node: NodeId,
     anchor: usize,
-    children: Vec<NodeId>,
+    /// Where its children begin among those of all open collections.
+    first_child: usize,
     map: bool,
 }
 
-/// The keys of a mapping with their lines; a list as long as they are few.
-#[derive(Default)]
+/// The keys of a mapping with their lines; an array as long as they are few.
 struct Keys<'t> {
-    few: Vec<(&'t str, usize)>,
-    many: HashMap<&'t str, usize>,
+    few: [(&'t str, u32); Keys::FEW],
+    used: usize,
+    many: Option<HashMap<&'t str, u32>>,
 }
 
 impl<'t> Keys<'t> {
-    const FEW: usize = 16;
+    const FEW: usize = 8;
+
+    fn new() -> Self {
+        Self {
+            few: [("", 0); Keys::FEW],
+            used: 0,
+            many: None,
+        }
+    }
 
     /// The line of the same key, if it was there before.
-    fn insert(&mut self, key: &'t str, line: usize) -> Option<usize> {
-        if let Some((_, first)) = self.few.iter().find(|(known, _)| *known == key) {
+    fn insert(&mut self, key: &'t str, line: u32) -> Option<u32> {
+        let few = &self.few[..self.used];
+        if let Some((_, first)) = few.iter().find(|(known, _)| *known == key) {
             return Some(*first);
         }
-        if self.few.len() < Self::FEW {
-            self.few.push((key, line));
+        if self.used < Self::FEW {
+            self.few[self.used] = (key, line);
+            self.used += 1;
             return None;
         }
-        match self.many.entry(key) {
+        match self.many.get_or_insert_default().entry(key) {
             Entry::Occupied(first) => Some(*first.get()),
             Entry::Vacant(free) => {
                 free.insert(line);
@@ -215,6 +261,8 @@ impl<'t> Keys<'t> {
 struct Builder<'a, 'p> {
     nodes: Vec<Node<'a>>,
     open: Vec<Open>,
+    /// The children so far of all open collections, those of the innermost last.
+    children: Vec<NodeId>,
     anchors: HashMap<usize, NodeId>,
     root: Option<NodeId>,
     problems: &'p mut Vec<Diagnostic>,
@@ -268,7 +316,7 @@ impl<'a> Builder<'a, '_> {
         };
         self.nodes.push(Node {
             value,
-            place: place(span),
+            spot: Spot::new(span),
             weight: 1,
         });
         Ok(NodeId(id))
@@ -294,7 +342,7 @@ impl<'a> Builder<'a, '_> {
         self.open.push(Open {
             node,
             anchor,
-            children: Vec::new(),
+            first_child: self.children.len(),
             map,
         });
         Ok(())
@@ -304,43 +352,48 @@ impl<'a> Builder<'a, '_> {
         let Some(Open {
             node,
             anchor,
-            children,
+            first_child,
             map,
         }) = self.open.pop()
         else {
             return Ok(());
         };
-        let weight = children.iter().fold(1_usize, |sum, child| {
-            sum.saturating_add(self.nodes[child.0 as usize].weight)
-        });
-        if weight > MAX_NODES {
+        let weights = self.children[first_child..]
+            .iter()
+            .map(|child| u64::from(self.nodes[child.0 as usize].weight));
+        let weight = u32::try_from(1 + weights.sum::<u64>())
+            .ok()
+            .filter(|weight| *weight as usize <= MAX_NODES);
+        let Some(weight) = weight else {
             return Err(too_many(span));
-        }
-        let value = if map {
-            Value::Map(self.pairs(&children))
-        } else {
-            Value::List(children)
         };
+        let value = if map {
+            Value::Map(self.pairs(first_child))
+        } else {
+            Value::List(self.children[first_child..].to_vec())
+        };
+        self.children.truncate(first_child);
         let slot = &mut self.nodes[node.0 as usize];
         slot.value = value;
         slot.weight = weight;
-        slot.place.bytes.end = slot.place.bytes.end.max(place(span).bytes.end);
+        slot.spot.end = slot.spot.end.max(Spot::new(span).end);
         self.finish(node, anchor, span)
     }
 
     /// Pairs keys with values; of a key that comes twice the first counts.
-    fn pairs(&mut self, children: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+    fn pairs(&mut self, first_child: usize) -> Vec<(NodeId, NodeId)> {
+        let children = &self.children[first_child..];
         let mut pairs: Vec<(NodeId, NodeId)> = Vec::with_capacity(children.len() / 2);
-        let mut seen = Keys::default();
+        let mut seen = Keys::new();
         for (key, value) in children.chunks_exact(2).map(|pair| (pair[0], pair[1])) {
             let node = &self.nodes[key.0 as usize];
             if let Value::Scalar { text, .. } = &node.value
-                && let Some(line) = seen.insert(text, node.place.line)
+                && let Some(line) = seen.insert(text, node.spot.line)
             {
                 let message = format!("duplicate key `{text}`");
                 let hint = format!("it stands on line {line} already; join the two");
                 self.problems.push(
-                    Diagnostic::error(Code::DuplicateKey, message, node.place.clone())
+                    Diagnostic::error(Code::DuplicateKey, message, node.spot.place())
                         .with_hint(hint),
                 );
                 continue;
@@ -354,8 +407,8 @@ impl<'a> Builder<'a, '_> {
         if anchor != 0 {
             self.anchors.insert(anchor, id);
         }
-        match self.open.last_mut() {
-            Some(open) => open.children.push(id),
+        match self.open.last() {
+            Some(_) => self.children.push(id),
             None if self.root.is_none() => self.root = Some(id),
             None => {
                 return Err(Diagnostic::error(

@@ -193,10 +193,12 @@ impl<'t> Check<'t, '_> {
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, node: NodeId, choices: &[(&str, T)]) -> Option<T> {
         let words = || choices.iter().map(|(word, _)| *word);
-        let text = self.scalar(node, &format!("one of {}", quoted_list(words())))?;
-        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+        if let Value::Scalar { text, .. } = self.tree.value(node)
+            && let Some((_, value)) = choices.iter().find(|(word, _)| word == text)
+        {
             return Some(*value);
         }
+        let text = self.scalar(node, &format!("one of {}", quoted_list(words())))?;
         let hint = match did_you_mean(text, words()) {
             Some(meant) => format!(
                 "did you mean `{meant}`? Allowed are {}",
