@@ -171,7 +171,7 @@ mod tests {
         let path = directory.path().join("policy.yaml");
         let fifo = || nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let write = |contents: &[u8]| fs::write(&path, contents).unwrap();
-        let cases: [(&dyn Fn(), &str, &str); 9] = [
+        let cases: [(&dyn Fn(), &str, &str); 12] = [
             (&|| {}, "does not exist", "missing"),
             (
                 &|| fs::create_dir(&path).unwrap(),
@@ -209,6 +209,9 @@ mod tests {
                 "binary",
             ),
             (&|| write(b""), "policy.yaml", "empty"),
+            (&|| write(b"\n \n"), "policy.yaml", "white space only"),
+            (&|| write(b"---\n# none\n"), "policy.yaml", "a comment only"),
+            (&|| write(b"~\n"), "policy.yaml", "null"),
             (
                 &|| write(BAD.as_bytes()),
                 "policy.yaml:1:16",
@@ -372,11 +375,13 @@ mod tests {
         let mut last = String::new();
         for number in 0..2000 {
             last = format!("{DENY}# {number}\n");
+            // In place: in between the file is empty.
             fs::write(&path, &last).unwrap();
         }
         let wanted = Digest::of(last.as_bytes());
         eventually(&mut file, "the last", |update| {
-            update.as_ref().is_ok_and(|loaded| loaded.digest == wanted)
+            let loaded = update.as_ref().expect("no half-written file is told");
+            loaded.digest == wanted
         })
         .await;
     }

@@ -44,9 +44,11 @@ const ARMINGS: usize = 3;
 pub(super) struct Timing {
     /// Quiet after a change, before the file is read.
     pub settle: Duration,
-    /// Quiet after a write whose writer has not closed the file yet.
-    pub writing: Duration,
-    /// After so much unrest the file is read all the same.
+    /// Quiet after a write whose writer has not closed the file: it may have stopped in the middle.
+    pub unclosed: Duration,
+    /// How long two looks must agree about a change that no event told of.
+    pub untold: Duration,
+    /// After so much unrest the file is looked at all the same; for so long an empty file is one that is about to be filled.
     pub patience: Duration,
     /// Between two looks without a reason.
     pub poll: Duration,
@@ -57,7 +59,8 @@ pub(super) struct Timing {
 impl Timing {
     pub(super) const DEFAULT: Self = Self {
         settle: Duration::from_millis(100),
-        writing: Duration::from_secs(1),
+        unclosed: Duration::from_secs(30),
+        untold: Duration::from_secs(1),
         patience: Duration::from_secs(3),
         poll: Duration::from_secs(5),
         deaf: false,
@@ -153,7 +156,9 @@ fn look(path: &Path) -> Look {
 }
 
 /// What two looks are compared by.
-fn identity(contents: &Contents) -> Result<Digest, Unreadable> {
+type Identity = Result<Digest, Unreadable>;
+
+fn identity(contents: &Contents) -> Identity {
     contents
         .as_ref()
         .map(|bytes| Digest::of(bytes))
@@ -238,17 +243,24 @@ struct Watcher {
     watches: HashMap<WatchDescriptor, HashSet<OsString>>,
     warned: bool,
     /// What was said last: the digest, or the error.
-    last: Option<Result<Digest, Unreadable>>,
+    last: Option<Identity>,
+    /// When it was written last, as long as the writer has not closed it.
+    writing: Option<Instant>,
     /// A change that waits for quiet.
     unrest: Option<Unrest>,
     next_poll: Instant,
 }
 
-/// Since when things change, and until when quiet is waited for.
-#[derive(Clone, Copy, Debug)]
+/// A change that is not told yet.
+#[derive(Clone, Debug)]
 struct Unrest {
     since: Instant,
+    /// When to look.
     until: Instant,
+    /// Whether events told of it.
+    told: bool,
+    /// What was seen at the last look, and since when nothing else.
+    seen: Option<(Identity, Instant)>,
 }
 
 impl Watcher {
@@ -261,6 +273,7 @@ impl Watcher {
             watches: HashMap::new(),
             warned: false,
             last: None,
+            writing: None,
             unrest: None,
             next_poll,
         }
@@ -272,12 +285,7 @@ impl Watcher {
                 .inbox
                 .wait(Some(self.wake()))
                 .unwrap_or_else(|error| self.without_events(&error));
-            let now = Instant::now();
-            if let Some(quiet) = self.quiet_after(&events) {
-                self.wait_for_quiet(self.unrest, now, quiet);
-            }
-            if self.wake() <= now
-                && let Some(contents) = self.changed(now)
+            if let Some(contents) = self.step(&events, Instant::now())
                 && !tell(contents)
             {
                 return;
@@ -285,51 +293,122 @@ impl Watcher {
         }
     }
 
+    /// Takes note of events, and looks at the file when it is time: its contents if they are new.
+    fn step(&mut self, events: &[InotifyEvent], now: Instant) -> Option<Contents> {
+        self.note(events, now);
+        if self.wake() <= now {
+            self.changed(now)
+        } else {
+            None
+        }
+    }
+
     /// When to look at the file unless something happens.
     fn wake(&self) -> Instant {
-        self.unrest.map_or(self.next_poll, |unrest| unrest.until)
+        self.unrest
+            .as_ref()
+            .map_or(self.next_poll, |unrest| unrest.until)
     }
 
-    fn wait_for_quiet(&mut self, unrest: Option<Unrest>, now: Instant, quiet: Duration) {
-        let since = unrest.map_or(now, |unrest| unrest.since);
+    /// Takes note of what happened to the file; whether anything did. Quiet is waited for, as long as patience lasts.
+    fn note(&mut self, events: &[InotifyEvent], now: Instant) -> bool {
+        let events: Vec<_> = events.iter().filter(|event| self.concerns(event)).collect();
+        for event in &events {
+            if event.mask.contains(AddWatchFlags::IN_MODIFY) {
+                self.writing = Some(now);
+            } else if !event.mask.contains(AddWatchFlags::IN_ATTRIB) {
+                // Closed, or another file has taken the name.
+                self.writing = None;
+            }
+        }
+        if events.is_empty() {
+            return false;
+        }
+        let quiet = match self.writing {
+            Some(_) => self.timing.unclosed,
+            None => self.timing.settle,
+        };
+        let (since, latest) = match &self.unrest {
+            Some(Unrest { since, until, .. }) => {
+                (*since, (*since + self.timing.patience).max(*until))
+            }
+            None => (now, now + quiet),
+        };
         self.unrest = Some(Unrest {
             since,
-            until: (now + quiet).min(since + self.timing.patience),
+            until: (now + quiet).min(latest),
+            told: true,
+            seen: None,
         });
+        true
     }
 
-    /// Looks at the file: its contents if they are new. While it is being written, and where a poll finds a change that no event told
-    /// of, quiet is waited for first, as long as patience lasts.
+    /// Looks at the file: its contents if they are new and somebody has finished writing them.
     fn changed(&mut self, now: Instant) -> Option<Contents> {
-        let unrest = self.unrest.take();
         self.next_poll = now + self.timing.poll;
-        self.arm();
+        let is_armed = self.arm();
         let Look { contents, steady } = look(&self.path);
-        let seen = Some(identity(&contents));
-        if steady && seen == self.last {
+        // Events tell of changes too quick for the time stamps.
+        let meanwhile = self
+            .inbox
+            .wait(Some(Instant::now()))
+            .unwrap_or_else(|error| self.without_events(&error));
+        let steady = !self.note(&meanwhile, now) && steady && is_armed;
+        let unrest = self.unrest.take();
+        let seen = identity(&contents);
+        if steady && Some(&seen) == self.last.as_ref() {
             return None;
         }
-        let patient = unrest.is_none_or(|unrest| now < unrest.since + self.timing.patience);
-        if patient && !(steady && unrest.is_some()) {
-            self.wait_for_quiet(unrest, now, self.timing.settle);
-            return None;
+        let told = unrest.as_ref().is_some_and(|unrest| unrest.told);
+        let seen_since = match unrest.as_ref().and_then(|unrest| unrest.seen.as_ref()) {
+            Some((before, since)) if *before == seen => *since,
+            Some(_) | None => now,
+        };
+        let finished = if steady {
+            self.finished(&contents, told, seen_since)
+        } else {
+            now + self.timing.settle
+        };
+        if finished <= now {
+            self.last = Some(seen);
+            return Some(contents);
         }
-        let is_new = seen != self.last;
-        self.last = seen;
-        is_new.then_some(contents)
+        self.unrest = Some(Unrest {
+            since: unrest.map_or(now, |unrest| unrest.since),
+            until: finished,
+            told,
+            seen: Some((seen, seen_since)),
+        });
+        None
     }
 
-    /// Watches every directory on the way to the file. What changes while the watches are set is looked at again.
-    fn arm(&mut self) {
+    /// When contents that were seen since `seen_since` and hold still can be taken for all that was to be written.
+    fn finished(&self, contents: &Contents, told: bool, seen_since: Instant) -> Instant {
+        let is_empty = contents.as_ref().is_ok_and(Vec::is_empty);
+        let agreement = match (is_empty, told) {
+            (true, _) => self.timing.patience,
+            (false, true) => Duration::ZERO,
+            (false, false) => self.timing.untold,
+        };
+        let agreed = seen_since + agreement;
+        self.writing
+            .map_or(agreed, |written| agreed.max(written + self.timing.unclosed))
+    }
+
+    /// Watches every directory on the way to the file. What changes while the watches are set is looked at again. Whether all of them
+    /// were watched before, so that no event was missed.
+    fn arm(&mut self) -> bool {
+        let before: HashSet<_> = self.watches.keys().copied().collect();
         let mut steps = Vec::new();
         for _ in 0..ARMINGS {
             let now = trail(&self.path).unwrap_or_default();
             if now == steps {
-                return;
+                break;
             }
             steps = now;
             self.watch(&steps);
         }
+        self.watches.keys().all(|watch| before.contains(watch))
     }
 
     fn watch(&mut self, steps: &[Step]) {
@@ -378,25 +457,167 @@ impl Watcher {
         Vec::new()
     }
 
-    /// How much quiet the last of these events asks for; `None` where none of them concerns the file.
-    fn quiet_after(&self, events: &[InotifyEvent]) -> Option<Duration> {
-        let concerns = |event: &&InotifyEvent| match (self.watches.get(&event.wd), &event.name) {
+    fn concerns(&self, event: &InotifyEvent) -> bool {
+        match (self.watches.get(&event.wd), &event.name) {
             _ if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) => true,
             (Some(names), Some(name)) => names.contains(name),
             (Some(_), None) => true,
             (None, _) => false,
-        };
-        let last = events.iter().rev().find(concerns)?;
-        let open_writer = last.mask.contains(AddWatchFlags::IN_MODIFY);
-        Some(if open_writer {
-            self.timing.writing
-        } else {
-            self.timing.settle
-        })
+        }
     }
 }
 
 /// What changes when a file is written to.
 fn stamp(metadata: &Metadata) -> (u64, i64, i64) {
     (metadata.size(), metadata.mtime(), metadata.mtime_nsec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write as _};
+
+    use super::*;
+
+    const OLD: &str = "defaultAction: Allow\nrules: []\n";
+    const NEW: &str = "defaultAction: Deny\nrules: []\n";
+    const TIMING: Timing = Timing {
+        settle: Duration::from_millis(100),
+        unclosed: Duration::from_secs(30),
+        untold: Duration::from_secs(1),
+        patience: Duration::from_secs(3),
+        poll: Duration::from_secs(3600),
+        deaf: false,
+    };
+
+    /// A watcher whose clock the test moves. Events lie in the inbox when the call that caused them returns.
+    struct Stage {
+        directory: tempfile::TempDir,
+        watcher: Watcher,
+        now: Instant,
+    }
+
+    impl Stage {
+        fn new(timing: Timing) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("policy.yaml");
+            fs::write(&path, OLD).unwrap();
+            let inbox = if timing.deaf {
+                Inbox::deaf()
+            } else {
+                Inbox::new()
+            };
+            let mut watcher = Watcher::new(path, timing, inbox.unwrap());
+            watcher.arm();
+            watcher.last = Some(identity(&look(&watcher.path).contents));
+            let now = Instant::now();
+            Self {
+                directory,
+                watcher,
+                now,
+            }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("policy.yaml")
+        }
+
+        /// What is told within this time.
+        fn told_within(&mut self, time: Duration) -> Option<Contents> {
+            let end = self.now + time;
+            loop {
+                let events = self.watcher.inbox.wait(Some(Instant::now())).unwrap();
+                if let Some(contents) = self.watcher.step(&events, self.now) {
+                    return Some(contents);
+                }
+                let next = self.watcher.wake().max(self.now + TIMING.settle);
+                if next > end {
+                    self.now = end;
+                    return None;
+                }
+                self.now = next;
+            }
+        }
+
+        fn told_after(&mut self, quiet: Duration) -> Option<Contents> {
+            let early = self.told_within(quiet.saturating_sub(TIMING.settle));
+            assert_eq!(early, None, "too early");
+            self.told_within(TIMING.settle * 3)
+        }
+    }
+
+    fn text(text: &str) -> Option<Contents> {
+        Some(Ok(text.into()))
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_read_until_it_is_closed() {
+        let mut stage = Stage::new(TIMING);
+        let mut file = File::create(stage.path()).unwrap();
+        let told = stage.told_within(TIMING.patience * 3);
+        assert_eq!(told, None, "truncated");
+        // A policy already, but not the one that is meant.
+        for line in NEW.split_inclusive('\n') {
+            file.write_all(line.as_bytes()).unwrap();
+            let told = stage.told_within(TIMING.patience * 3);
+            assert_eq!(told, None, "written so far: {line}");
+        }
+        drop(file);
+        assert_eq!(stage.told_after(TIMING.settle), text(NEW));
+        assert_eq!(stage.told_within(TIMING.poll * 3), None, "and only once");
+    }
+
+    #[test]
+    fn a_writer_that_never_closes_has_finished_after_a_long_quiet() {
+        let mut stage = Stage::new(TIMING);
+        let mut file = File::create(stage.path()).unwrap();
+        file.write_all(NEW.as_bytes()).unwrap();
+        assert_eq!(stage.told_after(TIMING.unclosed), text(NEW));
+        drop(file);
+        assert_eq!(stage.told_within(TIMING.poll * 3), None, "no change");
+    }
+
+    #[test]
+    fn an_empty_file_is_told_only_when_it_stays_empty() {
+        for (then, expected, why) in [
+            (None, text(""), "stays empty"),
+            (Some(NEW), text(NEW), "filled after a while"),
+            (Some(OLD), None, "filled as before"),
+        ] {
+            let mut stage = Stage::new(TIMING);
+            drop(File::create(stage.path()).unwrap());
+            assert_eq!(stage.told_within(TIMING.patience / 2), None, "{why}");
+            if let Some(contents) = then {
+                fs::write(stage.path(), contents).unwrap();
+            }
+            assert_eq!(stage.told_within(TIMING.patience * 3), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_change_that_no_event_told_of_must_be_seen_twice() {
+        let mut stage = Stage::new(Timing {
+            deaf: true,
+            poll: TIMING.settle,
+            ..TIMING
+        });
+        for length in 1..NEW.len() {
+            fs::write(stage.path(), &NEW[..length]).unwrap();
+            let told = stage.told_within(TIMING.untold / 2);
+            assert_eq!(told, None, "{length} bytes, still growing");
+        }
+        fs::write(stage.path(), NEW).unwrap();
+        assert_eq!(stage.told_within(TIMING.untold * 3), text(NEW));
+    }
+
+    #[test]
+    fn endless_changes_of_whole_files_do_not_hide_all_of_them() {
+        let mut stage = Stage::new(TIMING);
+        let told = (0..100).find_map(|number| {
+            let other = stage.directory.path().join(".new");
+            fs::write(&other, format!("{NEW}# {number}\n")).unwrap();
+            fs::rename(other, stage.path()).unwrap();
+            stage.told_within(TIMING.settle / 2)
+        });
+        assert!(told.is_some(), "nothing is read as long as files change");
+    }
 }
