@@ -607,6 +607,26 @@ fn every_error_of_a_file_is_reported_at_once_in_the_order_of_lines() {
 }
 
 #[test]
+fn a_key_that_comes_twice_is_found_among_few_and_among_many() {
+    for number in [2, 8, 9, 40] {
+        let labels = (0..number).chain([0, number - 1]);
+        let lines: String = labels.map(|at| format!("    key-{at}: x\n")).collect();
+        let problems = parse_policy(&format!("podSelector:\n  matchLabels:\n{lines}")).unwrap_err();
+        let found: Vec<_> = problems
+            .iter()
+            .map(|problem| (problem.line, problem.code, problem.hint.as_deref()))
+            .collect();
+        let hints =
+            [3, number + 2].map(|at| format!("it stands on line {at} already; join the two"));
+        let want = [
+            (number + 3, Code::DuplicateKey, Some(&*hints[0])),
+            (number + 4, Code::DuplicateKey, Some(&*hints[1])),
+        ];
+        assert_eq!(found, want, "{number} keys");
+    }
+}
+
+#[test]
 fn a_rendered_error_shows_line_mark_and_hint() {
     let file = "rules:\n  - action: Deny\n    match:\n      cidr: [10.0.0.0/8]\n";
     let plain = parse_policy(file)

@@ -1,9 +1,12 @@
 //! Domains, paths, ports and prefixes: what each entry matches.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use ebfw_policy::{
     domain::{DomainMatch, DomainPattern, Name},
     http::{PathPrefix, RequestPath},
 };
+use ipnet::IpNet;
 
 use crate::{decided, policy};
 
@@ -188,5 +191,38 @@ fn ports_and_prefixes_match_as_documented() {
     ];
     for (flow, rule, why) in cases {
         assert_eq!(decided(&policy, flow).1, rule, "{flow}: {why}");
+    }
+}
+
+#[test]
+fn a_prefix_of_any_length_matches_exactly_the_addresses_that_share_its_bits() {
+    let addresses: [(IpAddr, u32); 2] = [
+        ("203.0.113.165".parse().unwrap(), 32),
+        ("2001:db8:a55a::5aa5".parse().unwrap(), 128),
+    ];
+    for (address, bits) in addresses {
+        for length in 0..=bits {
+            let prefix = IpNet::new(address, length as u8).unwrap().trunc();
+            let policy = policy(&format!(
+                "defaultAction: Deny\nrules: [{{name: r, action: Allow, match: {{cidrs: ['{prefix}']}}}}]"
+            ));
+            for flipped in 0..bits {
+                let dst = flip(address, flipped);
+                let want = if flipped < length { "Default" } else { "r" };
+                assert_eq!(
+                    decided(&policy, &format!("dst={dst}")).1,
+                    want,
+                    "{dst} and {prefix}"
+                );
+            }
+        }
+    }
+}
+
+/// `address` with one bit changed, counted from the left.
+fn flip(address: IpAddr, bit: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() ^ 1 << (31 - bit)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() ^ 1 << (127 - bit)).into(),
     }
 }
