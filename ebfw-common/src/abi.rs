@@ -301,9 +301,7 @@ pub struct FlowEvent {
     /// 1: it was decided with a payload that shows neither name nor request; rules that need one are `opaque`.
     pub opaque: u8,
     /// [`mode`] at that time.
-    pub mode: u8,
-    /// Zero.
-    pub _pad: [u8; 3],
+    pub mode: u32,
     /// Name of that thread group's calling thread, padded with zeros; empty where unknown.
     pub comm: [u8; 16],
 }

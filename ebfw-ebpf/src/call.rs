@@ -1,5 +1,7 @@
 //! `cgroup/connect`, `cgroup/sendmsg`, `cgroup/sock_create`: bind a socket to its workload and refuse early what the packet would not survive.
 
+#[cfg(feature = "log")]
+use aya_ebpf::programs::SockAddrContext;
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::bpf_get_socket_cookie,
@@ -99,6 +101,18 @@ pub fn permits(call: &Call) -> bool {
         payload: number != protocol::TCP,
     };
     let decision = decide(word, &question);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
+        &SockAddrContext::new(call.address),
+        "call {} of slot {}: protocol {}, port {}: verdict {}, reason {}, rule {}",
+        call.hook,
+        state.slot.index(),
+        number,
+        port,
+        decision.verdict,
+        decision.reason,
+        decision.rule
+    );
     if decision.verdict != verdict::DENY || is_reply(call, &question) {
         return true;
     }
@@ -185,8 +199,7 @@ fn tell(call: &Call, state: &SocketState, word: SlotWord, question: &Question, d
         event.verdict = decision.verdict;
         event.reason = decision.reason;
         event.opaque = u8::from(decision.opaque);
-        event.mode = mode::ENFORCE as u8;
-        event._pad = [0; 3];
+        event.mode = mode::ENFORCE;
         event.comm = state.comm;
     });
 }

@@ -1,6 +1,10 @@
 //! `cgroup_skb/egress`: the last word on every packet that a socket of the host sends.
 
+use core::ptr;
+
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+#[cfg(feature = "log")]
+use aya_ebpf::programs::SkBuffContext;
 use ebfw_common::{
     abi::{
         Address, Counter, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
@@ -63,7 +67,7 @@ pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
     };
     let sk = skb.socket();
     let state = if sk.is_null() {
-        core::ptr::null_mut()
+        ptr::null_mut()
     } else {
         socket::get(sk)
     };
@@ -79,7 +83,7 @@ pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
     let packet = match skb.parse() {
         Parsed::Packet(packet) => packet,
         Parsed::Malformed(why) if word.has(slot_flag::GOVERNED) => {
-            return drop_malformed(skb, state, slot, word, config.mode, why);
+            return drop_malformed(skb, sk, state, slot, word, config.mode, why);
         }
         Parsed::Malformed(_) => return Fate::Pass,
     };
@@ -175,6 +179,17 @@ fn judge<const CACHED: bool>(
         payload,
     };
     let decision = decide(word, &question);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
+        &SkBuffContext::new(skb.0),
+        "packet of slot {}: protocol {}, port {}: verdict {}, reason {}, rule {}",
+        slot.index(),
+        packet.protocol,
+        port,
+        decision.verdict,
+        decision.reason,
+        decision.rule
+    );
     if decision.verdict == verdict::DENY
         && packet.upper.transport == Transport::Datagram
         && is_datagram_reply(skb, packet)
@@ -220,7 +235,7 @@ fn judge<const CACHED: bool>(
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn is_datagram_reply(skb: Skb, packet: &Packet) -> bool {
     let peer = Peer {
         cookie: skb.cookie(),
@@ -279,30 +294,17 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
     if mode != mode::ENFORCE {
         return Fate::Pass;
     }
-    let ports = packet.upper.ports;
     // SAFETY: checked against null.
-    let socket = unsafe { sk.as_ref() };
     if packet.upper.transport == Transport::Tcp
-        && let Some(socket) = socket
+        && let Some(socket) = unsafe { sk.as_ref() }
         && socket.type_ == STREAM
-        // A listener answers many: one that must not be answered is no reason to destroy it.
         && socket.state != LISTEN
     {
         // The reset by which a destroyed socket tells its peer carries nothing, and only goes to a peer that was allowed before.
         if packet.upper.reset && socket.state != SYN_SENT {
             return Fate::Pass;
         }
-        let cookie = skb.cookie();
-        report::request(request::DESTROY, cookie, |request| {
-            request.protocol = u32::from(protocol::TCP);
-            request.cgroup_id = workload::cgroup_of_skb(skb.0);
-            request.cookie = cookie;
-            request.source = packet.source;
-            request.destination = packet.destination;
-            request.source_port = ports.source;
-            request.destination_port = ports.destination;
-            request.family = if socket.family == AF_INET { 4 } else { 6 };
-        });
+        destroy(skb, socket);
     }
     count(Counter::PacketDropped);
     Fate::Drop
@@ -310,6 +312,44 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
 
 /// `AF_INET` of `bpf_sock.family`.
 const AF_INET: u32 = 2;
+
+/// Reads a field of a socket by itself: the verifier refuses computed offsets here.
+#[inline(always)]
+fn word(field: &u32) -> u32 {
+    // SAFETY: a reference is valid to read.
+    unsafe { ptr::from_ref(field).read_volatile() }
+}
+
+#[inline(always)]
+fn address(fields: &[u32; 4]) -> Address {
+    let [a, b, c, d] = fields;
+    Address([word(a), word(b), word(c), word(d)])
+}
+
+/// Asks for the end of a TCP connection. The addresses are the socket's own, which a source route makes others than the packet's.
+#[inline(never)]
+fn destroy(skb: Skb, socket: &bpf_sock) {
+    let cookie = skb.cookie();
+    // Read before the family is asked, or the compiler would choose between addresses of fields.
+    let (source4, destination4) = (word(&socket.src_ip4), word(&socket.dst_ip4));
+    let (source6, destination6) = (address(&socket.src_ip6), address(&socket.dst_ip6));
+    report::request(request::DESTROY, cookie, |request| {
+        request.protocol = u32::from(protocol::TCP);
+        request.cgroup_id = workload::cgroup_of_skb(skb.0);
+        request.cookie = cookie;
+        request.source_port = socket.src_port as u16;
+        request.destination_port = u16::from_be(socket.dst_port);
+        if socket.family == AF_INET {
+            request.family = 4;
+            request.source = Address::mapped(source4.to_ne_bytes());
+            request.destination = Address::mapped(destination4.to_ne_bytes());
+        } else {
+            request.family = 6;
+            request.source = source6;
+            request.destination = destination6;
+        }
+    });
+}
 
 /// A flow and its verdict, on the caller's stack.
 struct FlowOf {
@@ -376,8 +416,7 @@ fn tell(skb: Skb, state: *mut SocketState, told: &Told<'_>) {
         event.verdict = decision.verdict;
         event.reason = decision.reason;
         event.opaque = u8::from(decision.opaque);
-        event.mode = mode as u8;
-        event._pad = [0; 3];
+        event.mode = mode;
         // SAFETY: checked against null; entries live until the program ends.
         if let Some(state) = unsafe { state.as_ref() } {
             event.pid = state.pid;
@@ -392,6 +431,7 @@ fn tell(skb: Skb, state: *mut SocketState, told: &Told<'_>) {
 #[inline(always)]
 fn drop_malformed(
     skb: Skb,
+    sk: *mut bpf_sock,
     state: *mut SocketState,
     slot: SlotRef,
     word: SlotWord,
@@ -422,6 +462,14 @@ fn drop_malformed(
     );
     if mode != mode::ENFORCE {
         return Fate::Pass;
+    }
+    // SAFETY: checked against null.
+    if let Some(socket) = unsafe { sk.as_ref() }
+        && socket.type_ == STREAM
+        && socket.protocol == u32::from(protocol::TCP)
+        && socket.state != LISTEN
+    {
+        destroy(skb, socket);
     }
     count(Counter::PacketDropped);
     Fate::Drop

@@ -122,7 +122,7 @@ pub fn is_kernels(socket: &bpf_sock, packet: &Packet) -> bool {
 }
 
 /// Whether something listens on the packet's source address and port. Tells replies of sockets that are older than the programs.
-#[inline(always)]
+#[inline(never)]
 pub fn has_listener(skb: Skb, packet: &Packet) -> bool {
     let ports = packet.upper.ports;
     // Remote address and port stay 0: no established socket matches, a listener does.

@@ -1,4 +1,4 @@
-//! Bytes of the ring buffer to values. The kernel's bytes are not trusted: size, tags and padding are checked.
+//! Bytes of the ring buffer to values. The kernel's bytes are not trusted: size, and tags are checked.
 //! Attribution and names come later; nothing here looks anything up.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -53,11 +53,8 @@ pub enum DecodeError {
         /// The field of [`FlowEvent`].
         field: &'static str,
         /// What it holds.
-        value: u16,
+        value: u32,
     },
-    /// Bytes that must be zero are not.
-    #[error("padding is not zero")]
-    Padding,
     /// No moment that a calendar knows.
     #[error("time {0} ns after boot is out of range")]
     Time(u64),
@@ -91,12 +88,8 @@ pub fn decode(bytes: &[u8], clock: &BootClock) -> Result<Connect, DecodeError> {
         reason,
         opaque,
         mode,
-        _pad,
         comm,
     } = event;
-    if _pad != [0; 3] {
-        return Err(DecodeError::Padding);
-    }
     let cause = Cause::new(reason, rule)?;
     let unreadable = cause.is_unreadable() && destination == Address::UNSPECIFIED;
     let destination = (!unreadable).then(|| canonical(destination));
@@ -123,9 +116,9 @@ pub fn decode(bytes: &[u8], clock: &BootClock) -> Result<Connect, DecodeError> {
         verdict: verdict.try_into()?,
         cause,
         opaque: flag("opaque", opaque)?,
-        mode: Mode::from_tag(mode.into()).ok_or(DecodeError::Value {
+        mode: Mode::from_tag(mode).ok_or(DecodeError::Value {
             field: "mode",
-            value: mode.into(),
+            value: mode,
         })?,
         suppressed,
     })
@@ -259,7 +252,7 @@ impl Cause {
             abi::reason::RULE if usize::from(rule) < abi::MAX_RULES => Ok(Self::Rule(rule)),
             abi::reason::RULE => Err(DecodeError::Value {
                 field: "rule",
-                value: rule,
+                value: rule.into(),
             }),
             abi::reason::DEFAULT => Ok(Self::Default),
             abi::reason::MALFORMED => Ok(Self::Malformed),
@@ -323,14 +316,16 @@ mod tests {
             (|e| e.opaque = 2, "opaque", 2),
             (|e| e.has_ports = 255, "has_ports", 255),
             (|e| e.rule = 4096, "rule", 4096),
-            (|e| e.rule = u16::MAX, "rule", u16::MAX),
+            (|e| e.rule = u16::MAX, "rule", u16::MAX.into()),
         ] {
             assert_eq!(decoded(change), Err(DecodeError::Value { field, value }));
         }
-        assert_eq!(decoded(|e| e._pad = [0, 0, 1]), Err(DecodeError::Padding));
         assert_eq!(
             decode(&[0xff; FLOW_EVENT_LEN], &clock()),
-            Err(DecodeError::Padding)
+            Err(DecodeError::Value {
+                field: "reason",
+                value: 255
+            })
         );
     }
 

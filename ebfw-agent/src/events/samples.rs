@@ -40,7 +40,6 @@ pub(crate) fn kernel_event() -> FlowEvent {
         reason: abi::reason::RULE,
         opaque: 0,
         mode: 0,
-        _pad: [0; 3],
         comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
     }
 }
