@@ -55,7 +55,10 @@ impl Index {
             places: Vec::new(),
             names: HashMap::new(),
         };
-        let mut set = ElementSet::default();
+        let mut set = ElementSet {
+            numbers: HashMap::new(),
+            globs: GlobSetBuilder::new(),
+        };
         for (number, rule) in policy.rules.iter().enumerate() {
             match rule.matches.cgroups.entries() {
                 None => index.anywhere.push(number),
@@ -147,7 +150,6 @@ impl Index {
 }
 
 /// Elements on their way into one set, each of them once.
-#[derive(Default)]
 struct ElementSet<'a> {
     numbers: HashMap<&'a str, usize>,
     globs: GlobSetBuilder,
