@@ -2,6 +2,8 @@
 //!
 //! Pure: the policy and the cgroups that exist go in, the desired state comes out; applying the difference is the datapath's part.
 
+mod index;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -15,6 +17,7 @@ use ebfw_policy::{
     workload::Workload,
 };
 
+use self::index::Index;
 use crate::host::{
     cgroup::{CgroupId, CgroupPath},
     tree::Cgroups,
@@ -54,6 +57,7 @@ pub enum Posture {
 #[derive(Debug)]
 pub struct Planner {
     policy: Arc<Policy>,
+    index: Option<Index>,
     said: HashMap<CgroupPath, Result<Standing, TooManyRules>>,
     shared: Shared,
 }
@@ -63,6 +67,7 @@ impl Planner {
     #[must_use]
     pub fn new(policy: Arc<Policy>) -> Self {
         Self {
+            index: Index::new(&policy),
             policy,
             said: HashMap::new(),
             shared: Shared::default(),
@@ -97,6 +102,9 @@ impl Planner {
         }
         // What no cgroup of this tree uses any more is forgotten.
         drop(before);
+        if let Some(index) = &mut self.index {
+            index.forget();
+        }
         self.shared
             .0
             .retain(|_, ruleset| Arc::strong_count(ruleset) > 1);
@@ -119,10 +127,16 @@ impl Planner {
         let cgroup = PolicyPath::new(&path.text());
         // What lies deeper than the kernel looks belongs to its ancestor, so that nothing below can be waited for.
         let looks_below = path.depth() < MAX_CGROUP_DEPTH as usize;
-        let may_differ = |cgroup| self.policy.may_select_below(cgroup);
+        let (about, below) = match (&mut self.index, &cgroup) {
+            (Some(index), Some(cgroup)) => {
+                (Arc::new(index.about(cgroup)), Arc::new(index.below(cgroup)))
+            }
+            _ => (Arc::clone(&self.policy), Arc::clone(&self.policy)),
+        };
+        let may_differ = |cgroup| below.may_select_below(cgroup);
         let open = looks_below && cgroup.as_ref().is_some_and(may_differ);
         let workload = Workload { pod: None, cgroup };
-        Ok(match self.policy.select(&workload)? {
+        Ok(match about.select(&workload)? {
             Some(ruleset) => Standing {
                 posture: Posture::Governed(self.shared.intern(ruleset)),
                 open,

@@ -119,6 +119,7 @@ impl NameGlob {
         }
     }
 
+    #[inline]
     fn matches(&self, text: &str, name: &str) -> bool {
         let (name_bytes, text_bytes) = (name.as_bytes(), text.as_bytes());
         let compile = || {
@@ -180,6 +181,7 @@ impl DomainPattern {
     }
 
     /// Whether the pattern means `name`.
+    #[inline]
     #[must_use]
     pub fn matches(&self, name: &Name) -> bool {
         let name = name.as_str();
@@ -190,6 +192,7 @@ impl DomainPattern {
                     .any(|(at, _)| at > 0 && self.matches_whole(&name[at + 1..]))
     }
 
+    #[inline]
     fn matches_whole(&self, name: &str) -> bool {
         match &self.shape {
             Shape::Any => !name.is_empty(),

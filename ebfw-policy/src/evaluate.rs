@@ -170,6 +170,8 @@ impl Ruleset {
 }
 
 /// What `rule` is for `facts`; pod and cgroup are taken as satisfied.
+// Inlined, as is what it calls for each rule: that is a quarter of the engine's time.
+#[inline]
 #[must_use]
 pub fn judge(rule: &Rule, facts: &Facts) -> Judgement {
     let matches = &rule.matches;
@@ -210,6 +212,7 @@ fn by_content(rule: &Rule, facts: &Facts, names: Truth) -> Judgement {
 }
 
 /// The first dimension of the facts that are known from the start that rules the rule out.
+#[inline]
 fn ruled_out_by_address(rule: &Rule, facts: &Facts) -> Option<Dimension> {
     let matches = &rule.matches;
     let port = comparable_port(facts);
@@ -259,6 +262,7 @@ impl From<bool> for Truth {
 }
 
 /// The table of SEMANTICS 4.
+#[inline]
 fn names(patterns: &AnyOf<DomainPattern>, action: Action, facts: &Facts) -> Truth {
     let AnyOf::Entries(patterns) = patterns else {
         return Truth::Yes;

@@ -1,6 +1,7 @@
-//! bpf(2) calls that aya does not make: replace the program of a link, test runs, entries of outer maps, shared memory, grace periods.
+//! bpf(2) calls that aya does not make: replace the program of a link, test runs, many entries at once, entries of outer maps, shared
+//! memory, grace periods.
 //!
-//! With `SharedWords`, the only unsafe code of the agent's kernel side.
+//! All unsafe code of the agent's kernel side but the registration of rings with the reactor.
 
 use std::{
     ffi::CString,
@@ -28,6 +29,7 @@ mod command {
     pub(super) const MAP_GET_FD_BY_ID: libc::c_int = 14;
     pub(super) const LINK_UPDATE: libc::c_int = 29;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    pub(super) const MAP_UPDATE_BATCH: libc::c_int = 26;
 }
 
 fn bpf<T: IntoBytes + FromBytes + Immutable>(
@@ -63,6 +65,42 @@ struct Element {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default, FromBytes, IntoBytes, Immutable)]
+struct Batch {
+    resume: u64,
+    resume_out: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    entry_flags: u64,
+    flags: u64,
+}
+
+/// Puts entries into a map in one call (`BPF_MAP_UPDATE_BATCH`; for tries kernel 5.13). `false` where this kernel cannot, and nothing was done.
+pub(super) fn update_batch<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<bool>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    /// The kernel's own, which the C library does not know (include/linux/errno.h).
+    const ENOTSUPP: i32 = 524;
+    assert_eq!(keys.len(), values.len(), "each key has its value");
+    let mut batch = Batch {
+        keys: address_of(keys),
+        values: address_of(values),
+        count: u32::try_from(keys.len()).map_err(io::Error::other)?,
+        map: fd_number(map),
+        ..Batch::default()
+    };
+    match bpf(command::MAP_UPDATE_BATCH, &mut batch) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes entry `index` of an outer map; there need not be one.

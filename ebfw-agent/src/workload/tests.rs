@@ -404,3 +404,55 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_thousand_globs_select_each_its_own_cgroups() {
+    let globs: Vec<String> = (0..1000)
+        .map(|number| match number % 4 {
+            0 => format!("/pods/**/pod{number}-*"),
+            1 => format!("/system/unit-{number}?.service"),
+            2 => format!("/**/runner-{{a,b}}-{number}.scope"),
+            _ => format!("/users/user-{number}"),
+        })
+        .collect();
+    let globs: Vec<[&str; 1]> = globs.iter().map(|glob| [glob.as_str()]).collect();
+    let policy = policy(&globs.iter().map(<[_; 1]>::as_slice).collect::<Vec<_>>());
+    let numbered = |number: usize| match number % 4 {
+        0 => format!("/pods/besteffort/pod{number}-x/container"),
+        1 => format!("/system/unit-{number}x.service"),
+        2 => format!("/pods/runner-b-{number}.scope"),
+        _ => format!("/users/user-{number}/session/app"),
+    };
+    let paths: Vec<String> = (0..1000).map(numbered).collect();
+    let tree = whole_tree(&paths);
+    let desired = desired(&policy, &tree, &CgroupPath::top(), None).unwrap();
+    let mut matches = 0;
+    for path in tree.values() {
+        let seen = kernel(&desired, &chain(&tree, path));
+        assert_eq!(seen, Kernel::Of(selected(&policy, path)), "{path}");
+        let Kernel::Of(Posture::Governed(ruleset)) = seen else {
+            panic!("{path} is governed");
+        };
+        matches += ruleset.rules.len();
+    }
+    // Each glob means one cgroup and what is below it: one more of the 250 pods, two more of the 250 users.
+    assert_eq!(matches, 250 * (2 + 1 + 1 + 3));
+}
+
+proptest! {
+    #[test]
+    fn no_rule_that_may_match_is_left_out(
+        rules in prop::collection::vec(prop::collection::vec(any_glob(), 0..3), 0..8),
+        paths in prop::collection::vec(any_path(), 1..10),
+    ) {
+        let rules: Vec<Vec<&str>> = rules.iter().map(|globs| globs.iter().map(String::as_str).collect()).collect();
+        let policy = policy(&rules.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let mut index = Index::new(&policy).unwrap();
+        for text in paths {
+            let path = PolicyPath::new(&text).unwrap();
+            let workload = Workload { pod: None, cgroup: Some(path.clone()) };
+            prop_assert_eq!(index.about(&path).select(&workload), policy.select(&workload), "{}", text);
+            prop_assert_eq!(index.below(&path).may_select_below(&path), policy.may_select_below(&path), "below {}", text);
+        }
+    }
+}
