@@ -68,7 +68,7 @@ pub(super) struct Instances {
     blocks: ArrayOfMaps<MapData, Blocks>,
     prefixes4: ArrayOfMaps<MapData, Trie4>,
     prefixes6: ArrayOfMaps<MapData, Trie6>,
-    /// The same three, for what aya does not offer.
+    /// The same three in that order, for what aya does not offer.
     outer: [OwnedFd; 3],
     loaded: HashMap<Arc<Ruleset>, Instance>,
     /// Numbers in use, those of an earlier agent included.
@@ -76,17 +76,14 @@ pub(super) struct Instances {
 }
 
 impl Instances {
-    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+    pub(super) fn open(ebpf: &mut Ebpf, slots: &Slots) -> Result<Self, LoadError> {
         let (blocks, first) = outer(ebpf, "INSTANCES")?;
         let (prefixes4, second) = outer(ebpf, "PREFIXES4")?;
         let (prefixes6, third) = outer(ebpf, "PREFIXES6")?;
         let outer = [first, second, third];
-        let occupied = (0..MAX_INSTANCES)
-            .filter(|&number| {
-                outer
-                    .iter()
-                    .any(|map| syscall::has_entry(map.as_fd(), number))
-            })
+        // Not all that could be: kernel 6.1 waits for a grace period with every look-up.
+        let occupied = (0..slots.instances_end())
+            .filter(|&number| syscall::has_entry(outer[0].as_fd(), number))
             .collect();
         Ok(Self {
             blocks: ArrayOfMaps::try_from(blocks).map_err(map_error("INSTANCES"))?,
@@ -111,22 +108,23 @@ impl Instances {
         let number = (0..MAX_INSTANCES)
             .find(|number| !self.occupied.contains(number))
             .ok_or(InstanceError::Full)?;
-        self.write(number, &tables)?;
         let instance = Instance {
             number,
-            serial: slots.next_serial(),
+            serial: slots.next_serial(number),
         };
+        self.write(number, &tables)?;
         self.occupied.insert(number);
         self.loaded.insert(Arc::clone(ruleset), instance);
         Ok((instance, true))
     }
 
-    /// Fills maps of their own, then shows them in the outer ones.
+    /// Fills maps of their own, then shows them in the outer ones: the blocks first, by which the next agent knows that the number is taken.
     fn write(&mut self, number: u32, tables: &Tables) -> Result<(), MapError> {
         let mut blocks = Blocks::create(entries(tables.blocks.len()), F_INNER_MAP)?;
         for (index, block) in (0..).zip(&tables.blocks) {
             blocks.set(index, block, 0)?;
         }
+        self.blocks.set(number, &blocks, 0)?;
         if !tables.v4.is_empty() {
             let (keys, classes): (Vec<_>, Vec<_>) = tables.v4.iter().map(entry4).unzip();
             let trie = filled(&keys, &classes)?;
@@ -137,7 +135,7 @@ impl Instances {
             let trie = filled(&keys, &classes)?;
             self.prefixes6.set(number, &trie, 0)?;
         }
-        self.blocks.set(number, &blocks, 0)
+        Ok(())
     }
 
     /// Deletes all instances but these. The caller has waited until no program can still read them.
@@ -146,7 +144,7 @@ impl Instances {
             .retain(|_, instance| used.contains(&instance.number));
         let unused: Vec<u32> = self.occupied.difference(used).copied().collect();
         for number in unused {
-            for map in &self.outer {
+            for map in self.outer.iter().rev() {
                 syscall::delete_entry(map.as_fd(), number).map_err(MapError::IoError)?;
             }
             self.occupied.remove(&number);

@@ -53,6 +53,7 @@ const PINNED_MAPS: [&str; 13] = [
     "SOCKETS",
     "REPLIES",
     "RATES",
+    "WORKLOAD_RATES",
     "ASKED",
     "EVENTS",
     "CONTROL",
@@ -196,7 +197,7 @@ impl Datapath {
         let cgroups: HashMap<_, u64, u32> =
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
-        let instances = Instances::open(&mut ebpf)?;
+        let instances = Instances::open(&mut ebpf, &slots)?;
         let mut known = BTreeMap::new();
         for entry in cgroups.iter() {
             let (cgroup, slot) = entry.map_err(map_error("CGROUPS"))?;

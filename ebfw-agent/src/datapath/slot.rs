@@ -47,14 +47,21 @@ impl Slots {
         &self.memory.words()[index as usize]
     }
 
-    /// A serial that no instance ever had. The last one lies in slot 0, so that it survives the agent: a socket could still hold a verdict
-    /// of an instance that is long gone.
-    pub(super) fn next_serial(&self) -> u32 {
-        let last = SlotWord(self.word(0).load(Ordering::Acquire)).serial();
-        let next = last.wrapping_add(1).max(1);
+    /// A serial that no instance ever had, for instance `number`. The last one lies in slot 0, so that it survives the agent: a socket could
+    /// still hold a verdict of an instance that is long gone. Beside it lies the end of the numbers that were ever used.
+    pub(super) fn next_serial(&self, number: u32) -> u32 {
+        let last = SlotWord(self.word(0).load(Ordering::Acquire));
+        let next = last.serial().wrapping_add(1).max(1);
+        let end = self.instances_end().max(number + 1);
+        let end = u16::try_from(end).expect("there are at most MAX_INSTANCES, which fits");
         // Without the flag `LIVE`: the word must never look like a workload's.
-        self.store(0, SlotWord::new(0, 0, 0, next));
+        self.store(0, SlotWord::new(end, 0, 0, next));
         next
+    }
+
+    /// All instances that may be loaded have numbers below this.
+    pub(super) fn instances_end(&self) -> u32 {
+        SlotWord(self.word(0).load(Ordering::Acquire)).instance()
     }
 
     /// A free slot in a generation that no reference has.
