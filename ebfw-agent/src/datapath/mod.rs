@@ -43,7 +43,7 @@ use crate::metrics::{Counters, KernelCounters};
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 13] = [
+const PINNED_MAPS: [&str; 14] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
