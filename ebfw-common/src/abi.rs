@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything that is pinned: an agent adopts the maps of its own version only.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Rules of one ruleset at most: 64 words of 64 bits.
 pub const MAX_RULES: usize = 4096;
@@ -20,6 +20,19 @@ pub const MAX_SLOTS: u32 = 16384;
 pub const MAX_CGROUPS: u32 = MAX_SLOTS;
 /// The deepest level below the cgroup v2 root at which a cgroup can be a workload of its own. What lies deeper belongs to its ancestor.
 pub const MAX_CGROUP_DEPTH: u32 = 16;
+
+/// Names that one address may have in one workload.
+pub const NAMES_PER_ADDRESS: u32 = 4;
+/// Entries of the map `NAMES`.
+pub const MAX_NAMES: u32 = 65536;
+/// Names that one workload may hold of them, so that none can crowd out the others.
+pub const MAX_WORKLOAD_NAMES: u64 = 16384;
+/// Bytes that a name may have, dots included (RFC 1035, 2.3.4, less the first length and the root).
+pub const MAX_NAME: usize = 253;
+/// Addresses of trusted resolvers.
+pub const MAX_RESOLVERS: u32 = 256;
+/// Seconds after its time to live for which a name still opens flows.
+pub const NAME_GRACE_S: u64 = 30;
 
 /// An IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`. Kept as words, since the kernel's target moves bytes one by one.
 #[repr(transparent)]
@@ -106,6 +119,12 @@ pub struct Config {
     pub mode: u32,
     /// [`pending`].
     pub pending: u32,
+    /// Cookie of the agent's network namespace: only there may a resolver on loopback be trusted. 0: nowhere.
+    pub host_netns: u64,
+    /// 1: answers that point a name to loopback, link-local, multicast or unspecified addresses are learned too.
+    pub learn_special: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// Values of [`Config::mode`]. Zeroed memory enforces.
@@ -260,6 +279,8 @@ pub mod reason {
     pub const UNGOVERNED: u8 = 7;
     /// The state of the socket could not be kept: denied, because failures close.
     pub const SOCKET_STATE: u8 = 8;
+    /// DNS to a trusted resolver, which is let through unjudged.
+    pub const RESOLVER: u8 = 9;
 }
 
 /// One decision about a flow, as the kernel reports it. Ring buffer `EVENTS`.
@@ -304,6 +325,92 @@ pub struct FlowEvent {
     pub mode: u32,
     /// Name of that thread group's calling thread, padded with zeros; empty where unknown.
     pub comm: [u8; 16],
+}
+
+/// Where a learned name stands: the key of the map `NAMES`.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct NameKey {
+    /// The workload that asked.
+    pub slot: SlotRef,
+    /// Which of the address's names: 0 to [`NAMES_PER_ADDRESS`] - 1.
+    pub place: u32,
+    /// The address in the answer.
+    pub address: Address,
+}
+
+/// A name that a workload resolved: the value of the map `NAMES`. Replaced as a whole; only `class` changes in place.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct LearnedName {
+    /// From then on (nanoseconds since boot) the name opens no flow; [`NAME_GRACE_S`] is in it.
+    pub expires_ns: u64,
+    /// Number of the automaton in the upper half, the name's class under it in the lower; 0: not looked up yet.
+    pub class: u64,
+    /// Hash of the name, seeded: equal names have equal hashes.
+    pub hash: u64,
+    /// Bytes of `text` that count.
+    pub length: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// The name in lower case, without the last dot.
+    pub text: [u8; 256],
+}
+
+/// Flags of the map `RESOLVERS`, whose keys are addresses.
+pub mod resolver {
+    /// It answers over the loopback device of the agent's own network namespace.
+    pub const LOCAL: u32 = 1;
+}
+
+/// What became of a DNS message. Field `outcome` of [`NameEvent`].
+pub mod name_outcome {
+    /// A question to a trusted resolver.
+    pub const ASKED: u8 = 0;
+    /// An answer whose addresses were learned.
+    pub const LEARNED: u8 = 1;
+    /// An answer that the programs cannot read: split, over 4 KiB, or too long to walk. Nothing was learned.
+    pub const UNREADABLE: u8 = 2;
+    /// An answer to nothing that the workload asked there. Nothing was learned.
+    pub const UNASKED: u8 = 3;
+    /// An address had [`super::NAMES_PER_ADDRESS`] names already, the workload too many, or the map was full.
+    pub const FULL: u8 = 4;
+    /// The answer points to a special address ([`super::Config::learn_special`]).
+    pub const SPECIAL: u8 = 5;
+}
+
+/// What the programs tell about a DNS message. Ring buffer `NAME_EVENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct NameEvent {
+    /// Nanoseconds since boot.
+    pub boot_ns: u64,
+    /// The cgroup v2 id of the socket.
+    pub cgroup_id: u64,
+    /// The workload's slot.
+    pub slot: SlotRef,
+    /// Thread group that used the socket last; 0 where unknown.
+    pub pid: u32,
+    /// The workload's address.
+    pub source: Address,
+    /// The resolver.
+    pub resolver: Address,
+    /// Type of the question (1 A, 28 AAAA, ...).
+    pub question_type: u16,
+    /// Addresses that were learned.
+    pub learned: u16,
+    /// Bytes of `name` that count; 0 where the message was not understood.
+    pub length: u16,
+    /// [`name_outcome`].
+    pub outcome: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Name of that thread group's thread, as in [`FlowEvent`].
+    pub comm: [u8; 16],
+    /// The name in lower case, without the last dot.
+    pub name: [u8; 256],
 }
 
 /// What the kernel asks the agent to do. Ring buffer `CONTROL`.
@@ -370,11 +477,25 @@ pub enum Counter {
     Reply = 12,
     /// Socket states that could not be created.
     SocketStateFull = 13,
+    /// Addresses of answers whose name was learned.
+    NameLearned = 14,
+    /// Answers to nothing that was asked.
+    NameUnasked = 15,
+    /// Answers that could not be read.
+    NameUnreadable = 16,
+    /// Names that were not learned for want of room.
+    NameFull = 17,
+    /// Addresses that were not learned because they are special.
+    NameSpecial = 18,
+    /// Packets to trusted resolvers that passed unjudged.
+    Resolver = 19,
+    /// Events about names that were lost because the ring buffer was full.
+    NameEventLost = 20,
 }
 
 /// Number of [`Counter`]s; the map's size.
-pub const COUNTERS: u32 = 14;
+pub const COUNTERS: u32 = 21;
 
 const _: () = assert!(
-    size_of::<FlowEvent>() == 104 && size_of::<Request>() == 64 && size_of::<Config>() == 8
+    size_of::<FlowEvent>() == 104 && size_of::<Request>() == 64 && size_of::<Config>() == 24
 );

@@ -46,6 +46,7 @@ impl Kernel {
             .configure(Config {
                 mode: mode::ENFORCE,
                 pending: pending::DROP,
+                ..Config::default()
             })
             .expect("the map takes its only entry");
         let counters = datapath

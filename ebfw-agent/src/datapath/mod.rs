@@ -27,7 +27,6 @@ use aya::{
 };
 use ebfw_common::abi::{ABI_VERSION, COUNTERS, Config, SlotRef, SlotWord, slot_flag};
 use ebfw_policy::ruleset::Ruleset;
-use zerocopy::IntoBytes;
 
 #[cfg(feature = "kernel-log")]
 pub use self::kernel_log::KernelLog;
@@ -153,7 +152,7 @@ pub struct Datapath {
     /// All maps, to account for their memory.
     maps: Vec<OwnedFd>,
     pin: Option<PathBuf>,
-    config: Array<MapData, u64>,
+    config: Array<MapData, [u64; 3]>,
     cgroups: HashMap<MapData, u64, u32>,
     known: BTreeMap<u64, SlotRef>,
     slots: Slots,
@@ -233,11 +232,8 @@ impl Datapath {
     ///
     /// Where the map refuses.
     pub fn configure(&mut self, config: Config) -> Result<(), ApplyError> {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(config.as_bytes());
-        self.config
-            .set(0, u64::from_ne_bytes(bytes), 0)
-            .map_err(update_error("CONFIG"))
+        let words: [u64; 3] = zerocopy::transmute!(config);
+        self.config.set(0, words, 0).map_err(update_error("CONFIG"))
     }
 
     /// Makes the kernel's state what is wanted: new rulesets are written beside the old ones, then each slot is switched by one store, then

@@ -61,6 +61,7 @@ impl Terms {
                 UnknownWorkload::Drop => abi::pending::DROP,
                 UnknownWorkload::Allow => abi::pending::ALLOW,
             },
+            ..KernelConfig::default()
         }
     }
 }

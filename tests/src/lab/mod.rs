@@ -170,6 +170,7 @@ impl Lab {
         let config = Config {
             mode,
             pending: pending::DROP,
+            ..Config::default()
         };
         let kernel = self.kernel.as_mut().expect("the lab is open");
         kernel.datapath.configure(config).expect("the map takes it");

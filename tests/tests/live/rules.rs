@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use ebfw_test_need::not_run;
 use ebfw_tests::{
     lab::{
         Lab,
@@ -59,6 +60,11 @@ fn check(policy: &str, rows: &[Row]) {
         lab.wire().clear();
         let (send, to) = (*send, *to);
         let result = lab.inside(move || send(to));
+        // The kernel has lost UDP-Lite on the way to 7.3.
+        if code(&result) == Some(libc::EPROTONOSUPPORT) {
+            not_run(&format!("{to}, {why}: this kernel has no such protocol"));
+            continue;
+        }
         let seen = lab.wire().to(to.ip());
         let expected = if *arrives { None } else { Some(libc::EPERM) };
         assert_eq!(code(&result), expected, "{to}, {why}: {result:?}");
