@@ -121,7 +121,9 @@ pub struct Config {
     pub pending: u32,
     /// Cookie of the agent's network namespace: only there may a resolver on loopback be trusted. 0: nowhere.
     pub host_netns: u64,
-    /// 1: answers that point a name to loopback, link-local, multicast or unspecified addresses are learned too.
+    /// Secret start of the hashes of names; stays as long as the maps do.
+    pub seed: u64,
+    /// 1: answers that point a name to loopback, link-local, multicast, NAT64 or unspecified addresses are learned too.
     pub learn_special: u32,
     /// Zero.
     pub _pad: u32,
@@ -279,8 +281,6 @@ pub mod reason {
     pub const UNGOVERNED: u8 = 7;
     /// The state of the socket could not be kept: denied, because failures close.
     pub const SOCKET_STATE: u8 = 8;
-    /// DNS to a trusted resolver, which is let through unjudged.
-    pub const RESOLVER: u8 = 9;
 }
 
 /// One decision about a flow, as the kernel reports it. Ring buffer `EVENTS`.
@@ -391,26 +391,22 @@ pub struct NameEvent {
     pub cgroup_id: u64,
     /// The workload's slot.
     pub slot: SlotRef,
-    /// Thread group that used the socket last; 0 where unknown.
-    pub pid: u32,
+    /// Addresses that were learned.
+    pub learned: u32,
     /// The workload's address.
     pub source: Address,
     /// The resolver.
     pub resolver: Address,
-    /// Type of the question (1 A, 28 AAAA, ...).
-    pub question_type: u16,
-    /// Addresses that were learned.
-    pub learned: u16,
-    /// Bytes of `name` that count; 0 where the message was not understood.
+    /// Bytes of `question` that count; there may be more behind the question itself.
     pub length: u16,
     /// [`name_outcome`].
     pub outcome: u8,
     /// IP protocol number.
     pub protocol: u8,
-    /// Name of that thread group's thread, as in [`FlowEvent`].
-    pub comm: [u8; 16],
-    /// The name in lower case, without the last dot.
-    pub name: [u8; 256],
+    /// Zero.
+    pub _pad: u32,
+    /// The message behind its header, as it was sent (RFC 1035, 4.1.2): the question comes first.
+    pub question: [u8; 256],
 }
 
 /// What the kernel asks the agent to do. Ring buffer `CONTROL`.
@@ -497,5 +493,5 @@ pub enum Counter {
 pub const COUNTERS: u32 = 21;
 
 const _: () = assert!(
-    size_of::<FlowEvent>() == 104 && size_of::<Request>() == 64 && size_of::<Config>() == 24
+    size_of::<FlowEvent>() == 104 && size_of::<Request>() == 64 && size_of::<Config>() == 32
 );

@@ -6,5 +6,6 @@
 
 pub mod abi;
 pub mod classify;
+pub mod dns;
 pub mod layout;
 pub mod packet;

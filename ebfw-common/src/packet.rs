@@ -73,6 +73,10 @@ pub struct Upper {
     pub reset: bool,
     /// Type of the ICMP message.
     pub icmp: u8,
+    /// Where the payload of TCP or UDP begins and ends, in bytes from the IP header's first; both 0 where there is none.
+    pub start: u32,
+    /// See `start`.
+    pub end: u32,
 }
 
 impl Upper {
@@ -86,6 +90,8 @@ impl Upper {
         payload: false,
         reset: false,
         icmp: 0,
+        start: 0,
+        end: 0,
     };
 }
 
@@ -364,6 +370,8 @@ fn transport(
                 payload,
                 reset: flags & 4 != 0 && !payload,
                 icmp: 0,
+                start: offset + header_length,
+                end,
             })
         }
         protocol::UDP | protocol::SCTP => {
@@ -374,6 +382,8 @@ fn transport(
             Ok(Upper {
                 transport: Transport::Datagram,
                 ports: ports(words[0]),
+                start: offset + 8,
+                end,
                 ..Upper::UNKNOWN
             })
         }

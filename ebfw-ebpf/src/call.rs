@@ -4,7 +4,7 @@
 use aya_ebpf::programs::SockAddrContext;
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::bpf_get_socket_cookie,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
 };
 use ebfw_common::{
     abi::{Address, Counter, SlotWord, hook, mode, reason, slot_flag, verdict},
@@ -13,6 +13,7 @@ use ebfw_common::{
 
 use crate::{
     decide::{Decision, Question, decide, passes_as_loopback},
+    dns,
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
@@ -42,7 +43,11 @@ pub fn create(sk: *mut bpf_sock) {
     };
     // SAFETY: checked against null; entries live until the program ends.
     match unsafe { socket::get_or_create(sk).as_mut() } {
-        Some(state) => state.slot = slot,
+        Some(state) => {
+            state.slot = slot;
+            // SAFETY: the helper takes the context.
+            state.netns = unsafe { bpf_get_netns_cookie(sk.cast()) };
+        }
         None => count(Counter::SocketStateFull),
     }
 }
@@ -91,6 +96,9 @@ pub fn permits(call: &Call) -> bool {
     let socket = unsafe { &*sk };
     let has_port = has_port(socket, number);
     if stays_here(call, word) || (number == protocol::UDP && port == 0) {
+        return true;
+    }
+    if has_port && dns::is_resolver(call.destination, port, number) {
         return true;
     }
     let question = Question {

@@ -15,6 +15,7 @@ use ebfw_common::{
 
 use crate::{
     decide::{Decision, Question, decide, passes_as_loopback},
+    dns::{self, Talk},
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
@@ -146,13 +147,17 @@ fn judge<const CACHED: bool>(
     mode: u32,
     packet: &Packet,
 ) -> Fate {
+    let (port, has_port) = (packet.upper.ports.destination, packet.has_ports());
+    // Before loopback: a resolver may be there.
+    if port == dns::PORT && dns::passes(skb, slot, packet) {
+        return Fate::Pass;
+    }
     if passes_as_loopback(
         word,
         skb.interface() == LOOPBACK && packet.destination.is_loopback(),
     ) {
         return Fate::Pass;
     }
-    let (port, has_port) = (packet.upper.ports.destination, packet.has_ports());
     let payload = packet.carries_payload();
     let transport = flow_key(packet.protocol, port, has_port);
     let destination = packet.destination;
@@ -179,6 +184,13 @@ fn judge<const CACHED: bool>(
         payload,
     };
     let decision = decide(word, &question);
+    // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
+    let sk = skb.socket();
+    let state = if sk.is_null() {
+        ptr::null_mut()
+    } else {
+        socket::get(sk)
+    };
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SkBuffContext::new(skb.0),
@@ -203,10 +215,9 @@ fn judge<const CACHED: bool>(
             sk,
             state,
             &FlowOf {
+                packet,
                 slot,
                 word,
-                transport,
-                destination,
                 verdict,
             },
         );
@@ -250,7 +261,7 @@ fn is_datagram_reply(skb: Skb, packet: &Packet) -> bool {
 /// would cost more than judging anew, and never a Deny, which the peer's next datagram may turn into a reply. A function of its own for
 /// the sake of the stack.
 #[inline(never)]
-fn remember(sk: *mut bpf_sock, state: *mut SocketState, flow: &FlowOf) {
+fn remember(sk: *mut bpf_sock, state: *mut SocketState, flow: &FlowOf<'_>) {
     // SAFETY: checked against null.
     let Some(socket) = (unsafe { sk.as_ref() }) else {
         return;
@@ -263,27 +274,31 @@ fn remember(sk: *mut bpf_sock, state: *mut SocketState, flow: &FlowOf) {
         }
     }
     // SAFETY: checked against null; entries live until the program ends.
-    let (connected, pid, comm) = match unsafe { state.as_ref() } {
-        Some(state) => (state.connected, state.pid, state.comm),
-        None => (1, 0, [0; 16]),
+    let (connected, pid, comm, netns) = match unsafe { state.as_ref() } {
+        Some(state) => (state.connected, state.pid, state.comm, state.netns),
+        None => (1, 0, [0; 16], 0),
     };
     let FlowOf {
+        packet,
         slot,
         word,
-        transport,
-        destination,
         verdict,
     } = *flow;
     let mut next = SocketState {
         slot,
         connected,
         pid,
-        transport,
-        destination,
+        transport: flow_key(
+            packet.protocol,
+            packet.upper.ports.destination,
+            packet.has_ports(),
+        ),
+        destination: packet.destination,
         word: word.0,
         verdict,
         _pad: 0,
         comm,
+        netns,
     };
     socket::replace(sk, &mut next);
 }
@@ -352,11 +367,10 @@ fn destroy(skb: Skb, socket: &bpf_sock) {
 }
 
 /// A flow and its verdict, on the caller's stack.
-struct FlowOf {
+struct FlowOf<'a> {
+    packet: &'a Packet,
     slot: SlotRef,
     word: SlotWord,
-    transport: u32,
-    destination: Address,
     verdict: u32,
 }
 
@@ -501,28 +515,43 @@ pub fn ingress(context: *mut __sk_buff) {
     let Some(socket) = (unsafe { sk.as_ref() }) else {
         return;
     };
-    let is_asked = if socket.protocol == u32::from(protocol::UDP) {
+    let is_udp = socket.protocol == u32::from(protocol::UDP);
+    let is_asked = if is_udp {
         socket.dst_port == 0
     } else {
         socket.type_ == STREAM && socket.state == LISTEN
     };
-    if !is_asked || skb.is_own_copy() {
+    // A packet from port 53 may be an answer about names.
+    let may_answer = is_asked && is_udp || socket.dst_port == dns::PORT.to_be();
+    if !is_asked && !may_answer || skb.is_own_copy() {
         return;
     }
     // SAFETY: checked against null; entries live until the program ends.
-    let governed = match unsafe { socket::get(sk).as_ref() } {
-        Some(state) if state.slot != UNBOUND => {
-            slot_word(state.slot).is_some_and(|word| word.has(slot_flag::GOVERNED))
-        }
-        _ => true,
+    let state = unsafe { socket::get(sk).as_ref() };
+    let slot = match state {
+        Some(state) if state.slot != UNBOUND => state.slot,
+        _ => match workload::of_skb(context) {
+            Membership::Of(slot, _) => slot,
+            Membership::Pending | Membership::Nobody => UNBOUND,
+        },
     };
+    let governed =
+        slot == UNBOUND || slot_word(slot).is_some_and(|word| word.has(slot_flag::GOVERNED));
     if !governed {
         return;
     }
     let Parsed::Packet(packet) = skb.parse() else {
         return;
     };
-    if matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {
+    if let Some(config) = CONFIG.get(0)
+        && slot != UNBOUND
+        && may_answer
+        && dns::may_answer(skb, &packet, config, state)
+    {
+        dns::learn(skb, &Talk::incoming(slot, &packet), config);
+        return;
+    }
+    if is_asked && matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {
         let peer = Peer {
             cookie: skb.cookie(),
             address: packet.source,

@@ -5,6 +5,7 @@
 
 mod call;
 mod decide;
+mod dns;
 mod egress;
 mod maps;
 mod reply;

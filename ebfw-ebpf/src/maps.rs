@@ -9,13 +9,14 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{
-        Address, COUNTERS as COUNTER_COUNT, Config, FlowEvent, MAX_CGROUPS, MAX_INSTANCES,
-        MAX_SLOTS, Request, SlotRef,
+        Address, COUNTERS as COUNTER_COUNT, Config, FlowEvent, LearnedName, MAX_CGROUPS,
+        MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS, NameEvent, NameKey, Request, SlotRef,
     },
     layout::Block,
 };
 
 use crate::{
+    dns::{Blank, Question, QuestionKey, Scratch},
     reply::{Peer, Seen},
     report::{RateKey, Window},
     socket::SocketState,
@@ -76,9 +77,53 @@ pub static RATES: LruHashMap<RateKey, Window, 8192> = LruHashMap::new();
 #[btf_map]
 pub static WORKLOAD_RATES: Array<Window, { MAX_SLOTS as usize }> = Array::new();
 
+/// Events about names of the last second by slot. Written by the programs. As many as there are slots.
+#[btf_map]
+pub static NAME_RATES: Array<Window, { MAX_SLOTS as usize }> = Array::new();
+
 /// When the agent was last asked about a cgroup or socket. Written by the programs. Full: it is asked more often.
 #[btf_map]
 pub static ASKED: LruHashMap<u64, u64, 1024> = LruHashMap::new();
+
+/// Addresses of trusted resolvers, to [`ebfw_common::abi::resolver`] flags. Written by the agent. Full: the agent says so at start.
+#[btf_map]
+pub static RESOLVERS: HashMap<
+    Address,
+    u32,
+    { MAX_RESOLVERS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Open questions. Written by egress, answered by ingress; a workload has places of its own. Full: the question's answer is not learned.
+#[btf_map]
+pub static QUESTIONS: HashMap<QuestionKey, Question, 65536, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// What was learned. Written by ingress; the agent deletes what has expired. Full: a new name is not learned, old ones stay.
+#[btf_map]
+pub static NAMES: HashMap<
+    NameKey,
+    LearnedName,
+    { MAX_NAMES as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Entries of `NAMES` by slot. Added to by ingress, subtracted from by the agent.
+#[btf_map]
+pub static NAME_COUNTS: Array<u64, { MAX_SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// Memory for ingress to work in.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Zeros.
+#[btf_map]
+pub static BLANK: Array<Blank, 1> = Array::new();
+
+/// What is said about names, to the agent: a ring of its own, so that no flood hides decisions. Full: the event is lost and counted.
+#[btf_map]
+pub static NAME_EVENTS: RingBuf<NameEvent, { 512 * 1024 }> = RingBuf::new();
 
 /// Decisions about flows, to the agent. Full: the event is lost and counted.
 #[btf_map]

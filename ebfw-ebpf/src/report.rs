@@ -8,7 +8,7 @@ use ebfw_common::abi::{Address, Counter, FlowEvent, Request};
 use crate::maps::{ASKED, CONTROL, COUNTERS, EVENTS, RATES, WORKLOAD_RATES};
 
 /// Length of a window of the rate limit.
-const WINDOW_NS: u64 = 1_000_000_000;
+pub const WINDOW_NS: u64 = 1_000_000_000;
 /// Events of one (workload, destination, verdict) a window, for flows that are opened one by one.
 pub const CONNECTIONS: u32 = 10;
 /// The same for datagrams, each of which is a decision of its own.
@@ -58,7 +58,7 @@ pub fn count(counter: Counter) {
 
 /// Adds to a word that other CPUs may add to. The only atomic operation that kernel 5.10 has; `core` has none for this target.
 #[inline(always)]
-fn add(word: &mut u64, value: u64) {
+pub fn add(word: &mut u64, value: u64) {
     // SAFETY: the instruction changes the eight bytes of `word` and nothing else.
     unsafe {
         asm!("lock *(u64 *)({word} + 0) += {value}", word = in(reg) ptr::from_mut(word), value = in(reg) value)
@@ -93,7 +93,7 @@ fn admit_workload(slot: u32, number: u64) -> bool {
 
 /// Enters one more event into a window. Its fields are words of their own; a race costs one event at most.
 #[inline(always)]
-fn enter(window: &mut Window, limit: u32, number: u64) -> Option<u32> {
+pub fn enter(window: &mut Window, limit: u32, number: u64) -> Option<u32> {
     if window.number == number && window.written >= limit {
         add(&mut window.suppressed, 1);
         return None;

@@ -1,6 +1,7 @@
 //! An outgoing packet, seen through its skb: headers by direct access where they lie in the linear part, else by copy.
 
 use core::{
+    arch::asm,
     ffi::c_void,
     hint,
     mem::{self, MaybeUninit},
@@ -11,7 +12,9 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
 };
-use ebfw_common::packet::{MAX_OPTIONS, Malformed, Packet, Source, parse_v4, parse_v6};
+use ebfw_common::packet::{
+    MAX_OPTIONS, Malformed, Packet, Ports, Source, Transport, Upper, parse_v4, parse_v6,
+};
 
 /// `ETH_P_IP` as it stands in `__sk_buff.protocol`.
 const ETH_P_IP: u32 = 0x0800u16.to_be() as u32;
@@ -46,8 +49,57 @@ impl Skb {
             _ => Err(Malformed::Header),
         };
         match result {
-            Ok(packet) => Parsed::Packet(packet),
+            Ok(packet) => Parsed::Packet(self.forgotten(packet)),
             Err(why) => Parsed::Malformed(why),
+        }
+    }
+
+    /// The same number, of which the verifier no longer knows what it is: else it follows what comes behind once for each value.
+    #[inline(always)]
+    fn forget(self, number: u32) -> u32 {
+        let (mut number, unknown) = (u64::from(number), u64::from(self.length()));
+        // SAFETY: the instructions change nothing but the register.
+        unsafe {
+            asm!("{number} += {unknown}", "{number} -= {unknown}", number = inout(reg) number, unknown = in(reg) unknown, options(pure, nomem, nostack));
+        }
+        number as u32
+    }
+
+    /// The same packet, of which the verifier no longer knows on which of many ways through the headers it was found.
+    #[inline(always)]
+    fn forgotten(self, packet: Packet) -> Packet {
+        let Packet {
+            source,
+            destination,
+            upper,
+            protocol,
+        } = packet;
+        let byte = |byte: u8| self.forget(u32::from(byte)) as u8;
+        // SAFETY: each byte is what it was, so that it is valid for its type.
+        let (transport, payload, reset) = unsafe {
+            (
+                mem::transmute::<u8, Transport>(byte(upper.transport as u8)),
+                mem::transmute::<u8, bool>(byte(u8::from(upper.payload))),
+                mem::transmute::<u8, bool>(byte(u8::from(upper.reset))),
+            )
+        };
+        let ports = Ports {
+            source: self.forget(u32::from(upper.ports.source)) as u16,
+            destination: self.forget(u32::from(upper.ports.destination)) as u16,
+        };
+        Packet {
+            source,
+            destination,
+            upper: Upper {
+                transport,
+                ports,
+                payload,
+                reset,
+                icmp: byte(upper.icmp),
+                start: self.forget(upper.start),
+                end: self.forget(upper.end),
+            },
+            protocol: byte(protocol),
         }
     }
 
@@ -85,6 +137,20 @@ impl Skb {
     pub fn cookie(self) -> u64 {
         // SAFETY: the helper takes the context.
         unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
+    /// `N` words at byte `offset`, in memory order.
+    #[inline(always)]
+    pub fn load_words<const N: usize>(self, offset: u32) -> Option<[u32; N]> {
+        self.words(offset)
+    }
+
+    /// The first `length` (1..=`N`, a power of two) bytes from `offset` on.
+    #[inline(always)]
+    pub fn load_bytes<const N: usize>(self, offset: u32, to: &mut [u8; N], length: u32) -> bool {
+        // The mask is what shows the verifier that the length fits; the compiler, which knows, must not drop it.
+        let length = (hint::black_box(length.wrapping_sub(1)) & (N as u32 - 1)) + 1;
+        self.load(offset, to.as_mut_ptr().cast(), length).is_some()
     }
 
     #[inline(always)]

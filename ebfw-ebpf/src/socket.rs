@@ -47,6 +47,8 @@ pub struct SocketState {
     pub _pad: u32,
     /// Name of the thread.
     pub comm: [u8; 16],
+    /// Cookie of the network namespace that the socket was made in; 0 where it is older than the programs.
+    pub netns: u64,
 }
 
 /// Packs what identifies a flow beside its address; `port` is 0 where there is none.

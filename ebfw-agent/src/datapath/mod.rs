@@ -42,7 +42,7 @@ use crate::metrics::{Counters, KernelCounters};
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 14] = [
+const PINNED_MAPS: [&str; 19] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
@@ -57,6 +57,11 @@ const PINNED_MAPS: [&str; 14] = [
     "EVENTS",
     "CONTROL",
     "COUNTERS",
+    "RESOLVERS",
+    "QUESTIONS",
+    "NAMES",
+    "NAME_COUNTS",
+    "NAME_EVENTS",
 ];
 
 /// Why the kernel side cannot be loaded.
@@ -152,7 +157,7 @@ pub struct Datapath {
     /// All maps, to account for their memory.
     maps: Vec<OwnedFd>,
     pin: Option<PathBuf>,
-    config: Array<MapData, [u64; 3]>,
+    config: Array<MapData, [u64; 4]>,
     cgroups: HashMap<MapData, u64, u32>,
     known: BTreeMap<u64, SlotRef>,
     slots: Slots,
@@ -232,7 +237,7 @@ impl Datapath {
     ///
     /// Where the map refuses.
     pub fn configure(&mut self, config: Config) -> Result<(), ApplyError> {
-        let words: [u64; 3] = zerocopy::transmute!(config);
+        let words: [u64; 4] = zerocopy::transmute!(config);
         self.config.set(0, words, 0).map_err(update_error("CONFIG"))
     }
 

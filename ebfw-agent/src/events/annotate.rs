@@ -152,7 +152,6 @@ pub fn ruling(connect: &Connect, names: &impl RuleNames) -> (Option<Ruling>, Nam
         Cause::Pending => (Reason::Pending, None),
         Cause::Ungoverned => (Reason::Ungoverned, None),
         Cause::SocketState => (Reason::SocketState, None),
-        Cause::Resolver => (Reason::Resolver, None),
     };
     let found = index
         .and_then(|index| names.rule(connect.serial, index))

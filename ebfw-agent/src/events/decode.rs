@@ -231,8 +231,6 @@ pub enum Cause {
     Ungoverned,
     /// The state of the socket could not be kept.
     SocketState,
-    /// DNS to a trusted resolver.
-    Resolver,
 }
 
 impl Cause {
@@ -245,8 +243,7 @@ impl Cause {
             | Self::Tables
             | Self::Pending
             | Self::Ungoverned
-            | Self::SocketState
-            | Self::Resolver => false,
+            | Self::SocketState => false,
         }
     }
 
@@ -265,7 +262,6 @@ impl Cause {
             abi::reason::PENDING => Ok(Self::Pending),
             abi::reason::UNGOVERNED => Ok(Self::Ungoverned),
             abi::reason::SOCKET_STATE => Ok(Self::SocketState),
-            abi::reason::RESOLVER => Ok(Self::Resolver),
             value => Err(DecodeError::Value {
                 field: "reason",
                 value: value.into(),
@@ -314,7 +310,7 @@ mod tests {
             ((|e| e.hook = 0) as Change, "hook", 0),
             (|e| e.hook = 4, "hook", 4),
             (|e| e.verdict = 4, "verdict", 4),
-            (|e| e.reason = 10, "reason", 10),
+            (|e| e.reason = 9, "reason", 9),
             (|e| e.reason = 255, "reason", 255),
             (|e| e.mode = 4, "mode", 4),
             (|e| e.opaque = 2, "opaque", 2),

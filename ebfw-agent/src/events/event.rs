@@ -325,8 +325,6 @@ pub enum Reason {
     Ungoverned,
     /// The state of the socket could not be kept.
     SocketState,
-    /// DNS to a trusted resolver, which is let through unjudged.
-    Resolver,
 }
 
 impl Reason {
@@ -343,7 +341,6 @@ impl Reason {
             Self::Pending => "pending",
             Self::Ungoverned => "ungoverned",
             Self::SocketState => "socket-state",
-            Self::Resolver => "resolver",
         }
     }
 }
