@@ -25,14 +25,10 @@ pub fn halfwords(block: &Block) -> &Halfwords {
     transmute_ref!(block)
 }
 
-/// Bits of [`Header::flags`].
+/// Bits of [`Header::flags`]. Tables outlive the agent that wrote them, so a bit keeps its meaning; 2 and 4 are free.
 pub mod header_flag {
     /// Some rule looks at names, method or path: the content dimension takes part.
     pub const CONTENT: u32 = 1;
-    /// The workload's own loopback is judged too.
-    pub const GOVERN_LOOPBACK: u32 = 2;
-    /// QUIC is denied.
-    pub const QUIC_DENY: u32 = 4;
     /// There are IPv4 prefixes.
     pub const V4: u32 = 8;
     /// There are IPv6 prefixes.

@@ -5,7 +5,7 @@ use std::{hint::black_box, net::Ipv4Addr, sync::Arc};
 use criterion::{Criterion, criterion_group, criterion_main};
 use ebfw_policy::{
     compile::compile,
-    policy::{Action, AnyOf, MAX_RULES, Match, PortRange, Position, Quic, Rule},
+    policy::{Action, AnyOf, MAX_RULES, Match, PortRange, Position, Rule},
     ruleset::Ruleset,
 };
 use fastrand::Rng;
@@ -33,7 +33,6 @@ fn ruleset(rules: impl Iterator<Item = Match>) -> Ruleset {
         rules: rules.map(|matches| Arc::new(rule(matches))).collect(),
         default: Action::Deny,
         govern_loopback: false,
-        quic: Quic::Decide,
     }
 }
 

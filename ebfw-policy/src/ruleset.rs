@@ -17,8 +17,6 @@ pub struct Ruleset {
     pub default: Action,
     /// Whether destinations on loopback are judged.
     pub govern_loopback: bool,
-    /// How QUIC is treated; [`Ruleset::rules`] already say so.
-    pub quic: Quic,
 }
 
 /// A workload has more rules than the kernel can hold.
@@ -103,7 +101,6 @@ impl Policy {
             rules,
             default: self.default_action,
             govern_loopback: self.govern_loopback,
-            quic: self.quic,
         }))
     }
 

@@ -236,7 +236,6 @@ fn what_no_policy_may_let_through_is_dropped_where_one_governs_and_only_there() 
         rules: Vec::new(),
         default: Action::Allow,
         govern_loopback: false,
-        quic: ebfw_policy::policy::Quic::Decide,
     });
     let v4 = V4::plain([198, 51, 100, 7].into(), Upper::new(6, 443, 0));
     let v6 = V6::plain(

@@ -195,7 +195,7 @@ fn agrees(rule: Action, verdict: Action) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
-    use ebfw_policy::policy::{Match, Position, Quic, Rule};
+    use ebfw_policy::policy::{Match, Position, Rule};
     use zerocopy::IntoBytes;
 
     use super::*;
@@ -367,7 +367,6 @@ mod tests {
             rules: (0..rules).map(rule).collect(),
             default: policy::Action::Allow,
             govern_loopback: false,
-            quic: Quic::Decide,
         })
     }
 

@@ -23,7 +23,7 @@ use self::{
     prefixes::Prefixes,
 };
 use crate::{
-    policy::{AnyOf, MAX_RULES, Match, Protocol, Quic},
+    policy::{AnyOf, MAX_RULES, Match, Protocol},
     ruleset::{Ruleset, TooManyRules},
 };
 
@@ -111,7 +111,6 @@ pub fn compile(ruleset: &Ruleset) -> Result<Tables, CompileError> {
     let (v4, v6) = compiler.addresses(&mut header);
     compiler.content(&mut header);
     header.bitmaps = compiler.blocks.push_classes(&compiler.classes, shift);
-    header.flags |= compiler.flags();
     Ok(Tables {
         blocks: compiler.blocks.finish(header),
         v4,
@@ -262,26 +261,6 @@ impl<'a> Compiler<'a> {
 
     fn number(&mut self, set: &Bitmap) -> u32 {
         u32::try_from(self.classes.number(set)).expect("fewer than 2^32 classes fit into memory")
-    }
-
-    /// The flags that no dimension sets.
-    fn flags(&self) -> u32 {
-        let Ruleset {
-            rules: _,
-            default: _,
-            govern_loopback,
-            quic,
-        } = self.ruleset;
-        let loopback = if *govern_loopback {
-            header_flag::GOVERN_LOOPBACK
-        } else {
-            0
-        };
-        let quic = match quic {
-            Quic::Decide => 0,
-            Quic::Deny => header_flag::QUIC_DENY,
-        };
-        loopback | quic
     }
 }
 

@@ -6,7 +6,7 @@ use super::{CompileError, Tables, compile};
 use crate::{
     domain::{DomainMatch, DomainPattern},
     http::Method,
-    policy::{Action, AnyOf, Match, PortRange, Position, Protocol, Quic, Rule},
+    policy::{Action, AnyOf, Match, PortRange, Position, Protocol, Rule},
     ruleset::{Ruleset, TooManyRules},
 };
 use ebfw_common::{
@@ -33,7 +33,6 @@ fn ruleset(rules: Vec<Rule>) -> Ruleset {
         rules,
         default: Action::Allow,
         govern_loopback: false,
-        quic: Quic::Decide,
     }
 }
 
@@ -264,13 +263,6 @@ fn flags_say_which_dimensions_take_part() {
         tables(vec![named, v6]).header().flags,
         header_flag::V6 | header_flag::CONTENT
     );
-    let governed = Ruleset {
-        govern_loopback: true,
-        quic: Quic::Deny,
-        ..ruleset(vec![])
-    };
-    let flags = header_flag::GOVERN_LOOPBACK | header_flag::QUIC_DENY;
-    assert_eq!(compile(&governed).unwrap().header().flags, flags);
 }
 
 #[test]

@@ -17,11 +17,10 @@ fn write(text: &mut String, ruleset: &Ruleset, shown: usize) -> fmt::Result {
         rules,
         default,
         govern_loopback,
-        quic,
     } = ruleset;
     writeln!(
         text,
-        "defaultAction: {default:?}\ngovernLoopback: {govern_loopback}\nquic: {quic:?}\nrules: # {}",
+        "defaultAction: {default:?}\ngovernLoopback: {govern_loopback}\nrules: # {}",
         rules.len()
     )?;
     for rule in rules.iter().take(shown) {

@@ -12,6 +12,8 @@ use crate::lab::net::{v4, v6};
 
 /// A connection whose first packet is lost is given up after this time.
 const GIVEN_UP_AFTER: Duration = Duration::from_millis(500);
+/// Longer than a socket takes to be destroyed on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Harmless, IPv4.
 pub const V4_WAYS: [(&str, Send); 2] = [
@@ -63,15 +65,33 @@ pub const V6_DETOURS: [(&str, Send); 2] = [
     }),
 ];
 
-fn v4_options(to: SocketAddr, kind: libc::c_int, options: &[u8]) -> io::Result<()> {
-    let socket = socket(to, kind, 0)?;
-    set(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, options)?;
-    speak(&socket, to)
+/// A TCP connection by a detour, loose source route or segment routing header, that waits for its peer.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn patient_detour(to: SocketAddr) -> io::Result<()> {
+    let socket = if to.is_ipv4() {
+        v4_socket(to, libc::SOCK_STREAM, &route(131))?
+    } else {
+        v6_segments(to, libc::SOCK_STREAM)?
+    };
+    speak(&socket, to, PATIENCE)
 }
 
-/// Connects, without waiting long where the first packet is lost, and sends.
-fn speak(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
-    limit_send(socket, GIVEN_UP_AFTER)?;
+fn v4_options(to: SocketAddr, kind: libc::c_int, options: &[u8]) -> io::Result<()> {
+    speak(&v4_socket(to, kind, options)?, to, GIVEN_UP_AFTER)
+}
+
+fn v4_socket(to: SocketAddr, kind: libc::c_int, options: &[u8]) -> io::Result<OwnedFd> {
+    let socket = socket(to, kind, 0)?;
+    set(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, options)?;
+    Ok(socket)
+}
+
+/// Connects, without waiting longer than `patience` where the first packet is lost, and sends.
+fn speak(socket: &OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<()> {
+    limit_send(socket, patience)?;
     connect(socket, to)?;
     send(socket, MARK, 0)
 }
@@ -148,11 +168,15 @@ fn v6_header(to: SocketAddr, kind: libc::c_int, name: libc::c_int) -> io::Result
     if kind == libc::SOCK_DGRAM {
         return send_to(&socket, MARK, 0, to);
     }
-    speak(&socket, to)
+    speak(&socket, to, GIVEN_UP_AFTER)
+}
+
+fn segments(to: SocketAddr, kind: libc::c_int) -> io::Result<()> {
+    speak(&v6_segments(to, kind)?, to, GIVEN_UP_AFTER)
 }
 
 /// `struct ipv6_sr_hdr`: via one hop, to whom all policies of the tests let through.
-fn segments(to: SocketAddr, kind: libc::c_int) -> io::Result<()> {
+fn v6_segments(to: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
     const SEGMENT_ROUTING: u8 = 4;
     let (IpAddr::V6(hop), IpAddr::V6(last)) = (v6(2), to.ip()) else {
         unreachable!("these are IPv6");
@@ -163,5 +187,5 @@ fn segments(to: SocketAddr, kind: libc::c_int) -> io::Result<()> {
     header.extend(last.octets());
     header.extend(hop.octets());
     set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RTHDR, &header)?;
-    speak(&socket, to)
+    Ok(socket)
 }

@@ -125,9 +125,7 @@ fn modes_that_only_report_let_out_and_say_deny() {
             assert!(lab.count(Counter::DecisionDeny) >= denied + 2, "{to}");
             let events = lab.events();
             let told = events.iter().filter(|event| {
-                event.verdict == verdict::DENY
-                    && u32::from(event.mode) == mode
-                    && event.hook == hook::EGRESS
+                event.verdict == verdict::DENY && event.mode == mode && event.hook == hook::EGRESS
             });
             assert!(told.count() >= 2, "mode {mode}, {to}: {events:?}");
         }

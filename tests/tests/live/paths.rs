@@ -234,6 +234,32 @@ fn packets_that_go_elsewhere_than_they_say_never_leave() {
     }
 }
 
+/// A program learns of it as soon as the socket is destroyed, not when its first packet was repeated in vain.
+#[test]
+fn a_connection_by_a_detour_is_aborted() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(ONLY_2);
+    for peers in [v4 as Peers, v6] {
+        let to = peer(peers, GOOD);
+        assert!(passes(&lab, "TCP without a detour", tcp::plain, to), "{to}");
+        let destroyed = lab.tend();
+        lab.wire().clear();
+        let process = lab.start(move |_| extension::patient_detour(to));
+        eventually("the process ends", || {
+            lab.tend();
+            process.is_heard()
+        });
+        let result = process.finish();
+        if is_absent(&result) {
+            not_run(&format!("a detour to {to}: this kernel has no such thing"));
+            continue;
+        }
+        assert_eq!(code(&result), Some(libc::ECONNABORTED), "{to}: {result:?}");
+        assert!(lab.tend() > destroyed, "{to}: not destroyed by its request");
+        assert!(lab.wire().frames().is_empty(), "{to}");
+    }
+}
+
 #[test]
 fn a_packet_that_hides_behind_too_many_headers_never_leaves() {
     let Some(mut lab) = Lab::open() else { return };
