@@ -374,7 +374,9 @@ impl Records {
         self.left.set(self.left.get() - 1);
         let (kind, class) = (message.half(record), message.half(record + 2));
         let is = |wanted: u16, bytes: u32| {
-            is_zero(u64::from(kind ^ wanted) | u64::from(class ^ CLASS_IN) | u64::from(size ^ bytes))
+            is_zero(
+                u64::from(kind ^ wanted) | u64::from(class ^ CLASS_IN) | u64::from(size ^ bytes),
+            )
         };
         let (v4, v6) = (is(A, 4), is(AAAA, 16));
         let answer = &mut self.answers[(found & (MAX_ADDRESSES - 1)) as usize];

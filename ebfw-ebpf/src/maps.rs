@@ -96,7 +96,7 @@ pub static RESOLVERS: HashMap<
 
 /// Open questions. Written by egress, answered by ingress; a workload has places of its own. Full: the question's answer is not learned.
 #[btf_map]
-pub static QUESTIONS: HashMap<QuestionKey, Question, 65536, { BPF_F_NO_PREALLOC as usize }> =
+pub static QUESTIONS: HashMap<QuestionKey, Question, 16384, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
 /// What was learned. Written by ingress; the agent deletes what has expired. Full: a new name is not learned, old ones stay.
