@@ -7,4 +7,5 @@
 pub mod abi;
 pub mod classify;
 pub mod layout;
+pub mod names;
 pub mod packet;
