@@ -9,6 +9,9 @@ use crate::abi::MAX_NAME;
 /// The class of the names that no pattern matches.
 pub const NO_CLASS: u32 = 0;
 
+/// Cells of an automaton at most: 8 MiB.
+pub const MAX_CELLS: u32 = 1 << 20;
+
 /// The symbol of the edge that is taken where a state has none of its own for a byte.
 pub const DEFAULT: u32 = 0;
 /// The symbol of the end of the name; what follows is the class.
@@ -19,8 +22,6 @@ const FIRST_BYTE: u32 = 2;
 
 /// Set in the next state of a cell: the class is known, whatever the rest of the name is.
 const DECIDED: u32 = 1 << 31;
-/// States and classes are below this.
-pub const LIMIT: u32 = DECIDED;
 
 /// The symbol of a byte of a name. Upper and lower case are one.
 #[inline(always)]
