@@ -132,7 +132,7 @@ const fn owner(cell: u64) -> u32 {
 mod tests {
     extern crate std;
 
-    use std::{vec, vec::Vec};
+    use std::{cell::RefCell, vec, vec::Vec};
 
     use super::*;
 
@@ -205,18 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn the_state_passes_through_the_text_at_every_byte() {
-        struct Lost;
-        impl Text for Lost {
-            fn byte(&self, _: u32) -> u8 {
-                b'b'
+    fn the_state_is_handed_through_at_every_byte() {
+        struct Watched(RefCell<Vec<u32>>);
+        impl Text for Watched {
+            fn byte(&self, index: u32) -> u8 {
+                b"ab"[index as usize]
             }
             fn pass(&self, state: u32) -> u32 {
-                assert!(state == A || state == B);
-                B
+                self.0.borrow_mut().push(state);
+                state
             }
         }
-        assert_eq!(class_of(cells().as_slice(), A, &Lost, 1), NO_CLASS);
-        assert_eq!(follow(cells().as_slice(), B, b'x'), DECIDED | 6);
+        let text = Watched(RefCell::default());
+        assert_eq!(class_of(cells().as_slice(), A, &text, 2), 5);
+        assert_eq!(text.0.into_inner(), [A, B]);
     }
 }

@@ -52,9 +52,12 @@ pub enum Limit {
     #[error("sort names into too many classes")]
     Classes,
     /// Memory in the kernel.
-    #[error("need more than {} MiB of kernel memory", names::MAX_CELLS as usize * 8 >> 20)]
+    #[error("need more than {} MiB of kernel memory", MAX_BYTES >> 20)]
     Cells,
 }
+
+/// Bytes of an automaton at most.
+const MAX_BYTES: usize = names::MAX_CELLS as usize * size_of::<u64>();
 
 /// What makes an automaton smaller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

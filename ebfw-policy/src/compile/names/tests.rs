@@ -6,7 +6,7 @@ use fastrand::Rng;
 use super::{Advice, Limit, Names};
 use crate::{
     domain::{DomainMatch, DomainPattern, Name},
-    testgen,
+    parse_policy, testgen,
 };
 
 /// Pairs of a pattern and a name that a plain `cargo test` judges.
@@ -374,6 +374,22 @@ fn lists_and_patterns_agree_on_random_lists() {
             }
         }
     }
+}
+
+#[test]
+fn a_policy_hands_out_the_domains_of_its_rules() {
+    let text = "rules:\n\
+        - {action: Allow, match: {domains: [a.com, '*.b.com']}}\n\
+        - {action: Deny, match: {ports: [80]}}\n\
+        - {action: Deny, match: {domains: [a.com]}}\n";
+    let policy = parse_policy(text).unwrap();
+    let (a, b) = (glob("a.com"), glob("*.b.com"));
+    assert_eq!(policy.domain_lists().count(), 2);
+    assert!(policy.domains().eq([&a, &b, &a]));
+    let names = Names::compile_lists(policy.domain_lists()).unwrap();
+    assert_eq!(names.class_of(&Name::new("b.com")), 0);
+    assert!(names.matches(names.class_of(&Name::new("a.com")), &a));
+    assert!(names.matches(names.class_of(&Name::new("x.b.com")), &b));
 }
 
 #[test]
