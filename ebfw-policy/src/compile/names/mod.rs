@@ -110,20 +110,17 @@ impl Names {
         lists: impl IntoIterator<Item = &'a [DomainPattern]>,
     ) -> Result<Self, NamesError> {
         let ids = identify(lists);
-        let patterns: Vec<_> = ids
-            .iter()
-            .map(|(pattern, id)| (*pattern, *id, backwards(pattern)))
-            .collect();
         let mut places = Places::new();
-        for (pattern, id, pieces) in &patterns {
-            places.insert(*id, pieces, pattern.is_suffix());
+        for (pattern, id) in &ids {
+            places.insert(*id, &backwards(pattern), pattern.is_suffix());
         }
         let error = |limit| NamesError {
-            patterns: patterns.len(),
+            patterns: ids.len(),
             limit,
-            advice: advice(&patterns),
+            advice: advice(ids.keys().copied()),
         };
         let states = states::determine(&places).map_err(error)?;
+        drop(places);
         let (merged, first) = merge::merge(&states);
         let (cells, root) = array::lay_out(&merged, first).map_err(error)?;
         Ok(Self {
@@ -204,10 +201,9 @@ fn identify<'a>(
 const SHOWN: usize = 3;
 
 /// Names the patterns that open most ways at a time.
-fn advice(patterns: &[(&DomainPattern, u32, Vec<Piece>)]) -> Advice {
+fn advice<'a>(patterns: impl Iterator<Item = &'a DomainPattern>) -> Advice {
     let mut costs: Vec<(usize, &DomainPattern)> = patterns
-        .iter()
-        .map(|(pattern, _, pieces)| (stretches(pieces), *pattern))
+        .map(|pattern| (stretches(&backwards(pattern)), pattern))
         .filter(|(cost, _)| *cost > 0)
         .collect();
     if costs.is_empty() {
