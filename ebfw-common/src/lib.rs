@@ -8,4 +8,5 @@ pub mod abi;
 pub mod classify;
 pub mod dns;
 pub mod layout;
+pub mod names;
 pub mod packet;

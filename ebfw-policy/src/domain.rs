@@ -86,6 +86,19 @@ pub struct DomainPattern {
     below: bool,
 }
 
+/// A pattern taken apart, for the automaton of all patterns.
+#[derive(Clone, Debug)]
+pub(crate) enum Form<'a> {
+    /// Every name.
+    Any,
+    /// The name alone.
+    Exact(&'a str),
+    /// A longer name that ends in the text.
+    Below(&'a str),
+    /// A regular expression over the bytes of the whole name, in which `.` is any byte.
+    Regex(String),
+}
+
 /// How a pattern is compared.
 #[derive(Clone, Debug)]
 enum Shape {
@@ -200,6 +213,26 @@ impl DomainPattern {
             Shape::Below => name.len() > self.text.len() && name.ends_with(&*self.text),
             Shape::Glob(glob) => glob.matches(&self.text, name),
         }
+    }
+
+    /// What the pattern means.
+    pub(crate) fn form(&self) -> Form<'_> {
+        match self.shape {
+            Shape::Any => Form::Any,
+            Shape::Exact => Form::Exact(&self.text),
+            Shape::Below => Form::Below(&self.text),
+            Shape::Glob(_) => Form::Regex(
+                translate(&self.text)
+                    .expect("the pattern was translated when it was made")
+                    .regex()
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// Whether the pattern also means every name below those of its form.
+    pub(crate) fn is_suffix(&self) -> bool {
+        self.below
     }
 
     /// The name that the pattern is, if it stands for that one name alone.

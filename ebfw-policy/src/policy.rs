@@ -303,3 +303,17 @@ pub struct Policy {
     /// Whether destinations on loopback are judged.
     pub govern_loopback: bool,
 }
+
+impl Policy {
+    /// The `domains` of every rule that has some, in the order of the rules.
+    pub fn domain_lists(&self) -> impl Iterator<Item = &[DomainPattern]> {
+        self.rules
+            .iter()
+            .filter_map(|rule| rule.matches.domains.entries())
+    }
+
+    /// Every entry of `domains` of its rules.
+    pub fn domains(&self) -> impl Iterator<Item = &DomainPattern> {
+        self.domain_lists().flatten()
+    }
+}

@@ -6,6 +6,7 @@
 mod bitmap;
 mod blocks;
 mod content;
+mod names;
 mod ports;
 mod prefixes;
 #[cfg(test)]
@@ -15,12 +16,15 @@ mod view;
 use ebfw_common::layout::{Block, Header, MAX_SHIFT, header_flag};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-pub use self::view::View;
 use self::{
     bitmap::{Bitmap, Classes},
     blocks::Blocks,
     ports::{ByteIndex, Overflow, Pages},
     prefixes::Prefixes,
+};
+pub use self::{
+    names::{Names, NamesError},
+    view::View,
 };
 use crate::{
     policy::{AnyOf, MAX_RULES, Match, Protocol},

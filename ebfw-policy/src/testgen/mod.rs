@@ -3,6 +3,7 @@
 //! Everything follows from the seed of the generator. Biased to where tables break: word and page borders, nested
 //! prefixes of every length, protocols without ports, rules that wait for content, matches at the very end.
 
+mod domains;
 mod flow;
 mod words;
 
@@ -17,6 +18,7 @@ use fastrand::Rng;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::{
+    domains::domains,
     flow::{expected, facts, flow},
     words::words,
 };

@@ -1,0 +1,223 @@
+//! From a name to its class: the set of domain patterns that match it. One walk, from the name's last byte to its first.
+//!
+//! The automaton is a double array: a state is a base, the edge over a symbol lies in the cell at base + symbol, and the cell
+//! says whose it is. Generic over where cells and name lie, so that the kernel, the agent and the tests run this very code.
+//! Knows neither patterns nor rules; `ebfw_policy::compile::Names` builds the cells.
+
+use crate::abi::MAX_NAME;
+
+/// The class of the names that no pattern matches.
+pub const NO_CLASS: u32 = 0;
+
+/// Cells of an automaton at most: 8 MiB.
+pub const MAX_CELLS: u32 = 1 << 20;
+
+/// The symbol of the edge that is taken where a state has none of its own for a byte.
+pub const DEFAULT: u32 = 0;
+/// The symbol of the end of the name; what follows is the class.
+pub const END: u32 = 1;
+/// Symbols are below this.
+pub const SYMBOLS: u32 = FIRST_BYTE + 256;
+const FIRST_BYTE: u32 = 2;
+
+/// Set in the next state of a cell: the class is known, whatever the rest of the name is.
+const DECIDED: u32 = 1 << 31;
+
+/// The symbol of a byte of a name. Upper and lower case are one.
+#[inline(always)]
+#[must_use]
+pub const fn symbol(byte: u8) -> u32 {
+    FIRST_BYTE + byte.to_ascii_lowercase() as u32
+}
+
+/// The cell of an edge of `state` to the state `next`, or of its end with the class `next`.
+#[must_use]
+pub const fn edge(state: u32, next: u32) -> u64 {
+    (state as u64) << 32 | next as u64
+}
+
+/// The cell of an edge of `state` behind which every name has the class `class`.
+#[must_use]
+pub const fn decided(state: u32, class: u32) -> u64 {
+    edge(state, DECIDED | class)
+}
+
+/// The automaton, wherever it lies.
+pub trait Cells {
+    /// Cell `index`; 0 where there is none.
+    fn cell(&self, index: u32) -> u64;
+}
+
+impl Cells for [u64] {
+    fn cell(&self, index: u32) -> u64 {
+        self.get(index as usize).copied().unwrap_or(0)
+    }
+}
+
+/// A name, wherever it lies.
+pub trait Text {
+    /// Byte `index` of the name, which is below its length.
+    fn byte(&self, index: u32) -> u8;
+
+    /// Hands the state of the walk through. The kernel's programs pass it through map memory, where the verifier forgets what it
+    /// knew of it: else it would walk every path for itself.
+    #[inline(always)]
+    fn pass(&self, state: u32) -> u32 {
+        state
+    }
+}
+
+impl Text for [u8] {
+    fn byte(&self, index: u32) -> u8 {
+        self.get(index as usize).copied().unwrap_or(0)
+    }
+}
+
+/// The class of the name of `length` bytes, which has no trailing dot.
+///
+/// What is longer than [`MAX_NAME`] is no name and has no class, even under `*`: whoever reads names refuses it.
+#[inline(always)]
+pub fn class_of(
+    cells: &(impl Cells + ?Sized),
+    root: u32,
+    text: &(impl Text + ?Sized),
+    length: u32,
+) -> u32 {
+    if length > MAX_NAME as u32 {
+        return NO_CLASS;
+    }
+    let mut state = root;
+    let mut read = 0;
+    while read < MAX_NAME as u32 {
+        if read >= length {
+            break;
+        }
+        state = text.pass(state);
+        let next = follow(cells, state, text.byte(length - 1 - read));
+        if next & DECIDED != 0 {
+            return next & !DECIDED;
+        }
+        state = next;
+        read += 1;
+    }
+    let end = cells.cell(state.wrapping_add(END));
+    if owner(end) == state {
+        end as u32
+    } else {
+        NO_CLASS
+    }
+}
+
+/// The state behind `byte`.
+#[inline(always)]
+fn follow(cells: &(impl Cells + ?Sized), state: u32, byte: u8) -> u32 {
+    let own = cells.cell(state.wrapping_add(symbol(byte)));
+    if owner(own) == state {
+        return own as u32;
+    }
+    let default = cells.cell(state.wrapping_add(DEFAULT));
+    if owner(default) == state {
+        return default as u32;
+    }
+    DECIDED | NO_CLASS
+}
+
+/// Whose edge a cell holds. No state is 0, so an empty cell is nobody's.
+#[inline(always)]
+const fn owner(cell: u64) -> u32 {
+    (cell >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::{cell::RefCell, vec, vec::Vec};
+
+    use super::*;
+
+    const A: u32 = 1;
+    const B: u32 = 400;
+
+    /// `ab` has class 5, whatever ends in `xb` has 6, `a?` for any other byte than `b` and `x` at its end has 7.
+    fn cells() -> Vec<u64> {
+        let c = 800;
+        let mut cells = vec![0; 1200];
+        let mut put = |state: u32, symbol: u32, cell| cells[(state + symbol) as usize] = cell;
+        put(A, symbol(b'b'), edge(A, B));
+        put(A, symbol(b'x'), decided(A, NO_CLASS));
+        put(A, DEFAULT, edge(A, c));
+        put(B, symbol(b'a'), edge(B, 900));
+        put(B, symbol(b'x'), decided(B, 6));
+        put(900, END, edge(900, 5));
+        put(c, symbol(b'a'), edge(c, 901));
+        put(901, END, edge(901, 7));
+        cells
+    }
+
+    fn class(name: &[u8]) -> u32 {
+        class_of(cells().as_slice(), A, name, name.len() as u32)
+    }
+
+    #[test]
+    fn a_name_is_read_from_its_last_byte() {
+        for (name, expected, why) in [
+            (&b"ab"[..], 5, "its own edges"),
+            (b"AB", 5, "case does not count"),
+            (b"aB", 5, "case does not count"),
+            (b"xb", 6, "decided before its end"),
+            (b"what.ever.xb", 6, "decided, so the rest is not read"),
+            (b"a-", 7, "over the default edge"),
+            (b"a\xff", 7, "over the default edge, not ASCII"),
+            (b"a\0", 7, "over the default edge, not a character"),
+            (b"", NO_CLASS, "nothing"),
+            (b"b", NO_CLASS, "ends where no name ends"),
+            (b"cb", NO_CLASS, "no edge, no default edge"),
+            (b"ax", NO_CLASS, "its own edge beats the default edge"),
+            (b"aab", NO_CLASS, "longer than what matches"),
+        ] {
+            assert_eq!(class(name), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_name_has_no_class() {
+        let mut longest = [b'.'; MAX_NAME + 1];
+        longest[MAX_NAME - 2..MAX_NAME].copy_from_slice(b"xb");
+        assert_eq!(class(&longest[..MAX_NAME]), 6);
+        longest[MAX_NAME - 1..].copy_from_slice(b"xb");
+        assert_eq!(class(&longest), NO_CLASS);
+    }
+
+    #[test]
+    fn broken_cells_end_the_walk_without_a_class() {
+        for (root, cells, why) in [
+            (1, vec![], "no cells"),
+            (u32::MAX, cells(), "a root beyond all cells"),
+            (1, vec![0; 500], "nobody's cells"),
+            (1, vec![edge(2, 9); 500], "another state's cells"),
+        ] {
+            let class = class_of(cells.as_slice(), root, &b"ab"[..], 2);
+            assert_eq!(class, NO_CLASS, "{why}");
+        }
+        let circle = vec![edge(1, 1); 500];
+        assert_eq!(class_of(circle.as_slice(), 1, &[b'a'; 253][..], 253), 1);
+    }
+
+    #[test]
+    fn the_state_is_handed_through_at_every_byte() {
+        struct Watched(RefCell<Vec<u32>>);
+        impl Text for Watched {
+            fn byte(&self, index: u32) -> u8 {
+                b"ab"[index as usize]
+            }
+            fn pass(&self, state: u32) -> u32 {
+                self.0.borrow_mut().push(state);
+                state
+            }
+        }
+        let text = Watched(RefCell::default());
+        assert_eq!(class_of(cells().as_slice(), A, &text, 2), 5);
+        assert_eq!(text.0.into_inner(), [A, B]);
+    }
+}
