@@ -4,7 +4,7 @@
 //! sockets, workloads or packets. Cost does not depend on the number of rules but for the words of the first match.
 
 use crate::{
-    abi::Address,
+    abi::{Address, NAMES_PER_ADDRESS},
     layout::{
         BITS_WORDS, BLOCK_WORDS, Block, Header, MAX_SHIFT, SUMMARY_SHIFT, halfwords, header_flag,
     },
@@ -64,6 +64,9 @@ pub enum Content {
     Opaque,
 }
 
+/// [`Flow::names`] of a flow whose address has no name.
+pub const NO_NAMES: [u32; NAMES_PER_ADDRESS as usize] = [0; _];
+
 /// The facts that rules are matched against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -75,6 +78,9 @@ pub struct Flow {
     pub port: Option<u16>,
     /// What is known of the payload.
     pub content: Content,
+    /// Classes of the names that the workload resolved to the address, in any order. Places that are left repeat the first
+    /// name. Class 0 are the names that no pattern means; see [`NO_NAMES`].
+    pub names: [u32; NAMES_PER_ADDRESS as usize],
 }
 
 /// What the ruleset says of a flow.
@@ -124,10 +130,12 @@ impl Bitmap<'_> {
     }
 }
 
+/// Bitmap `class` of those that begin at block `first`.
 #[inline(always)]
-fn bitmap<'a, T: Tables>(
+fn numbered<'a, T: Tables>(
     tables: &'a T,
     header: &Header,
+    first: u32,
     class: u32,
 ) -> Result<Bitmap<'a>, TableError> {
     let shift = header.shift & 7;
@@ -135,7 +143,7 @@ fn bitmap<'a, T: Tables>(
         return Err(TableError);
     }
     let block = tables
-        .block(header.bitmaps.wrapping_add(class >> (MAX_SHIFT - shift)))
+        .block(first.wrapping_add(class >> (MAX_SHIFT - shift)))
         .ok_or(TableError)?;
     let position = class & ((64 >> shift) - 1);
     let candidates = if shift >= SUMMARY_SHIFT {
@@ -151,6 +159,31 @@ fn bitmap<'a, T: Tables>(
 }
 
 #[inline(always)]
+fn bitmap<'a, T: Tables>(
+    tables: &'a T,
+    header: &Header,
+    class: u32,
+) -> Result<Bitmap<'a>, TableError> {
+    numbered(tables, header, header.bitmaps, class)
+}
+
+/// The two steps of an index: the halfword `high` of block `index` is a page, the halfword `low` of that page the answer.
+#[inline(always)]
+fn look_up<T: Tables>(
+    tables: &T,
+    index: u32,
+    pages: u32,
+    high: u8,
+    low: u8,
+) -> Result<u32, TableError> {
+    let page = halfwords(tables.block(index).ok_or(TableError)?)[usize::from(high)];
+    let page = tables
+        .block(pages.wrapping_add(u32::from(page)))
+        .ok_or(TableError)?;
+    Ok(u32::from(halfwords(page)[usize::from(low)]))
+}
+
+#[inline(always)]
 fn transport_class<T: Tables>(tables: &T, header: &Header, flow: &Flow) -> Result<u32, TableError> {
     let index = match (flow.protocol, flow.port) {
         (TCP, Some(_)) => header.ports[0],
@@ -162,11 +195,7 @@ fn transport_class<T: Tables>(tables: &T, header: &Header, flow: &Flow) -> Resul
         }
     };
     let port = flow.port.unwrap_or(0);
-    let page = halfwords(tables.block(index).ok_or(TableError)?)[usize::from(port >> 8)];
-    let page = tables
-        .block(header.pages.wrapping_add(u32::from(page)))
-        .ok_or(TableError)?;
-    Ok(u32::from(halfwords(page)[usize::from(port & 0xff)]))
+    look_up(tables, index, header.pages, (port >> 8) as u8, port as u8)
 }
 
 #[inline(always)]
@@ -187,6 +216,183 @@ fn address_class<T: Tables>(
     }
 }
 
+/// What the payload and the names say of each rule. One type for each way in which a ruleset may look at them, so that
+/// none pays for what it does not look at.
+trait Payload {
+    /// Bit `w`: word `w` is worth a look.
+    fn candidates(&self) -> u64;
+    /// The rules of word `index` that match or may match.
+    fn word(&self, index: u32) -> u64;
+    /// The rules of word `index` that match, of those that [`Payload::word`] gave.
+    fn certain<T: Tables>(
+        &self,
+        tables: &T,
+        header: &Header,
+        index: u32,
+    ) -> Result<u64, TableError>;
+}
+
+/// No rule looks at payload or names.
+struct NotRead;
+
+impl Payload for NotRead {
+    #[inline(always)]
+    fn candidates(&self) -> u64 {
+        u64::MAX
+    }
+
+    #[inline(always)]
+    fn word(&self, _index: u32) -> u64 {
+        u64::MAX
+    }
+
+    #[inline(always)]
+    fn certain<T: Tables>(&self, _: &T, _: &Header, _: u32) -> Result<u64, TableError> {
+        Ok(u64::MAX)
+    }
+}
+
+/// Rules look at requests, none at names.
+struct RequestsRead<'a> {
+    content: Content,
+    rules: Bitmap<'a>,
+}
+
+impl<'a> RequestsRead<'a> {
+    #[inline(always)]
+    fn of<T: Tables>(tables: &'a T, header: &Header, content: Content) -> Result<Self, TableError> {
+        let class = match content {
+            Content::Pending => header.content_pending_maybe,
+            Content::Opaque => header.content_opaque,
+        };
+        Ok(Self {
+            content,
+            rules: bitmap(tables, header, class)?,
+        })
+    }
+}
+
+impl Payload for RequestsRead<'_> {
+    #[inline(always)]
+    fn candidates(&self) -> u64 {
+        self.rules.candidates
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        self.rules.word(index)
+    }
+
+    #[inline(always)]
+    fn certain<T: Tables>(
+        &self,
+        tables: &T,
+        header: &Header,
+        index: u32,
+    ) -> Result<u64, TableError> {
+        match self.content {
+            Content::Pending => Ok(bitmap(tables, header, header.content_pending_yes)?.word(index)),
+            Content::Opaque => Ok(u64::MAX),
+        }
+    }
+}
+
+/// Rules look at names.
+struct NamesRead<'a> {
+    /// The rules whatever the names are.
+    rules: RequestsRead<'a>,
+    /// The rules for which one name that they mean is enough.
+    by_any: Bitmap<'a>,
+    /// The rules that mean the first, the second, the third and the fourth name.
+    meant: [Bitmap<'a>; NAMES_PER_ADDRESS as usize],
+}
+
+impl<'a> NamesRead<'a> {
+    #[inline(always)]
+    fn of<T: Tables>(tables: &'a T, header: &Header, flow: &Flow) -> Result<Self, TableError> {
+        let by_any = match flow.content {
+            Content::Pending => header.content_pending_maybe_any,
+            Content::Opaque => header.content_opaque_any,
+        };
+        let [a, b, c, d] = flow.names;
+        Ok(Self {
+            rules: RequestsRead::of(tables, header, flow.content)?,
+            by_any: bitmap(tables, header, by_any)?,
+            meant: [
+                meaning(tables, header, a)?,
+                meaning(tables, header, b)?,
+                meaning(tables, header, c)?,
+                meaning(tables, header, d)?,
+            ],
+        })
+    }
+
+    /// The rules of word `index` that mean any of the names.
+    #[inline(always)]
+    fn any(&self, index: u32) -> u64 {
+        let [a, b, c, d] = &self.meant;
+        a.word(index) | b.word(index) | c.word(index) | d.word(index)
+    }
+
+    /// The rules of word `index` that mean all of them.
+    #[inline(always)]
+    fn all(&self, index: u32) -> u64 {
+        let [a, b, c, d] = &self.meant;
+        a.word(index) & b.word(index) & c.word(index) & d.word(index)
+    }
+}
+
+impl Payload for NamesRead<'_> {
+    #[inline(always)]
+    fn candidates(&self) -> u64 {
+        let [a, b, c, d] = &self.meant;
+        let any = a.candidates | b.candidates | c.candidates | d.candidates;
+        self.rules.candidates() | self.by_any.candidates & any
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        self.rules.word(index) | self.by_any.word(index) & self.any(index)
+    }
+
+    #[inline(always)]
+    fn certain<T: Tables>(
+        &self,
+        tables: &T,
+        header: &Header,
+        index: u32,
+    ) -> Result<u64, TableError> {
+        let whatever = self.rules.certain(tables, header, index)?;
+        if self.rules.content == Content::Opaque {
+            return Ok(whatever);
+        }
+        let by_any = bitmap(tables, header, header.content_pending_yes_any)?.word(index);
+        let by_all = bitmap(tables, header, header.content_pending_yes_all)?.word(index);
+        Ok(whatever | by_any & self.any(index) | by_all & self.all(index))
+    }
+}
+
+/// The rules that mean the names of a class.
+#[inline(always)]
+fn meaning<'a, T: Tables>(
+    tables: &'a T,
+    header: &Header,
+    class: u32,
+) -> Result<Bitmap<'a>, TableError> {
+    if class >= header.name_classes {
+        return Err(TableError);
+    }
+    let index = header.name_index.wrapping_add(class >> 16);
+    let number = look_up(
+        tables,
+        index,
+        header.name_pages,
+        (class >> 8) as u8,
+        class as u8,
+    )?;
+    numbered(tables, header, header.name_bitmaps, number)
+}
+
 /// Decides `flow`: the first rule that matches, the first that may match, or the default.
 ///
 /// # Errors
@@ -204,35 +410,43 @@ pub fn classify<T: Tables>(
         header,
         address_class(tables, header, flow.destination)?,
     )?;
-    let content = if header.flags & header_flag::CONTENT == 0 {
-        None
-    } else {
-        Some(bitmap(
-            tables,
-            header,
-            match flow.content {
-                Content::Pending => header.content_pending_maybe,
-                Content::Opaque => header.content_opaque,
-            },
-        )?)
-    };
-    let mut candidates = transport.candidates & address.candidates;
-    if let Some(content) = &content {
-        candidates &= content.candidates;
+    if header.flags & header_flag::CONTENT == 0 {
+        return first_match(tables, header, &transport, &address, &NotRead);
     }
+    if header.flags & header_flag::NAMES == 0 {
+        let payload = RequestsRead::of(tables, header, flow.content)?;
+        return first_match(tables, header, &transport, &address, &payload);
+    }
+    let payload = NamesRead::of(tables, header, flow)?;
+    first_match(tables, header, &transport, &address, &payload)
+}
+
+#[inline(always)]
+fn first_match<T: Tables>(
+    tables: &T,
+    header: &Header,
+    transport: &Bitmap<'_>,
+    address: &Bitmap<'_>,
+    payload: &impl Payload,
+) -> Result<Outcome, TableError> {
+    let mut candidates = transport.candidates & address.candidates & payload.candidates();
     // At most one pass a word; the bound is what lets the verifier see the end.
     for _ in 0..BITS_WORDS {
         if candidates == 0 {
             break;
         }
         let word = lowest_bit(candidates);
-        let mut rules = transport.word(word) & address.word(word);
-        if let Some(content) = &content {
-            rules &= content.word(word);
-        }
+        let rules = transport.word(word) & address.word(word) & payload.word(word);
         if rules != 0 {
             let rule = (word * 64 + lowest_bit(rules)) as u16;
-            return verdict_of(tables, header, flow, rule);
+            if payload.certain(tables, header, word)? & lowest(rules) == 0 {
+                return Ok(Outcome::Held { rule });
+            }
+            let permits = tables.block(header.permits).ok_or(TableError)?;
+            return Ok(Outcome::Rule {
+                rule,
+                permits: permits[word as usize & (BITS_WORDS - 1)] & lowest(rules) != 0,
+            });
         }
         candidates &= candidates - 1;
     }
@@ -241,31 +455,16 @@ pub fn classify<T: Tables>(
     })
 }
 
+/// The lowest set bit alone.
 #[inline(always)]
-fn verdict_of<T: Tables>(
-    tables: &T,
-    header: &Header,
-    flow: &Flow,
-    rule: u16,
-) -> Result<Outcome, TableError> {
-    let (word, bit) = (u32::from(rule >> 6), 1u64 << (rule & 63));
-    if header.flags & header_flag::CONTENT != 0 && flow.content == Content::Pending {
-        let yes = bitmap(tables, header, header.content_pending_yes)?;
-        if yes.word(word) & bit == 0 {
-            return Ok(Outcome::Held { rule });
-        }
-    }
-    let permits = tables.block(header.permits).ok_or(TableError)?;
-    Ok(Outcome::Rule {
-        rule,
-        permits: permits[word as usize & (BITS_WORDS - 1)] & bit != 0,
-    })
+fn lowest(word: u64) -> u64 {
+    word & word.wrapping_neg()
 }
 
 /// Index of the lowest set bit, without the table look-up that LLVM makes of `trailing_zeros` for the kernel's target.
 #[inline(always)]
 fn lowest_bit(word: u64) -> u32 {
-    let mut below = (word & word.wrapping_neg()).wrapping_sub(1);
+    let mut below = lowest(word).wrapping_sub(1);
     below -= (below >> 1) & 0x5555_5555_5555_5555;
     below = (below & 0x3333_3333_3333_3333) + ((below >> 2) & 0x3333_3333_3333_3333);
     below = (below + (below >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, env};
 
 use ebfw_common::classify::Flow;
 use ebfw_policy::{
-    compile::{Tables, View, compile},
+    compile::{NoNames, Tables, View, compile},
     evaluate::Reason,
     ruleset::Ruleset,
     testgen,
@@ -30,7 +30,7 @@ fn flows_for(ruleset: &Ruleset) -> u64 {
 }
 
 fn compiled(ruleset: &Ruleset) -> Tables {
-    compile(ruleset).expect("random rulesets have few port classes")
+    compile(ruleset, &NoNames).expect("random rulesets have few port classes")
 }
 
 fn check(seed: u64, ruleset: &Ruleset, tables: &View<'_>, flow: &Flow) {

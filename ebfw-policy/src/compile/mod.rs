@@ -6,6 +6,7 @@
 mod bitmap;
 mod blocks;
 mod content;
+mod names;
 mod ports;
 mod prefixes;
 #[cfg(test)]
@@ -15,12 +16,17 @@ mod view;
 use ebfw_common::layout::{Block, Header, MAX_SHIFT, header_flag};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-pub use self::view::View;
 use self::{
     bitmap::{Bitmap, Classes},
     blocks::Blocks,
+    content::Sets,
+    names::TooMany,
     ports::{ByteIndex, Overflow, Pages},
     prefixes::Prefixes,
+};
+pub use self::{
+    names::{NameClasses, NoNames},
+    view::View,
 };
 use crate::{
     policy::{AnyOf, MAX_RULES, Match, Protocol, Quic},
@@ -52,11 +58,22 @@ pub enum CompileError {
         "the ports and protocols of the rules for one workload fall into more than 65536 groups; use fewer or coarser port ranges"
     )]
     TooManyPortClasses,
+    /// Domains overlap in too many ways.
+    #[error(
+        "the domains of the rules for one workload overlap in more than 65536 ways; use fewer or coarser patterns"
+    )]
+    TooManyNameClasses,
 }
 
 impl From<Overflow> for CompileError {
     fn from(Overflow: Overflow) -> Self {
         Self::TooManyPortClasses
+    }
+}
+
+impl From<TooMany> for CompileError {
+    fn from(TooMany: TooMany) -> Self {
+        Self::TooManyNameClasses
     }
 }
 
@@ -80,12 +97,12 @@ impl Tables {
     }
 }
 
-/// Compiles the rules of one workload.
+/// Compiles the rules of one workload. `names` must know every pattern of the rules: one that it does not know means no name.
 ///
 /// # Errors
 ///
 /// [`CompileError`] where the ruleset does not fit into the numbers that the kernel reads.
-pub fn compile(ruleset: &Ruleset) -> Result<Tables, CompileError> {
+pub fn compile(ruleset: &Ruleset, names: &impl NameClasses) -> Result<Tables, CompileError> {
     let rules = ruleset.rules.len();
     if rules > MAX_RULES {
         return Err(TooManyRules(rules).into());
@@ -109,7 +126,7 @@ pub fn compile(ruleset: &Ruleset) -> Result<Tables, CompileError> {
     // Transport first: its class numbers have 16 bits.
     compiler.transport(&mut header)?;
     let (v4, v6) = compiler.addresses(&mut header);
-    compiler.content(&mut header);
+    compiler.content(&mut header, names)?;
     header.bitmaps = compiler.blocks.push_classes(&compiler.classes, shift);
     header.flags |= compiler.flags();
     Ok(Tables {
@@ -245,19 +262,44 @@ impl<'a> Compiler<'a> {
         (v4, v6)
     }
 
-    fn content(&mut self, header: &mut Header) {
-        let content::Sets {
-            looked_at,
+    fn content(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
+        let Sets {
+            reads_names,
+            reads_requests,
             pending_maybe,
             pending_yes,
             opaque,
         } = content::sets(&self.ruleset.rules, self.words);
-        if looked_at {
-            header.flags |= header_flag::CONTENT;
+        if !reads_names && !reads_requests {
+            return Ok(());
         }
-        header.content_pending_maybe = self.number(&pending_maybe);
-        header.content_pending_yes = self.number(&pending_yes);
-        header.content_opaque = self.number(&opaque);
+        header.flags |= header_flag::CONTENT;
+        header.content_pending_maybe = self.number(&pending_maybe.always);
+        header.content_pending_yes = self.number(&pending_yes.always);
+        header.content_opaque = self.number(&opaque.always);
+        if !reads_names {
+            return Ok(());
+        }
+        header.flags |= header_flag::NAMES;
+        header.content_pending_maybe_any = self.number(&pending_maybe.any);
+        header.content_pending_yes_any = self.number(&pending_yes.any);
+        header.content_pending_yes_all = self.number(&pending_yes.all);
+        header.content_opaque_any = self.number(&opaque.any);
+        self.names(header, names)
+    }
+
+    fn names(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
+        let names::Index {
+            classes,
+            top,
+            pages,
+            bitmaps,
+        } = names::compile(&self.ruleset.rules, self.words, names)?;
+        header.name_classes = classes;
+        header.name_index = self.blocks.push_indexes(top.iter());
+        header.name_pages = self.blocks.push_indexes(pages.iter());
+        header.name_bitmaps = self.blocks.push_classes(&bitmaps, header.shift);
+        Ok(())
     }
 
     fn number(&mut self, set: &Bitmap) -> u32 {
