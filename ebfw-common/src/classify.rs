@@ -3,6 +3,8 @@
 //! Generic over where the tables lie, so that the kernel, the host tests and the fuzzers run this very code. Knows nothing of
 //! sockets, workloads or packets. Cost does not depend on the number of rules but for the words of the first match.
 
+use core::hint::black_box;
+
 use crate::{
     abi::{Address, NAMES_PER_ADDRESS},
     layout::{
@@ -65,7 +67,7 @@ pub enum Content {
 }
 
 /// [`Flow::names`] of a flow whose address has no name.
-pub const NO_NAMES: [u32; NAMES_PER_ADDRESS as usize] = [0; _];
+pub const NO_NAMES: [u32; NAMES] = [0; _];
 
 /// The facts that rules are matched against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +82,7 @@ pub struct Flow {
     pub content: Content,
     /// Classes of the names that the workload resolved to the address, in any order. Places that are left repeat the first
     /// name. Class 0 are the names that no pattern means; see [`NO_NAMES`].
-    pub names: [u32; NAMES_PER_ADDRESS as usize],
+    pub names: [u32; NAMES],
 }
 
 /// What the ruleset says of a flow.
@@ -216,14 +218,14 @@ fn address_class<T: Tables>(
     }
 }
 
-/// What the payload and the names say of each rule. One type for each way in which a ruleset may look at them, so that
-/// none pays for what it does not look at.
-trait Payload {
+/// The rules that match or may match a flow, word by word. One type for each way in which a ruleset looks at payload and names,
+/// so that none pays for what it does not look at.
+trait Rules {
     /// Bit `w`: word `w` is worth a look.
     fn candidates(&self) -> u64;
     /// The rules of word `index` that match or may match.
     fn word(&self, index: u32) -> u64;
-    /// The rules of word `index` that match, of those that [`Payload::word`] gave.
+    /// The rules of word `index` that match, if [`Rules::word`] gave them.
     fn certain<T: Tables>(
         &self,
         tables: &T,
@@ -233,17 +235,31 @@ trait Payload {
 }
 
 /// No rule looks at payload or names.
-struct NotRead;
+struct ByAddress<'a> {
+    transport: Bitmap<'a>,
+    address: Bitmap<'a>,
+}
 
-impl Payload for NotRead {
+impl<'a> ByAddress<'a> {
+    #[inline(always)]
+    fn of<T: Tables>(tables: &'a T, header: &Header, flow: &Flow) -> Result<Self, TableError> {
+        let transport = transport_class(tables, header, flow)?;
+        let transport = bitmap(tables, header, transport)?;
+        let address = address_class(tables, header, flow.destination)?;
+        let address = bitmap(tables, header, address)?;
+        Ok(Self { transport, address })
+    }
+}
+
+impl Rules for ByAddress<'_> {
     #[inline(always)]
     fn candidates(&self) -> u64 {
-        u64::MAX
+        self.transport.candidates & self.address.candidates
     }
 
     #[inline(always)]
-    fn word(&self, _index: u32) -> u64 {
-        u64::MAX
+    fn word(&self, index: u32) -> u64 {
+        self.transport.word(index) & self.address.word(index)
     }
 
     #[inline(always)]
@@ -253,34 +269,41 @@ impl Payload for NotRead {
 }
 
 /// Rules look at requests, none at names.
-struct RequestsRead<'a> {
+struct ByRequest<'a> {
+    by_address: ByAddress<'a>,
     content: Content,
-    rules: Bitmap<'a>,
+    payload: Bitmap<'a>,
 }
 
-impl<'a> RequestsRead<'a> {
+impl<'a> ByRequest<'a> {
     #[inline(always)]
-    fn of<T: Tables>(tables: &'a T, header: &Header, content: Content) -> Result<Self, TableError> {
+    fn of<T: Tables>(
+        tables: &'a T,
+        header: &Header,
+        content: Content,
+        by_address: ByAddress<'a>,
+    ) -> Result<Self, TableError> {
         let class = match content {
             Content::Pending => header.content_pending_maybe,
             Content::Opaque => header.content_opaque,
         };
         Ok(Self {
+            by_address,
             content,
-            rules: bitmap(tables, header, class)?,
+            payload: bitmap(tables, header, class)?,
         })
     }
 }
 
-impl Payload for RequestsRead<'_> {
+impl Rules for ByRequest<'_> {
     #[inline(always)]
     fn candidates(&self) -> u64 {
-        self.rules.candidates
+        self.by_address.candidates() & self.payload.candidates
     }
 
     #[inline(always)]
     fn word(&self, index: u32) -> u64 {
-        self.rules.word(index)
+        self.by_address.word(index) & self.payload.word(index)
     }
 
     #[inline(always)]
@@ -297,62 +320,117 @@ impl Payload for RequestsRead<'_> {
     }
 }
 
+/// Names of a flow.
+const NAMES: usize = NAMES_PER_ADDRESS as usize;
+
 /// Rules look at names.
-struct NamesRead<'a> {
-    /// The rules whatever the names are.
-    rules: RequestsRead<'a>,
-    /// The rules for which one name that they mean is enough.
-    by_any: Bitmap<'a>,
-    /// The rules that mean the first, the second, the third and the fourth name.
-    meant: [Bitmap<'a>; NAMES_PER_ADDRESS as usize],
+struct ByName<'a> {
+    content: Content,
+    candidates: u64,
+    /// Transport, address, the rules that the payload satisfies whatever the names are, those that it satisfies if any name is
+    /// meant, and the rules that mean each name. The bitmaps are taken apart, since eight blocks and eight offsets, in eight bytes
+    /// each, would not fit on the kernel's stack.
+    blocks: [&'a Block; 4 + NAMES],
+    /// A byte for each.
+    offsets: u64,
 }
 
-impl<'a> NamesRead<'a> {
+const _: () = assert!(4 + NAMES == size_of::<u64>());
+
+/// Puts the offset of a bitmap into its byte. The black boxes here and below keep LLVM from putting off the sum until all parts
+/// are there, and from taking it apart before it is needed: either puts all parts on the stack.
+#[inline(always)]
+fn packed(offsets: u64, bitmap: &Bitmap<'_>, place: usize) -> u64 {
+    black_box(offsets | (bitmap.offset as u64) << (place * 8))
+}
+
+impl<'a> ByName<'a> {
     #[inline(always)]
-    fn of<T: Tables>(tables: &'a T, header: &Header, flow: &Flow) -> Result<Self, TableError> {
-        let by_any = match flow.content {
-            Content::Pending => header.content_pending_maybe_any,
-            Content::Opaque => header.content_opaque_any,
-        };
+    fn of<T: Tables>(
+        tables: &'a T,
+        header: &Header,
+        flow: &Flow,
+        ByAddress { transport, address }: ByAddress<'a>,
+    ) -> Result<Self, TableError> {
+        let candidates = black_box(transport.candidates & address.candidates);
+        let offsets = packed(packed(0, &transport, 0), &address, 1);
+
         let [a, b, c, d] = flow.names;
+        let a = meaning(tables, header, a)?;
+        let offsets = packed(offsets, &a, 4);
+        let any = a.candidates;
+        let b = meaning(tables, header, b)?;
+        let offsets = packed(offsets, &b, 5);
+        let any = black_box(any | b.candidates);
+        let c = meaning(tables, header, c)?;
+        let offsets = packed(offsets, &c, 6);
+        let any = black_box(any | c.candidates);
+        let d = meaning(tables, header, d)?;
+        let offsets = packed(offsets, &d, 7);
+        let any = black_box(any | d.candidates);
+
+        let (always, by_any) = match flow.content {
+            Content::Pending => (
+                header.content_pending_maybe,
+                header.content_pending_maybe_any,
+            ),
+            Content::Opaque => (header.content_opaque, header.content_opaque_any),
+        };
+        let by_any = bitmap(tables, header, by_any)?;
+        let offsets = packed(offsets, &by_any, 3);
+        let any = black_box(any & by_any.candidates);
+        let always = bitmap(tables, header, always)?;
+        let offsets = packed(offsets, &always, 2);
+        let candidates = candidates & (any | always.candidates);
         Ok(Self {
-            rules: RequestsRead::of(tables, header, flow.content)?,
-            by_any: bitmap(tables, header, by_any)?,
-            meant: [
-                meaning(tables, header, a)?,
-                meaning(tables, header, b)?,
-                meaning(tables, header, c)?,
-                meaning(tables, header, d)?,
+            content: flow.content,
+            candidates,
+            blocks: [
+                transport.block,
+                address.block,
+                always.block,
+                by_any.block,
+                a.block,
+                b.block,
+                c.block,
+                d.block,
             ],
+            offsets,
         })
     }
 
-    /// The rules of word `index` that mean any of the names.
+    /// Word `index` of the bitmap in `place`.
     #[inline(always)]
-    fn any(&self, index: u32) -> u64 {
-        let [a, b, c, d] = &self.meant;
-        a.word(index) | b.word(index) | c.word(index) | d.word(index)
+    fn word_of(&self, place: usize, offsets: u64, index: u32) -> u64 {
+        let offset = (offsets >> (place * 8)) as usize;
+        self.blocks[place][(offset + index as usize) & (BITS_WORDS - 1)]
     }
 
-    /// The rules of word `index` that mean all of them.
+    /// Word `index` of the rules that mean each of the names.
     #[inline(always)]
-    fn all(&self, index: u32) -> u64 {
-        let [a, b, c, d] = &self.meant;
-        a.word(index) & b.word(index) & c.word(index) & d.word(index)
+    fn meant(&self, offsets: u64, index: u32) -> [u64; NAMES] {
+        [
+            self.word_of(4, offsets, index),
+            self.word_of(5, offsets, index),
+            self.word_of(6, offsets, index),
+            self.word_of(7, offsets, index),
+        ]
     }
 }
 
-impl Payload for NamesRead<'_> {
+impl Rules for ByName<'_> {
     #[inline(always)]
     fn candidates(&self) -> u64 {
-        let [a, b, c, d] = &self.meant;
-        let any = a.candidates | b.candidates | c.candidates | d.candidates;
-        self.rules.candidates() | self.by_any.candidates & any
+        self.candidates
     }
 
     #[inline(always)]
     fn word(&self, index: u32) -> u64 {
-        self.rules.word(index) | self.by_any.word(index) & self.any(index)
+        let offsets = black_box(self.offsets);
+        let [a, b, c, d] = self.meant(offsets, index);
+        let payload =
+            self.word_of(2, offsets, index) | self.word_of(3, offsets, index) & (a | b | c | d);
+        payload & self.word_of(0, offsets, index) & self.word_of(1, offsets, index)
     }
 
     #[inline(always)]
@@ -362,13 +440,16 @@ impl Payload for NamesRead<'_> {
         header: &Header,
         index: u32,
     ) -> Result<u64, TableError> {
-        let whatever = self.rules.certain(tables, header, index)?;
-        if self.rules.content == Content::Opaque {
-            return Ok(whatever);
+        if self.content == Content::Opaque {
+            return Ok(u64::MAX);
         }
+        let [a, b, c, d] = self.meant(black_box(self.offsets), index);
+        let all = black_box(a & b & c & d);
+        let any = black_box(a | b | c | d);
+        let always = bitmap(tables, header, header.content_pending_yes)?.word(index);
         let by_any = bitmap(tables, header, header.content_pending_yes_any)?.word(index);
         let by_all = bitmap(tables, header, header.content_pending_yes_all)?.word(index);
-        Ok(whatever | by_any & self.any(index) | by_all & self.all(index))
+        Ok(always | by_any & any | by_all & all)
     }
 }
 
@@ -404,48 +485,41 @@ pub fn classify<T: Tables>(
     header: &Header,
     flow: &Flow,
 ) -> Result<Outcome, TableError> {
-    let transport = bitmap(tables, header, transport_class(tables, header, flow)?)?;
-    let address = bitmap(
-        tables,
-        header,
-        address_class(tables, header, flow.destination)?,
-    )?;
+    let by_address = ByAddress::of(tables, header, flow)?;
     if header.flags & header_flag::CONTENT == 0 {
-        return first_match(tables, header, &transport, &address, &NotRead);
+        return first_match(tables, header, &by_address);
     }
     if header.flags & header_flag::NAMES == 0 {
-        let payload = RequestsRead::of(tables, header, flow.content)?;
-        return first_match(tables, header, &transport, &address, &payload);
+        let by_request = ByRequest::of(tables, header, flow.content, by_address)?;
+        return first_match(tables, header, &by_request);
     }
-    let payload = NamesRead::of(tables, header, flow)?;
-    first_match(tables, header, &transport, &address, &payload)
+    let by_name = ByName::of(tables, header, flow, by_address)?;
+    first_match(tables, header, &by_name)
 }
 
 #[inline(always)]
 fn first_match<T: Tables>(
     tables: &T,
     header: &Header,
-    transport: &Bitmap<'_>,
-    address: &Bitmap<'_>,
-    payload: &impl Payload,
+    rules: &impl Rules,
 ) -> Result<Outcome, TableError> {
-    let mut candidates = transport.candidates & address.candidates & payload.candidates();
+    let mut candidates = rules.candidates();
     // At most one pass a word; the bound is what lets the verifier see the end.
     for _ in 0..BITS_WORDS {
         if candidates == 0 {
             break;
         }
         let word = lowest_bit(candidates);
-        let rules = transport.word(word) & address.word(word) & payload.word(word);
-        if rules != 0 {
-            let rule = (word * 64 + lowest_bit(rules)) as u16;
-            if payload.certain(tables, header, word)? & lowest(rules) == 0 {
+        let matching = rules.word(word);
+        if matching != 0 {
+            let rule = (word * 64 + lowest_bit(matching)) as u16;
+            if rules.certain(tables, header, word)? & lowest(matching) == 0 {
                 return Ok(Outcome::Held { rule });
             }
             let permits = tables.block(header.permits).ok_or(TableError)?;
             return Ok(Outcome::Rule {
                 rule,
-                permits: permits[word as usize & (BITS_WORDS - 1)] & lowest(rules) != 0,
+                permits: permits[word as usize & (BITS_WORDS - 1)] & lowest(matching) != 0,
             });
         }
         candidates &= candidates - 1;
@@ -469,7 +543,7 @@ fn lowest_bit(word: u64) -> u32 {
     below = (below & 0x3333_3333_3333_3333) + ((below >> 2) & 0x3333_3333_3333_3333);
     below = (below + (below >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
     // LLVM knows how large this can be and would drop the masks behind it, which the verifier needs since it does not know.
-    core::hint::black_box((below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32)
+    black_box((below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32)
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! The classes are those of the whole node, so that a name is classified once for all workloads; each ruleset has an index of its
 //! own over them, number / 256 -> page -> bitmap, in which the many classes that mean none of its rules share pages.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc};
 
 use indexmap::IndexSet;
