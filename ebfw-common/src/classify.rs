@@ -3,8 +3,10 @@
 //! Generic over where the tables lie, so that the kernel, the host tests and the fuzzers run this very code. Knows nothing of
 //! sockets, workloads or packets. Cost does not depend on the number of rules but for the words of the first match.
 
+use core::hint::black_box;
+
 use crate::{
-    abi::Address,
+    abi::{Address, NAMES_PER_ADDRESS},
     layout::{
         BITS_WORDS, BLOCK_WORDS, Block, Header, MAX_SHIFT, SUMMARY_SHIFT, halfwords, header_flag,
     },
@@ -64,6 +66,9 @@ pub enum Content {
     Opaque,
 }
 
+/// [`Flow::names`] of a flow whose address has no name.
+pub const NO_NAMES: [u32; NAMES] = [0; _];
+
 /// The facts that rules are matched against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -75,6 +80,9 @@ pub struct Flow {
     pub port: Option<u16>,
     /// What is known of the payload.
     pub content: Content,
+    /// Classes of the names that the workload resolved to the address, in any order. Places that are left repeat the first
+    /// name. Class 0 are the names that no pattern means; see [`NO_NAMES`].
+    pub names: [u32; NAMES],
 }
 
 /// What the ruleset says of a flow.
@@ -124,10 +132,12 @@ impl Bitmap<'_> {
     }
 }
 
+/// Bitmap `class` of those that begin at block `first`.
 #[inline(always)]
-fn bitmap<'a, T: Tables>(
+fn numbered<'a, T: Tables>(
     tables: &'a T,
     header: &Header,
+    first: u32,
     class: u32,
 ) -> Result<Bitmap<'a>, TableError> {
     let shift = header.shift & 7;
@@ -135,7 +145,7 @@ fn bitmap<'a, T: Tables>(
         return Err(TableError);
     }
     let block = tables
-        .block(header.bitmaps.wrapping_add(class >> (MAX_SHIFT - shift)))
+        .block(first.wrapping_add(class >> (MAX_SHIFT - shift)))
         .ok_or(TableError)?;
     let position = class & ((64 >> shift) - 1);
     let candidates = if shift >= SUMMARY_SHIFT {
@@ -151,6 +161,31 @@ fn bitmap<'a, T: Tables>(
 }
 
 #[inline(always)]
+fn bitmap<'a, T: Tables>(
+    tables: &'a T,
+    header: &Header,
+    class: u32,
+) -> Result<Bitmap<'a>, TableError> {
+    numbered(tables, header, header.bitmaps, class)
+}
+
+/// The two steps of an index: the halfword `high` of block `index` is a page, the halfword `low` of that page the answer.
+#[inline(always)]
+fn look_up<T: Tables>(
+    tables: &T,
+    index: u32,
+    pages: u32,
+    high: u8,
+    low: u8,
+) -> Result<u32, TableError> {
+    let page = halfwords(tables.block(index).ok_or(TableError)?)[usize::from(high)];
+    let page = tables
+        .block(pages.wrapping_add(u32::from(page)))
+        .ok_or(TableError)?;
+    Ok(u32::from(halfwords(page)[usize::from(low)]))
+}
+
+#[inline(always)]
 fn transport_class<T: Tables>(tables: &T, header: &Header, flow: &Flow) -> Result<u32, TableError> {
     let index = match (flow.protocol, flow.port) {
         (TCP, Some(_)) => header.ports[0],
@@ -162,11 +197,7 @@ fn transport_class<T: Tables>(tables: &T, header: &Header, flow: &Flow) -> Resul
         }
     };
     let port = flow.port.unwrap_or(0);
-    let page = halfwords(tables.block(index).ok_or(TableError)?)[usize::from(port >> 8)];
-    let page = tables
-        .block(header.pages.wrapping_add(u32::from(page)))
-        .ok_or(TableError)?;
-    Ok(u32::from(halfwords(page)[usize::from(port & 0xff)]))
+    look_up(tables, index, header.pages, (port >> 8) as u8, port as u8)
 }
 
 #[inline(always)]
@@ -187,6 +218,262 @@ fn address_class<T: Tables>(
     }
 }
 
+/// The rules that match or may match a flow, word by word. One type for each way in which a ruleset looks at payload and names,
+/// so that none pays for what it does not look at.
+trait Rules {
+    /// Bit `w`: word `w` is worth a look.
+    fn candidates(&self) -> u64;
+    /// The rules of word `index` that match or may match.
+    fn word(&self, index: u32) -> u64;
+    /// The rules of word `index` that match, if [`Rules::word`] gave them.
+    fn certain<T: Tables>(
+        &self,
+        tables: &T,
+        header: &Header,
+        index: u32,
+    ) -> Result<u64, TableError>;
+}
+
+/// No rule looks at payload or names.
+struct ByAddress<'a> {
+    transport: Bitmap<'a>,
+    address: Bitmap<'a>,
+}
+
+impl<'a> ByAddress<'a> {
+    #[inline(always)]
+    fn of<T: Tables>(tables: &'a T, header: &Header, flow: &Flow) -> Result<Self, TableError> {
+        let transport = transport_class(tables, header, flow)?;
+        let transport = bitmap(tables, header, transport)?;
+        let address = address_class(tables, header, flow.destination)?;
+        let address = bitmap(tables, header, address)?;
+        Ok(Self { transport, address })
+    }
+}
+
+impl Rules for ByAddress<'_> {
+    #[inline(always)]
+    fn candidates(&self) -> u64 {
+        self.transport.candidates & self.address.candidates
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        self.transport.word(index) & self.address.word(index)
+    }
+
+    #[inline(always)]
+    fn certain<T: Tables>(&self, _: &T, _: &Header, _: u32) -> Result<u64, TableError> {
+        Ok(u64::MAX)
+    }
+}
+
+/// Rules look at requests, none at names.
+struct ByRequest<'a> {
+    by_address: ByAddress<'a>,
+    content: Content,
+    payload: Bitmap<'a>,
+}
+
+impl<'a> ByRequest<'a> {
+    #[inline(always)]
+    fn of<T: Tables>(
+        tables: &'a T,
+        header: &Header,
+        content: Content,
+        by_address: ByAddress<'a>,
+    ) -> Result<Self, TableError> {
+        let class = match content {
+            Content::Pending => header.content_pending_maybe,
+            Content::Opaque => header.content_opaque,
+        };
+        Ok(Self {
+            by_address,
+            content,
+            payload: bitmap(tables, header, class)?,
+        })
+    }
+}
+
+impl Rules for ByRequest<'_> {
+    #[inline(always)]
+    fn candidates(&self) -> u64 {
+        self.by_address.candidates() & self.payload.candidates
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        self.by_address.word(index) & self.payload.word(index)
+    }
+
+    #[inline(always)]
+    fn certain<T: Tables>(
+        &self,
+        tables: &T,
+        header: &Header,
+        index: u32,
+    ) -> Result<u64, TableError> {
+        match self.content {
+            Content::Pending => Ok(bitmap(tables, header, header.content_pending_yes)?.word(index)),
+            Content::Opaque => Ok(u64::MAX),
+        }
+    }
+}
+
+/// Names of a flow.
+const NAMES: usize = NAMES_PER_ADDRESS as usize;
+
+/// Rules look at names.
+struct ByName<'a> {
+    content: Content,
+    candidates: u64,
+    /// Transport, address, the rules that the payload satisfies whatever the names are, those that it satisfies if any name is
+    /// meant, and the rules that mean each name. The bitmaps are taken apart, since eight blocks and eight offsets, in eight bytes
+    /// each, would not fit on the kernel's stack.
+    blocks: [&'a Block; 4 + NAMES],
+    /// A byte for each.
+    offsets: u64,
+}
+
+const _: () = assert!(4 + NAMES == size_of::<u64>());
+
+/// Puts the offset of a bitmap into its byte. The black boxes here and below keep LLVM from putting off the sum until all parts
+/// are there, and from taking it apart before it is needed: either puts all parts on the stack.
+#[inline(always)]
+fn packed(offsets: u64, bitmap: &Bitmap<'_>, place: usize) -> u64 {
+    black_box(offsets | (bitmap.offset as u64) << (place * 8))
+}
+
+impl<'a> ByName<'a> {
+    #[inline(always)]
+    fn of<T: Tables>(
+        tables: &'a T,
+        header: &Header,
+        flow: &Flow,
+        ByAddress { transport, address }: ByAddress<'a>,
+    ) -> Result<Self, TableError> {
+        let candidates = black_box(transport.candidates & address.candidates);
+        let offsets = packed(packed(0, &transport, 0), &address, 1);
+
+        let [a, b, c, d] = flow.names;
+        let a = meaning(tables, header, a)?;
+        let offsets = packed(offsets, &a, 4);
+        let any = a.candidates;
+        let b = meaning(tables, header, b)?;
+        let offsets = packed(offsets, &b, 5);
+        let any = black_box(any | b.candidates);
+        let c = meaning(tables, header, c)?;
+        let offsets = packed(offsets, &c, 6);
+        let any = black_box(any | c.candidates);
+        let d = meaning(tables, header, d)?;
+        let offsets = packed(offsets, &d, 7);
+        let any = black_box(any | d.candidates);
+
+        let (always, by_any) = match flow.content {
+            Content::Pending => (
+                header.content_pending_maybe,
+                header.content_pending_maybe_any,
+            ),
+            Content::Opaque => (header.content_opaque, header.content_opaque_any),
+        };
+        let by_any = bitmap(tables, header, by_any)?;
+        let offsets = packed(offsets, &by_any, 3);
+        let any = black_box(any & by_any.candidates);
+        let always = bitmap(tables, header, always)?;
+        let offsets = packed(offsets, &always, 2);
+        let candidates = candidates & (any | always.candidates);
+        Ok(Self {
+            content: flow.content,
+            candidates,
+            blocks: [
+                transport.block,
+                address.block,
+                always.block,
+                by_any.block,
+                a.block,
+                b.block,
+                c.block,
+                d.block,
+            ],
+            offsets,
+        })
+    }
+
+    /// Word `index` of the bitmap in `place`.
+    #[inline(always)]
+    fn word_of(&self, place: usize, offsets: u64, index: u32) -> u64 {
+        let offset = (offsets >> (place * 8)) as usize;
+        self.blocks[place][(offset + index as usize) & (BITS_WORDS - 1)]
+    }
+
+    /// Word `index` of the rules that mean each of the names.
+    #[inline(always)]
+    fn meant(&self, offsets: u64, index: u32) -> [u64; NAMES] {
+        [
+            self.word_of(4, offsets, index),
+            self.word_of(5, offsets, index),
+            self.word_of(6, offsets, index),
+            self.word_of(7, offsets, index),
+        ]
+    }
+}
+
+impl Rules for ByName<'_> {
+    #[inline(always)]
+    fn candidates(&self) -> u64 {
+        self.candidates
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        let offsets = black_box(self.offsets);
+        let [a, b, c, d] = self.meant(offsets, index);
+        let payload =
+            self.word_of(2, offsets, index) | self.word_of(3, offsets, index) & (a | b | c | d);
+        payload & self.word_of(0, offsets, index) & self.word_of(1, offsets, index)
+    }
+
+    #[inline(always)]
+    fn certain<T: Tables>(
+        &self,
+        tables: &T,
+        header: &Header,
+        index: u32,
+    ) -> Result<u64, TableError> {
+        if self.content == Content::Opaque {
+            return Ok(u64::MAX);
+        }
+        let [a, b, c, d] = self.meant(black_box(self.offsets), index);
+        let all = black_box(a & b & c & d);
+        let any = black_box(a | b | c | d);
+        let always = bitmap(tables, header, header.content_pending_yes)?.word(index);
+        let by_any = bitmap(tables, header, header.content_pending_yes_any)?.word(index);
+        let by_all = bitmap(tables, header, header.content_pending_yes_all)?.word(index);
+        Ok(always | by_any & any | by_all & all)
+    }
+}
+
+/// The rules that mean the names of a class.
+#[inline(always)]
+fn meaning<'a, T: Tables>(
+    tables: &'a T,
+    header: &Header,
+    class: u32,
+) -> Result<Bitmap<'a>, TableError> {
+    if class >= header.name_classes {
+        return Err(TableError);
+    }
+    let index = header.name_index.wrapping_add(class >> 16);
+    let number = look_up(
+        tables,
+        index,
+        header.name_pages,
+        (class >> 8) as u8,
+        class as u8,
+    )?;
+    numbered(tables, header, header.name_bitmaps, number)
+}
+
 /// Decides `flow`: the first rule that matches, the first that may match, or the default.
 ///
 /// # Errors
@@ -198,41 +485,42 @@ pub fn classify<T: Tables>(
     header: &Header,
     flow: &Flow,
 ) -> Result<Outcome, TableError> {
-    let transport = bitmap(tables, header, transport_class(tables, header, flow)?)?;
-    let address = bitmap(
-        tables,
-        header,
-        address_class(tables, header, flow.destination)?,
-    )?;
-    let content = if header.flags & header_flag::CONTENT == 0 {
-        None
-    } else {
-        Some(bitmap(
-            tables,
-            header,
-            match flow.content {
-                Content::Pending => header.content_pending_maybe,
-                Content::Opaque => header.content_opaque,
-            },
-        )?)
-    };
-    let mut candidates = transport.candidates & address.candidates;
-    if let Some(content) = &content {
-        candidates &= content.candidates;
+    let by_address = ByAddress::of(tables, header, flow)?;
+    if header.flags & header_flag::CONTENT == 0 {
+        return first_match(tables, header, &by_address);
     }
+    if header.flags & header_flag::NAMES == 0 {
+        let by_request = ByRequest::of(tables, header, flow.content, by_address)?;
+        return first_match(tables, header, &by_request);
+    }
+    let by_name = ByName::of(tables, header, flow, by_address)?;
+    first_match(tables, header, &by_name)
+}
+
+#[inline(always)]
+fn first_match<T: Tables>(
+    tables: &T,
+    header: &Header,
+    rules: &impl Rules,
+) -> Result<Outcome, TableError> {
+    let mut candidates = rules.candidates();
     // At most one pass a word; the bound is what lets the verifier see the end.
     for _ in 0..BITS_WORDS {
         if candidates == 0 {
             break;
         }
         let word = lowest_bit(candidates);
-        let mut rules = transport.word(word) & address.word(word);
-        if let Some(content) = &content {
-            rules &= content.word(word);
-        }
-        if rules != 0 {
-            let rule = (word * 64 + lowest_bit(rules)) as u16;
-            return verdict_of(tables, header, flow, rule);
+        let matching = rules.word(word);
+        if matching != 0 {
+            let rule = (word * 64 + lowest_bit(matching)) as u16;
+            if rules.certain(tables, header, word)? & lowest(matching) == 0 {
+                return Ok(Outcome::Held { rule });
+            }
+            let permits = tables.block(header.permits).ok_or(TableError)?;
+            return Ok(Outcome::Rule {
+                rule,
+                permits: permits[word as usize & (BITS_WORDS - 1)] & lowest(matching) != 0,
+            });
         }
         candidates &= candidates - 1;
     }
@@ -241,36 +529,21 @@ pub fn classify<T: Tables>(
     })
 }
 
+/// The lowest set bit alone.
 #[inline(always)]
-fn verdict_of<T: Tables>(
-    tables: &T,
-    header: &Header,
-    flow: &Flow,
-    rule: u16,
-) -> Result<Outcome, TableError> {
-    let (word, bit) = (u32::from(rule >> 6), 1u64 << (rule & 63));
-    if header.flags & header_flag::CONTENT != 0 && flow.content == Content::Pending {
-        let yes = bitmap(tables, header, header.content_pending_yes)?;
-        if yes.word(word) & bit == 0 {
-            return Ok(Outcome::Held { rule });
-        }
-    }
-    let permits = tables.block(header.permits).ok_or(TableError)?;
-    Ok(Outcome::Rule {
-        rule,
-        permits: permits[word as usize & (BITS_WORDS - 1)] & bit != 0,
-    })
+fn lowest(word: u64) -> u64 {
+    word & word.wrapping_neg()
 }
 
 /// Index of the lowest set bit, without the table look-up that LLVM makes of `trailing_zeros` for the kernel's target.
 #[inline(always)]
 fn lowest_bit(word: u64) -> u32 {
-    let mut below = (word & word.wrapping_neg()).wrapping_sub(1);
+    let mut below = lowest(word).wrapping_sub(1);
     below -= (below >> 1) & 0x5555_5555_5555_5555;
     below = (below & 0x3333_3333_3333_3333) + ((below >> 2) & 0x3333_3333_3333_3333);
     below = (below + (below >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
     // LLVM knows how large this can be and would drop the masks behind it, which the verifier needs since it does not know.
-    core::hint::black_box((below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32)
+    black_box((below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32)
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub mod header_flag {
     pub const V4: u32 = 8;
     /// There are IPv6 prefixes.
     pub const V6: u32 = 16;
+    /// Some rule looks at names ([`CONTENT`] is set too): the name fields of the header count.
+    pub const NAMES: u32 = 32;
 }
 
 /// Block 0 of a ruleset: its shape. "Block" is the number of a block in the same ruleset, "class" the number of a bitmap.
@@ -61,14 +63,30 @@ pub struct Header {
     pub v4_default: u32,
     /// Class of an IPv6 address that no prefix covers.
     pub v6_default: u32,
-    /// Class of the rules that may match a flow without payload so far.
+    /// Class of the rules that may match a flow without payload so far, whatever its names are.
     pub content_pending_maybe: u32,
-    /// Class of those among them that do.
+    /// Class of the rules that may if any name is meant.
+    pub content_pending_maybe_any: u32,
+    /// Class of the rules that match a flow without payload so far, whatever its names are.
     pub content_pending_yes: u32,
-    /// Class of the rules that match a payload which carries neither name nor request.
+    /// Class of the rules that match it if any name is meant.
+    pub content_pending_yes_any: u32,
+    /// Class of the rules that match it if all names are meant.
+    pub content_pending_yes_all: u32,
+    /// Class of the rules that match a payload which carries neither name nor request, whatever the flow's names are.
     pub content_opaque: u32,
+    /// Class of the rules that match it if any name is meant.
+    pub content_opaque_any: u32,
+    /// Number of name classes.
+    pub name_classes: u32,
+    /// First block of the name index.
+    pub name_index: u32,
+    /// First block of name pages.
+    pub name_pages: u32,
+    /// First block of the bitmaps of names; they are numbered apart from the others.
+    pub name_bitmaps: u32,
     /// Zero.
-    pub _pad: [u32; BLOCK_WORDS * 2 - 16],
+    pub _pad: [u32; BLOCK_WORDS * 2 - 24],
 }
 
 impl Header {
@@ -95,9 +113,17 @@ impl Header {
             v4_default: 0,
             v6_default: 0,
             content_pending_maybe: 0,
+            content_pending_maybe_any: 0,
             content_pending_yes: 0,
+            content_pending_yes_any: 0,
+            content_pending_yes_all: 0,
             content_opaque: 0,
-            _pad: [0; BLOCK_WORDS * 2 - 16],
+            content_opaque_any: 0,
+            name_classes: 0,
+            name_index: 0,
+            name_pages: 0,
+            name_bitmaps: 0,
+            _pad: [0; BLOCK_WORDS * 2 - 24],
         }
     }
 }

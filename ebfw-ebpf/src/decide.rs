@@ -3,7 +3,7 @@
 use ebfw_common::classify::Tables;
 use ebfw_common::{
     abi::{Address, SlotWord, reason, slot_flag, verdict},
-    classify::{Content, Flow, Outcome, classify},
+    classify::{Content, Flow, NO_NAMES, Outcome, classify},
     layout::Header,
     packet::Malformed,
 };
@@ -90,6 +90,7 @@ pub fn decide(word: SlotWord, question: &Question) -> Decision {
         } else {
             Content::Pending
         },
+        names: NO_NAMES,
     };
     const BROKEN: Decision = Decision::because(verdict::DENY, reason::TABLES);
     let Some(instance) = Instance::get(word.instance()) else {

@@ -4,7 +4,7 @@ use std::{hint::black_box, net::Ipv4Addr, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ebfw_policy::{
-    compile::compile,
+    compile::{NoNames, compile},
     policy::{Action, AnyOf, MAX_RULES, Match, PortRange, Position, Rule},
     ruleset::Ruleset,
 };
@@ -61,7 +61,12 @@ fn workloads(c: &mut Criterion) {
             bencher.iter(|| {
                 rulesets
                     .iter()
-                    .map(|rules| compile(black_box(rules)).expect("it fits").blocks.len())
+                    .map(|rules| {
+                        compile(black_box(rules), &NoNames)
+                            .expect("it fits")
+                            .blocks
+                            .len()
+                    })
                     .sum::<usize>()
             });
         });
@@ -83,7 +88,7 @@ fn largest(c: &mut Criterion) {
     let mut group = c.benchmark_group("compile the largest ruleset");
     group.sample_size(10);
     group.bench_function("4,096 rules, 100,000 prefixes", |bencher| {
-        bencher.iter(|| compile(black_box(&rules)).expect("it fits"))
+        bencher.iter(|| compile(black_box(&rules), &NoNames).expect("it fits"))
     });
     group.finish();
 }

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ebfw_policy::{
-    compile::Names,
+    compile::{NameClasses as _, Names},
     domain::{DomainPattern, Name},
     testgen,
 };

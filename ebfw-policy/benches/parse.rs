@@ -5,7 +5,7 @@ use std::{fmt::Write, hint::black_box};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ebfw_policy::{
-    compile::{Tables, compile},
+    compile::{Names, Tables, compile},
     parse_policy,
     policy::MAX_RULES,
     workload::{PodFacts, Workload},
@@ -88,11 +88,12 @@ fn pod(namespace: usize) -> Workload {
 /// From the words of the file to the tables of every workload.
 fn tables(file: &str, workloads: &[Workload]) -> Vec<Tables> {
     let policy = parse_policy(file).expect("the file is valid");
+    let names = Names::compile_lists(policy.domain_lists()).expect("the names fit");
     workloads
         .iter()
         .map(|workload| {
             let ruleset = policy.select(workload).expect("the rules are not too many");
-            compile(&ruleset.expect("the policy governs all")).expect("the tables fit")
+            compile(&ruleset.expect("the policy governs all"), &names).expect("the tables fit")
         })
         .collect()
 }

@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, env};
 
-use ebfw_common::classify::Flow;
+use ebfw_common::classify::{Content, Flow};
 use ebfw_policy::{
-    compile::{Tables, View, compile},
-    evaluate::Reason,
+    compile::{NoNames, Tables, View, compile},
+    domain::Name,
+    evaluate::{Decision, Reason, Verdict},
+    policy::Action,
     ruleset::Ruleset,
-    testgen,
+    testgen::{self, NameTable},
 };
 use fastrand::Rng;
 
@@ -30,7 +32,7 @@ fn flows_for(ruleset: &Ruleset) -> u64 {
 }
 
 fn compiled(ruleset: &Ruleset) -> Tables {
-    compile(ruleset).expect("random rulesets have few port classes")
+    compile(ruleset, &NoNames).expect("random rulesets have few port classes")
 }
 
 fn check(seed: u64, ruleset: &Ruleset, tables: &View<'_>, flow: &Flow) {
@@ -64,6 +66,74 @@ fn tables_and_engine_agree_on_random_rulesets_and_flows() {
         seed += 1;
     }
     println!("{done} pairs, seeds up to {}", seed - 1);
+}
+
+/// What names did to a verdict; `None` where a rule without `domains` decided.
+fn by_name(
+    ruleset: &Ruleset,
+    flow: &Flow,
+    resolved: &[Name],
+    verdict: &Verdict,
+) -> Option<&'static str> {
+    let rule = &ruleset.rules[verdict.rule.as_ref()?.index];
+    let patterns = rule.matches.domains.entries()?;
+    let meant = |name: &Name| patterns.iter().any(|pattern| pattern.matches(name));
+    let (any, all) = (resolved.iter().any(meant), resolved.iter().all(meant));
+    Some(match (rule.action, verdict.decision, flow.content) {
+        (_, Decision::Allow | Decision::Modify, Content::Pending) => "allowed before the payload",
+        (_, Decision::Allow | Decision::Modify, Content::Opaque) => "allowed without a claim",
+        (_, Decision::Deny, Content::Pending) => "denied by all",
+        (_, Decision::Deny, Content::Opaque) if !all => "denied by any, not by all",
+        (_, Decision::Deny, Content::Opaque) => "denied by any",
+        (Action::Deny, Decision::Held, _) if any && !all => "held since not all are meant",
+        (Action::Deny, Decision::Held, _) => "held by a deny",
+        (_, Decision::Held, _) => "held by an allow",
+    })
+}
+
+#[test]
+fn tables_and_engine_agree_on_resolved_names() {
+    let pairs = setting("EBFW_DIFF_PAIRS").unwrap_or(PAIRS);
+    let mut seed = setting("EBFW_DIFF_SEED").unwrap_or(1);
+    let mut done = 0;
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    while done < pairs {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = testgen::ruleset(&mut rng);
+        let names = NameTable::random(&mut rng, &ruleset);
+        let tables = compile(&ruleset, &names).expect("there are few names");
+        let view = tables.view();
+        for _ in 0..flows_for(&ruleset) {
+            let (resolved, classes) = names.resolved(&mut rng);
+            let mut flow = testgen::flow(&mut rng, &ruleset);
+            flow.names = classes;
+            for content in [Content::Pending, Content::Opaque] {
+                flow.content = content;
+                let facts = testgen::facts(&flow).with_resolved(resolved.clone());
+                let verdict = ruleset.evaluate(&facts);
+                if let Some(expected) = testgen::expected(&verdict) {
+                    let answer = view.classify(&flow);
+                    assert!(
+                        answer == Ok(expected),
+                        "seed {seed}: {flow:?}\n{resolved:?}\nengine: {expected:?} ({:?})\ntables: {answer:?}\n{}",
+                        verdict.reason,
+                        testgen::words(&ruleset, 100),
+                    );
+                }
+                if let Some(kind) = by_name(&ruleset, &flow, &resolved, &verdict) {
+                    *kinds.entry(kind).or_default() += 1;
+                }
+                done += 1;
+            }
+        }
+        seed += 1;
+    }
+    println!("{done} pairs, seeds up to {}: {kinds:?}", seed - 1);
+    assert_eq!(kinds.len(), 8, "{kinds:?}");
+    assert!(
+        kinds.values().all(|number| *number >= pairs / 1000),
+        "{kinds:?}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebfw_common::{
-    classify::{Content, Destination, Flow},
+    classify::{Content, Destination, Flow, NO_NAMES},
     packet::MAX_EXTENSIONS,
 };
 
@@ -172,6 +172,7 @@ impl Upper {
             } else {
                 Content::Opaque
             },
+            names: NO_NAMES,
         }
     }
 }
@@ -183,6 +184,7 @@ fn portless(destination: Destination, protocol: u8) -> Flow {
         protocol,
         port: None,
         content: Content::Opaque,
+        names: NO_NAMES,
     }
 }
 

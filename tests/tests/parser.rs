@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebfw_common::{
-    classify::{Content, Destination, Flow},
+    classify::{Content, Destination, Flow, NO_NAMES},
     packet::{Bytes, MAX_EXTENSIONS, Malformed, Packet as Parsed, parse_v4, parse_v6},
 };
 use ebfw_policy::testgen;
@@ -41,6 +41,7 @@ fn flow(packet: &Parsed) -> Flow {
         } else {
             Content::Opaque
         },
+        names: NO_NAMES,
     }
 }
 
@@ -132,6 +133,7 @@ fn a_plain_packet_shows_its_flow() {
             protocol: upper.protocol,
             port,
             content,
+            names: NO_NAMES,
         };
         let packet = V4::plain(TO, upper).build();
         assert_eq!(

@@ -17,7 +17,7 @@ use ebfw_common::{
     layout::Block,
 };
 use ebfw_policy::{
-    compile::{CompileError, Tables, compile},
+    compile::{CompileError, NoNames, Tables, compile},
     ruleset::Ruleset,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -104,7 +104,7 @@ impl Instances {
         if let Some(instance) = self.loaded.get(ruleset) {
             return Ok((*instance, false));
         }
-        let tables = compile(ruleset)?;
+        let tables = compile(ruleset, &NoNames)?;
         let number = (0..MAX_INSTANCES)
             .find(|number| !self.occupied.contains(number))
             .ok_or(InstanceError::Full)?;

@@ -6,6 +6,7 @@
 mod bitmap;
 mod blocks;
 mod content;
+mod name_index;
 mod names;
 mod ports;
 mod prefixes;
@@ -19,10 +20,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use self::{
     bitmap::{Bitmap, Classes},
     blocks::Blocks,
+    content::Sets,
+    name_index::TooMany,
     ports::{ByteIndex, Overflow, Pages},
     prefixes::Prefixes,
 };
 pub use self::{
+    name_index::{NameClasses, NoNames},
     names::{Names, NamesError},
     view::View,
 };
@@ -56,11 +60,22 @@ pub enum CompileError {
         "the ports and protocols of the rules for one workload fall into more than 65536 groups; use fewer or coarser port ranges"
     )]
     TooManyPortClasses,
+    /// Domains overlap in too many ways.
+    #[error(
+        "the domains of the rules for one workload overlap in more than 65536 ways; use fewer or coarser patterns"
+    )]
+    TooManyNameClasses,
 }
 
 impl From<Overflow> for CompileError {
     fn from(Overflow: Overflow) -> Self {
         Self::TooManyPortClasses
+    }
+}
+
+impl From<TooMany> for CompileError {
+    fn from(TooMany: TooMany) -> Self {
+        Self::TooManyNameClasses
     }
 }
 
@@ -84,12 +99,12 @@ impl Tables {
     }
 }
 
-/// Compiles the rules of one workload.
+/// Compiles the rules of one workload. `names` must know every pattern of the rules: one that it does not know means no name.
 ///
 /// # Errors
 ///
 /// [`CompileError`] where the ruleset does not fit into the numbers that the kernel reads.
-pub fn compile(ruleset: &Ruleset) -> Result<Tables, CompileError> {
+pub fn compile(ruleset: &Ruleset, names: &impl NameClasses) -> Result<Tables, CompileError> {
     let rules = ruleset.rules.len();
     if rules > MAX_RULES {
         return Err(TooManyRules(rules).into());
@@ -113,7 +128,7 @@ pub fn compile(ruleset: &Ruleset) -> Result<Tables, CompileError> {
     // Transport first: its class numbers have 16 bits.
     compiler.transport(&mut header)?;
     let (v4, v6) = compiler.addresses(&mut header);
-    compiler.content(&mut header);
+    compiler.content(&mut header, names)?;
     header.bitmaps = compiler.blocks.push_classes(&compiler.classes, shift);
     Ok(Tables {
         blocks: compiler.blocks.finish(header),
@@ -248,19 +263,44 @@ impl<'a> Compiler<'a> {
         (v4, v6)
     }
 
-    fn content(&mut self, header: &mut Header) {
-        let content::Sets {
-            looked_at,
+    fn content(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
+        let Sets {
+            reads_names,
+            reads_requests,
             pending_maybe,
             pending_yes,
             opaque,
         } = content::sets(&self.ruleset.rules, self.words);
-        if looked_at {
-            header.flags |= header_flag::CONTENT;
+        if !reads_names && !reads_requests {
+            return Ok(());
         }
-        header.content_pending_maybe = self.number(&pending_maybe);
-        header.content_pending_yes = self.number(&pending_yes);
-        header.content_opaque = self.number(&opaque);
+        header.flags |= header_flag::CONTENT;
+        header.content_pending_maybe = self.number(&pending_maybe.always);
+        header.content_pending_yes = self.number(&pending_yes.always);
+        header.content_opaque = self.number(&opaque.always);
+        if !reads_names {
+            return Ok(());
+        }
+        header.flags |= header_flag::NAMES;
+        header.content_pending_maybe_any = self.number(&pending_maybe.any);
+        header.content_pending_yes_any = self.number(&pending_yes.any);
+        header.content_pending_yes_all = self.number(&pending_yes.all);
+        header.content_opaque_any = self.number(&opaque.any);
+        self.names(header, names)
+    }
+
+    fn names(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
+        let name_index::Index {
+            classes,
+            top,
+            pages,
+            bitmaps,
+        } = name_index::compile(&self.ruleset.rules, self.words, names)?;
+        header.name_classes = classes;
+        header.name_index = self.blocks.push_indexes(top.iter());
+        header.name_pages = self.blocks.push_indexes(pages.iter());
+        header.name_bitmaps = self.blocks.push_classes(&bitmaps, header.shift);
+        Ok(())
     }
 
     fn number(&mut self, set: &Bitmap) -> u32 {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{CompileError, Tables, compile};
+use super::{CompileError, NoNames, Tables, compile};
 use crate::{
     domain::{DomainMatch, DomainPattern},
     http::Method,
@@ -10,7 +10,7 @@ use crate::{
     ruleset::{Ruleset, TooManyRules},
 };
 use ebfw_common::{
-    classify::{Content, Flow, Outcome},
+    classify::{Content, Flow, NO_NAMES, Outcome},
     layout::header_flag,
 };
 
@@ -37,7 +37,7 @@ fn ruleset(rules: Vec<Rule>) -> Ruleset {
 }
 
 fn tables(rules: Vec<Rule>) -> Tables {
-    compile(&ruleset(rules)).unwrap()
+    compile(&ruleset(rules), &NoNames).unwrap()
 }
 
 fn cidrs(texts: &[&str]) -> Match {
@@ -71,6 +71,7 @@ fn to(address: &str, protocol: u8, port: Option<u16>) -> Flow {
         protocol,
         port,
         content: Content::Opaque,
+        names: NO_NAMES,
     }
 }
 
@@ -261,7 +262,7 @@ fn flags_say_which_dimensions_take_part() {
     assert_eq!(tables(vec![v6.clone()]).header().flags, header_flag::V6);
     assert_eq!(
         tables(vec![named, v6]).header().flags,
-        header_flag::V6 | header_flag::CONTENT
+        header_flag::V6 | header_flag::CONTENT | header_flag::NAMES
     );
 }
 
@@ -330,7 +331,7 @@ fn a_small_policy_takes_little_memory() {
 fn more_rules_than_the_kernel_indexes_are_refused() {
     let too_many = vec![deny(Match::ANYTHING); 4097];
     assert_eq!(
-        compile(&ruleset(too_many)),
+        compile(&ruleset(too_many), &NoNames),
         Err(CompileError::TooManyRules(TooManyRules(4097)))
     );
 }
@@ -346,12 +347,12 @@ fn more_port_classes_than_the_kernel_numbers_are_refused() {
     };
     let mut rules: Vec<Rule> = (0..16).map(bit).collect();
     assert!(
-        compile(&ruleset(rules.clone())).is_ok(),
+        compile(&ruleset(rules.clone()), &NoNames).is_ok(),
         "65536 classes fit"
     );
     rules.push(deny(protocols(&[17])));
     assert_eq!(
-        compile(&ruleset(rules)),
+        compile(&ruleset(rules), &NoNames),
         Err(CompileError::TooManyPortClasses)
     );
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use ebfw_common::classify::{Content, Destination, Flow, Outcome};
+use ebfw_common::classify::{Content, Destination, Flow, NO_NAMES, Outcome};
 use fastrand::Rng;
 use ipnet::IpNet;
 
@@ -65,6 +65,7 @@ fn anything(rng: &mut Rng, ruleset: &Ruleset) -> Flow {
         } else {
             Content::Opaque
         },
+        names: NO_NAMES,
     };
     if let Some(rule) = any(rng, &ruleset.rules) {
         at_address(rng, rule, &mut flow);

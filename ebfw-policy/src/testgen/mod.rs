@@ -5,6 +5,7 @@
 
 mod domains;
 mod flow;
+mod names;
 mod words;
 
 use std::{
@@ -20,6 +21,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use self::{
     domains::domains,
     flow::{expected, facts, flow},
+    names::NameTable,
     words::words,
 };
 use crate::{
@@ -62,6 +64,22 @@ const V6: [u128; 7] = [
     0xfe80_0000_0000_0000_0000_0000_0000_0001,
     0xff02_0000_0000_0000_0000_0000_0000_00fb,
     u128::MAX,
+];
+
+/// All kinds of patterns, many of which mean names of others.
+const PATTERNS: [&str; 12] = [
+    "example.com",
+    "www.example.com",
+    "*.example.com",
+    "*.www.example.com",
+    "{a,www}.example.com",
+    "[a-m].example.com",
+    "www.*",
+    "*.com",
+    "*.xn--bcher-kva.test",
+    "a?.test",
+    "a",
+    "*",
 ];
 
 /// What a ruleset is like: the same choices for all of its rules make them overlap.
@@ -323,8 +341,13 @@ fn protocol_number(rng: &mut Rng) -> Protocol {
 
 fn content(rng: &mut Rng, matches: &mut Match) {
     matches.domains = sometimes(rng, 6, 1..3, |rng| {
-        let text = ["example.com", "*.example.com", "*", "a?.test"][rng.usize(..4)];
-        DomainPattern::new(text, DomainMatch::Glob).expect("the list holds patterns")
+        let text = PATTERNS[rng.usize(..PATTERNS.len())];
+        let read_as = if rng.u8(..4) == 0 {
+            DomainMatch::Suffix
+        } else {
+            DomainMatch::Glob
+        };
+        DomainPattern::new(text, read_as).expect("the list holds patterns")
     });
     matches.methods = sometimes(rng, 4, 1..3, |rng| {
         Method::from_policy(["GET", "POST", "DELETE"][rng.usize(..3)])

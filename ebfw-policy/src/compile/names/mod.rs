@@ -19,6 +19,7 @@ use self::{
     pieces::{Piece, backwards},
     places::Places,
 };
+use super::NameClasses;
 use crate::domain::{DomainPattern, Name};
 
 /// Which patterns match a name, for every name at once.
@@ -146,18 +147,6 @@ impl Names {
         self.root
     }
 
-    /// The ids of the patterns that match the names of each class, sorted. Class 0 has none.
-    #[must_use]
-    pub fn classes(&self) -> &[Box<[u32]>] {
-        &self.classes
-    }
-
-    /// The id of a pattern, if it was compiled.
-    #[must_use]
-    pub fn pattern(&self, pattern: &DomainPattern) -> Option<u32> {
-        self.ids.get(pattern).copied()
-    }
-
     /// The class of a name, as the kernel finds it.
     #[must_use]
     pub fn class_of(&self, name: &Name) -> u32 {
@@ -174,6 +163,16 @@ impl Names {
         };
         self.pattern(pattern)
             .is_some_and(|id| ids.binary_search(&id).is_ok())
+    }
+}
+
+impl NameClasses for Names {
+    fn classes(&self) -> &[Box<[u32]>] {
+        &self.classes
+    }
+
+    fn pattern(&self, pattern: &DomainPattern) -> Option<u32> {
+        self.ids.get(pattern).copied()
     }
 }
 

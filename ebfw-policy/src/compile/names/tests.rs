@@ -3,7 +3,7 @@
 use ebfw_common::abi::MAX_NAME;
 use fastrand::Rng;
 
-use super::{Advice, Limit, Names};
+use super::{Advice, Limit, NameClasses as _, Names};
 use crate::{
     domain::{DomainMatch, DomainPattern, Name},
     parse_policy, testgen,
