@@ -14,6 +14,8 @@ pub const ABI_VERSION: u32 = 2;
 pub const MAX_RULES: usize = 4096;
 /// Instances (distinct rulesets) that can be loaded at once, old ones under deletion included.
 pub const MAX_INSTANCES: u32 = 4096;
+/// Automata of domain patterns that can be loaded at once, old ones under deletion included.
+pub const MAX_AUTOMATA: u32 = 16;
 /// Slots (workloads) that can exist at once.
 pub const MAX_SLOTS: u32 = 16384;
 /// Cgroups that can be known at once: each has a slot.

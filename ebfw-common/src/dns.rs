@@ -229,10 +229,10 @@ impl Default for Name {
 /// Lower case. Without a branch, each of which would double what the verifier follows.
 #[inline(always)]
 #[must_use]
-pub fn lower(byte: u8) -> u8 {
-    let letter = i64::from(byte);
+pub const fn lower(byte: u8) -> u8 {
+    let letter = byte as i64;
     // Both differences are negative for capitals, and for nothing else.
-    let capital = (i64::from(b'A') - 1 - letter) & (letter - i64::from(b'Z') - 1);
+    let capital = (b'A' as i64 - 1 - letter) & (letter - b'Z' as i64 - 1);
     byte | ((capital >> 63) & 0x20) as u8
 }
 

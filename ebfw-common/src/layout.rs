@@ -85,8 +85,14 @@ pub struct Header {
     pub name_pages: u32,
     /// First block of the bitmaps of names; they are numbered apart from the others.
     pub name_bitmaps: u32,
+    /// Number of the automaton whose classes these are. Filled in when the ruleset is loaded, as the next two.
+    pub automaton: u32,
+    /// Its serial: distinct for every automaton that was ever loaded.
+    pub automaton_serial: u32,
+    /// The state in which its walk begins.
+    pub automaton_root: u32,
     /// Zero.
-    pub _pad: [u32; BLOCK_WORDS * 2 - 24],
+    pub _pad: [u32; BLOCK_WORDS * 2 - 27],
 }
 
 impl Header {
@@ -123,7 +129,10 @@ impl Header {
             name_index: 0,
             name_pages: 0,
             name_bitmaps: 0,
-            _pad: [0; BLOCK_WORDS * 2 - 24],
+            automaton: 0,
+            automaton_serial: 0,
+            automaton_root: 0,
+            _pad: [0; BLOCK_WORDS * 2 - 27],
         }
     }
 }

@@ -4,7 +4,7 @@
 //! says whose it is. Generic over where cells and name lie, so that the kernel, the agent and the tests run this very code.
 //! Knows neither patterns nor rules; `ebfw_policy::compile::Names` builds the cells.
 
-use crate::abi::MAX_NAME;
+use crate::{abi::MAX_NAME, dns::lower};
 
 /// The class of the names that no pattern matches.
 pub const NO_CLASS: u32 = 0;
@@ -27,7 +27,7 @@ const DECIDED: u32 = 1 << 31;
 #[inline(always)]
 #[must_use]
 pub const fn symbol(byte: u8) -> u32 {
-    FIRST_BYTE + byte.to_ascii_lowercase() as u32
+    FIRST_BYTE + lower(byte) as u32
 }
 
 /// The cell of an edge of `state` to the state `next`, or of its end with the class `next`.
@@ -44,13 +44,13 @@ pub const fn decided(state: u32, class: u32) -> u64 {
 
 /// The automaton, wherever it lies.
 pub trait Cells {
-    /// Cell `index`; 0 where there is none.
-    fn cell(&self, index: u32) -> u64;
+    /// Cell `index`, 0 behind the last one; `None` only where the automaton itself is missing or cut off, which ends the walk.
+    fn cell(&self, index: u32) -> Option<u64>;
 }
 
 impl Cells for [u64] {
-    fn cell(&self, index: u32) -> u64 {
-        self.get(index as usize).copied().unwrap_or(0)
+    fn cell(&self, index: u32) -> Option<u64> {
+        Some(self.get(index as usize).copied().unwrap_or(0))
     }
 }
 
@@ -100,26 +100,25 @@ pub fn class_of(
         state = next;
         read += 1;
     }
-    let end = cells.cell(state.wrapping_add(END));
-    if owner(end) == state {
-        end as u32
-    } else {
-        NO_CLASS
+    match cells.cell(state.wrapping_add(END)) {
+        Some(end) if owner(end) == state => end as u32,
+        Some(_) | None => NO_CLASS,
     }
 }
 
 /// The state behind `byte`.
 #[inline(always)]
 fn follow(cells: &(impl Cells + ?Sized), state: u32, byte: u8) -> u32 {
-    let own = cells.cell(state.wrapping_add(symbol(byte)));
+    let Some(own) = cells.cell(state.wrapping_add(symbol(byte))) else {
+        return DECIDED | NO_CLASS;
+    };
     if owner(own) == state {
         return own as u32;
     }
-    let default = cells.cell(state.wrapping_add(DEFAULT));
-    if owner(default) == state {
-        return default as u32;
+    match cells.cell(state.wrapping_add(DEFAULT)) {
+        Some(default) if owner(default) == state => default as u32,
+        Some(_) | None => DECIDED | NO_CLASS,
     }
-    DECIDED | NO_CLASS
 }
 
 /// Whose edge a cell holds. No state is 0, so an empty cell is nobody's.

@@ -108,7 +108,7 @@ pub fn permits(call: &Call) -> bool {
         protocol: number,
         payload: number != protocol::TCP,
     };
-    let decision = decide(word, &question);
+    let decision = decide(word, state.slot, &question);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SockAddrContext::new(call.address),

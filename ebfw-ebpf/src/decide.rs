@@ -2,13 +2,13 @@
 
 use ebfw_common::classify::Tables;
 use ebfw_common::{
-    abi::{Address, SlotWord, reason, slot_flag, verdict},
-    classify::{Content, Flow, NO_NAMES, Outcome, classify},
-    layout::Header,
+    abi::{Address, SlotRef, SlotWord, reason, slot_flag, verdict},
+    classify::{Content, Flow, Outcome, classify},
+    layout::{Header, header_flag},
     packet::Malformed,
 };
 
-use crate::tables::Instance;
+use crate::{names, tables::Instance};
 
 /// What was decided and why.
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ impl Decision {
     }
 }
 
-/// A flow to be decided. As [`Flow`], but flat: every byte is defined, which an `Option` does not see to and the verifier insists on.
+/// A flow to be decided.
 pub struct Question {
     /// Destination address.
     pub destination: Address,
@@ -62,36 +62,65 @@ pub struct Question {
     pub payload: bool,
 }
 
+impl Question {
+    /// All but the destination in one number: port, protocol, whether there is a port, whether there is payload.
+    #[inline(always)]
+    fn flow(&self) -> u64 {
+        u64::from(self.port)
+            | u64::from(self.protocol) << 16
+            | u64::from(self.has_port) << 24
+            | u64::from(self.payload) << 25
+    }
+}
+
 /// Whether a flow to the workload's own loopback passes unjudged.
 #[inline(always)]
 pub fn passes_as_loopback(word: SlotWord, is_loopback: bool) -> bool {
     is_loopback && !word.has(slot_flag::GOVERN_LOOPBACK)
 }
 
-/// Applies the workload's ruleset. A function of its own, so that what it needs of the stack is free again for others.
-#[inline(never)]
-pub fn decide(word: SlotWord, question: &Question) -> Decision {
+/// Applies the ruleset of the workload in `slot`, whose word is `word`.
+#[inline(always)]
+pub fn decide(word: SlotWord, slot: SlotRef, question: &Question) -> Decision {
     if !word.has(slot_flag::GOVERNED) {
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
-    let Question {
-        destination,
-        port,
-        has_port,
-        protocol,
-        payload,
-    } = *question;
-    let flow = Flow {
-        destination,
-        protocol,
-        port: if has_port { Some(port) } else { None },
-        content: if payload {
-            Content::Opaque
-        } else {
-            Content::Pending
-        },
-        names: NO_NAMES,
-    };
+    let [a, b, c, d] = question.destination.0;
+    let packed = ebfw_decide(
+        word.0,
+        u64::from(a) | u64::from(b) << 32,
+        u64::from(c) | u64::from(d) << 32,
+        question.flow(),
+        slot.0,
+    );
+    Decision {
+        verdict: packed as u8,
+        reason: (packed >> 8) as u8,
+        rule: (packed >> 16) as u16,
+        opaque: packed >> 32 & 1 != 0,
+    }
+}
+
+/// A function with external linkage, which the verifier follows once, whoever calls it and with what: hence only numbers go in and out
+/// (Documentation/bpf/verifier.rst; kernel 5.6).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_decide(word: u64, first: u64, second: u64, flow: u64, slot: u32) -> u64 {
+    let destination = Address([
+        first as u32,
+        (first >> 32) as u32,
+        second as u32,
+        (second >> 32) as u32,
+    ]);
+    let decision = apply(SlotWord(word), SlotRef(slot), destination, flow);
+    u64::from(decision.verdict)
+        | u64::from(decision.reason) << 8
+        | u64::from(decision.rule) << 16
+        | u64::from(decision.opaque) << 32
+}
+
+#[inline(always)]
+fn apply(word: SlotWord, slot: SlotRef, destination: Address, flow: u64) -> Decision {
     const BROKEN: Decision = Decision::because(verdict::DENY, reason::TABLES);
     let Some(instance) = Instance::get(word.instance()) else {
         return BROKEN;
@@ -99,7 +128,23 @@ pub fn decide(word: SlotWord, question: &Question) -> Decision {
     let Some(header) = instance.block(0).map(Header::of) else {
         return BROKEN;
     };
-    let opaque = header.flags & ebfw_common::layout::header_flag::CONTENT != 0 && payload;
+    let payload = flow >> 25 & 1 != 0;
+    let flow = Flow {
+        destination,
+        protocol: (flow >> 16) as u8,
+        port: if flow >> 24 & 1 != 0 {
+            Some(flow as u16)
+        } else {
+            None
+        },
+        content: if payload {
+            Content::Opaque
+        } else {
+            Content::Pending
+        },
+        names: names::of(slot, destination, header),
+    };
+    let opaque = header.flags & header_flag::CONTENT != 0 && payload;
     let permit = |permits| {
         if permits {
             verdict::ALLOW

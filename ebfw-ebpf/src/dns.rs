@@ -3,8 +3,6 @@
 //! An answer counts where its question stands in `QUESTIONS`: same socket, resolver, id, port and text, asked within five seconds and
 //! not answered yet (SEMANTICS 4).
 
-use core::arch::asm;
-
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ebfw_common::{
     abi::{
@@ -24,6 +22,7 @@ use crate::{
     report::{self, WINDOW_NS, add, count},
     skb::Skb,
     socket::{SocketState, UNBOUND},
+    verifier::masked,
     workload,
 };
 
@@ -130,17 +129,6 @@ impl Message for Scratch {
                 .get_unchecked(masked::<{ MAX_MESSAGE - 1 }>(at))
         }
     }
-}
-
-/// `value & MASK`, where the verifier sees it: right before the access, which the compiler neither moves nor drops.
-#[inline(always)]
-fn masked<const MASK: u32>(value: u32) -> usize {
-    let mut value = u64::from(value);
-    // SAFETY: the instruction changes nothing but the register.
-    unsafe {
-        asm!("{value} &= {mask}", value = inout(reg) value, mask = const MASK, options(pure, nomem, nostack));
-    }
-    value as usize
 }
 
 /// A message to or from a resolver, on the caller's stack.

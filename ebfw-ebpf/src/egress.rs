@@ -183,7 +183,7 @@ fn judge<const CACHED: bool>(
         protocol: packet.protocol,
         payload,
     };
-    let decision = decide(word, &question);
+    let decision = decide(word, slot, &question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
     let sk = skb.socket();
     let state = if sk.is_null() {
@@ -209,36 +209,17 @@ fn judge<const CACHED: bool>(
         count(Counter::Reply);
         return Fate::Pass;
     }
-    if CACHED {
-        let verdict = u32::from(decision.verdict);
-        remember(
-            sk,
-            state,
-            &FlowOf {
-                packet,
-                slot,
-                word,
-                verdict,
-            },
-        );
-    }
-    let limit = if packet.upper.transport == Transport::Tcp {
-        report::CONNECTIONS
-    } else {
-        report::DATAGRAMS
+    let judged = Judged {
+        packet,
+        decision,
+        slot,
+        word,
+        mode,
     };
-    tell(
-        skb,
-        state,
-        &Told {
-            packet,
-            decision,
-            slot,
-            word,
-            mode,
-            limit,
-        },
-    );
+    if CACHED {
+        remember(sk, state, &judged);
+    }
+    tell(skb, state, &judged);
     if decision.verdict == verdict::DENY {
         deny(skb, sk, mode, packet)
     } else {
@@ -261,15 +242,15 @@ fn is_datagram_reply(skb: Skb, packet: &Packet) -> bool {
 /// would cost more than judging anew, and never a Deny, which the peer's next datagram may turn into a reply. A function of its own for
 /// the sake of the stack.
 #[inline(never)]
-fn remember(sk: *mut bpf_sock, state: *mut SocketState, flow: &FlowOf<'_>) {
+fn remember(sk: *mut bpf_sock, state: *mut SocketState, judged: &Judged<'_>) {
     // SAFETY: checked against null.
     let Some(socket) = (unsafe { sk.as_ref() }) else {
         return;
     };
     if socket.dst_port == 0 {
         // SAFETY: checked against null; entries live until the program ends.
-        let taken = unsafe { state.as_ref() }.is_some_and(|state| state.word == flow.word.0);
-        if taken || flow.verdict == u32::from(verdict::DENY) {
+        let taken = unsafe { state.as_ref() }.is_some_and(|state| state.word == judged.word.0);
+        if taken || judged.decision.verdict == verdict::DENY {
             return;
         }
     }
@@ -278,12 +259,13 @@ fn remember(sk: *mut bpf_sock, state: *mut SocketState, flow: &FlowOf<'_>) {
         Some(state) => (state.connected, state.pid, state.comm, state.netns),
         None => (1, 0, [0; 16], 0),
     };
-    let FlowOf {
+    let Judged {
         packet,
+        decision,
         slot,
         word,
-        verdict,
-    } = *flow;
+        mode: _,
+    } = *judged;
     let mut next = SocketState {
         slot,
         connected,
@@ -295,7 +277,7 @@ fn remember(sk: *mut bpf_sock, state: *mut SocketState, flow: &FlowOf<'_>) {
         ),
         destination: packet.destination,
         word: word.0,
-        verdict,
+        verdict: u32::from(decision.verdict),
         _pad: 0,
         comm,
         netns,
@@ -366,35 +348,30 @@ fn destroy(skb: Skb, socket: &bpf_sock) {
     });
 }
 
-/// A flow and its verdict, on the caller's stack.
-struct FlowOf<'a> {
-    packet: &'a Packet,
-    slot: SlotRef,
-    word: SlotWord,
-    verdict: u32,
-}
-
-/// A decision to be told, on the caller's stack.
-struct Told<'a> {
+/// A packet and what was decided, on the caller's stack.
+struct Judged<'a> {
     packet: &'a Packet,
     decision: Decision,
     slot: SlotRef,
     word: SlotWord,
     mode: u32,
-    limit: u32,
 }
 
 /// A function of its own, so that what it needs of the stack is free again for others.
 #[inline(never)]
-fn tell(skb: Skb, state: *mut SocketState, told: &Told<'_>) {
-    let Told {
+fn tell(skb: Skb, state: *mut SocketState, judged: &Judged<'_>) {
+    let Judged {
         packet,
         decision,
         slot,
         word,
         mode,
-        limit,
-    } = *told;
+    } = *judged;
+    let limit = if packet.upper.transport == Transport::Tcp {
+        report::CONNECTIONS
+    } else {
+        report::DATAGRAMS
+    };
     count(match decision.verdict {
         verdict::DENY => Counter::DecisionDeny,
         verdict::HELD => Counter::DecisionHeld,
@@ -465,13 +442,12 @@ fn drop_malformed(
     tell(
         skb,
         state,
-        &Told {
+        &Judged {
             packet: &nowhere,
             decision: Decision::malformed(why),
             slot,
             word,
             mode,
-            limit: report::DATAGRAMS,
         },
     );
     if mode != mode::ENFORCE {

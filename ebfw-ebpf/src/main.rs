@@ -8,11 +8,13 @@ mod decide;
 mod dns;
 mod egress;
 mod maps;
+mod names;
 mod reply;
 mod report;
 mod skb;
 mod socket;
 mod tables;
+mod verifier;
 mod workload;
 
 use aya_ebpf::{

@@ -9,8 +9,9 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{
-        Address, COUNTERS as COUNTER_COUNT, Config, FlowEvent, LearnedName, MAX_CGROUPS,
-        MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS, NameEvent, NameKey, Request, SlotRef,
+        Address, COUNTERS as COUNTER_COUNT, Config, FlowEvent, LearnedName, MAX_AUTOMATA,
+        MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS, NameEvent, NameKey,
+        Request, SlotRef,
     },
     layout::Block,
 };
@@ -28,6 +29,9 @@ pub type Blocks = Array<Block, 1, { BPF_F_INNER_MAP as usize }>;
 pub type Prefixes4 = LpmTrie<[u8; 4], u32, 1>;
 /// The IPv6 prefixes of one instance, to their class.
 pub type Prefixes6 = LpmTrie<Address, u32, 1>;
+
+/// The cells of one automaton.
+pub type Cells = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
 /// Mode and what to do with pending workloads. Written by the agent.
 #[btf_map]
@@ -57,6 +61,10 @@ pub static PREFIXES4: ArrayOfMaps<Prefixes4, { MAX_INSTANCES as usize }> = Array
 /// Instance → its IPv6 prefixes, if it has any. Written by the agent.
 #[btf_map]
 pub static PREFIXES6: ArrayOfMaps<Prefixes6, { MAX_INSTANCES as usize }> = ArrayOfMaps::new();
+
+/// Automata of domain patterns. Written by the agent; an instance says which is its own. Full: a new policy is refused and the old one stays.
+#[btf_map]
+pub static AUTOMATA: ArrayOfMaps<Cells, { MAX_AUTOMATA as usize }> = ArrayOfMaps::new();
 
 /// What a socket remembers. Written by the programs; freed with the socket; inherited by accepted sockets. Full (the
 /// socket's option memory is used up): the flow is judged anew with every packet, and a governed connect is refused.

@@ -1,7 +1,6 @@
 //! An outgoing packet, seen through its skb: headers by direct access where they lie in the linear part, else by copy.
 
 use core::{
-    arch::asm,
     ffi::c_void,
     hint,
     mem::{self, MaybeUninit},
@@ -15,6 +14,8 @@ use aya_ebpf::{
 use ebfw_common::packet::{
     MAX_OPTIONS, Malformed, Packet, Ports, Source, Transport, Upper, parse_v4, parse_v6,
 };
+
+use crate::verifier::forget;
 
 /// `ETH_P_IP` as it stands in `__sk_buff.protocol`.
 const ETH_P_IP: u32 = 0x0800u16.to_be() as u32;
@@ -54,15 +55,9 @@ impl Skb {
         }
     }
 
-    /// The same number, of which the verifier no longer knows what it is: else it follows what comes behind once for each value.
     #[inline(always)]
     fn forget(self, number: u32) -> u32 {
-        let (mut number, unknown) = (u64::from(number), u64::from(self.length()));
-        // SAFETY: the instructions change nothing but the register.
-        unsafe {
-            asm!("{number} += {unknown}", "{number} -= {unknown}", number = inout(reg) number, unknown = in(reg) unknown, options(pure, nomem, nostack));
-        }
-        number as u32
+        forget(number, u64::from(self.length()))
     }
 
     /// The same packet, of which the verifier no longer knows on which of many ways through the headers it was found.
