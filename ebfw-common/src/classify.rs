@@ -489,20 +489,34 @@ fn first_match<T: Tables>(
         let word = lowest_bit(candidates);
         let matching = rules.word(word);
         if matching != 0 {
-            let rule = (word * 64 + lowest_bit(matching)) as u16;
-            if rules.certain(tables, header, word)? & lowest(matching) == 0 {
-                return Ok(Outcome::Held { rule });
-            }
-            let permits = tables.block(header.permits).ok_or(TableError)?;
-            return Ok(Outcome::Rule {
-                rule,
-                permits: permits[word as usize & (BITS_WORDS - 1)] & lowest(matching) != 0,
-            });
+            return outcome(tables, header, rules, word, matching);
         }
         candidates &= candidates - 1;
     }
     Ok(Outcome::Default {
         permits: header.default_permits == 1,
+    })
+}
+
+/// What the first rule of `matching`, of word `word`, makes of the flow.
+#[inline(always)]
+fn outcome<T: Tables>(
+    tables: &T,
+    header: &Header,
+    rules: &impl Rules,
+    word: u32,
+    matching: u64,
+) -> Result<Outcome, TableError> {
+    // The place of the bit comes last: the verifier gets here from every pass of the loop, and goes on until it meets a branch that
+    // it knows.
+    let certain = rules.certain(tables, header, word)? & lowest(matching) != 0;
+    let permits = tables.block(header.permits).ok_or(TableError)?;
+    let permits = permits[word as usize & (BITS_WORDS - 1)] & lowest(matching) != 0;
+    let rule = (word * 64 + lowest_bit(matching)) as u16;
+    Ok(if certain {
+        Outcome::Rule { rule, permits }
+    } else {
+        Outcome::Held { rule }
     })
 }
 
