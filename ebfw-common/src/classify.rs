@@ -7,9 +7,7 @@ use core::hint::black_box;
 
 use crate::{
     abi::{Address, NAMES_PER_ADDRESS},
-    layout::{
-        BITS_WORDS, BLOCK_WORDS, Block, Header, MAX_SHIFT, SUMMARY_SHIFT, halfwords, header_flag,
-    },
+    layout::{BITS_WORDS, BLOCK_WORDS, Block, Header, MAX_SHIFT, halfwords, header_flag},
 };
 
 /// A compiled ruleset, wherever it lies.
@@ -148,11 +146,10 @@ fn numbered<'a, T: Tables>(
         .block(first.wrapping_add(class >> (MAX_SHIFT - shift)))
         .ok_or(TableError)?;
     let position = class & ((64 >> shift) - 1);
-    let candidates = if shift >= SUMMARY_SHIFT {
-        block[BITS_WORDS + (position as usize & (BLOCK_WORDS - BITS_WORDS - 1))]
-    } else {
-        (1 << (1u32 << shift)) - 1
-    };
+    // Where there are no summaries their words are zero, and `visited` is zero where there are: no branch, which the verifier would
+    // follow both ways for each bitmap.
+    let summary = block[BITS_WORDS + (position as usize & (BLOCK_WORDS - BITS_WORDS - 1))];
+    let candidates = summary | u64::from(header.visited);
     Ok(Bitmap {
         block,
         offset: ((position << shift) & 63) as usize,
@@ -234,45 +231,13 @@ trait Rules {
     ) -> Result<u64, TableError>;
 }
 
-/// No rule looks at payload or names.
-struct ByAddress<'a> {
+/// No rule looks at names.
+struct ByRequest<'a> {
+    content: Content,
     transport: Bitmap<'a>,
     address: Bitmap<'a>,
-}
-
-impl<'a> ByAddress<'a> {
-    #[inline(always)]
-    fn of<T: Tables>(tables: &'a T, header: &Header, flow: &Flow) -> Result<Self, TableError> {
-        let transport = transport_class(tables, header, flow)?;
-        let transport = bitmap(tables, header, transport)?;
-        let address = address_class(tables, header, flow.destination)?;
-        let address = bitmap(tables, header, address)?;
-        Ok(Self { transport, address })
-    }
-}
-
-impl Rules for ByAddress<'_> {
-    #[inline(always)]
-    fn candidates(&self) -> u64 {
-        self.transport.candidates & self.address.candidates
-    }
-
-    #[inline(always)]
-    fn word(&self, index: u32) -> u64 {
-        self.transport.word(index) & self.address.word(index)
-    }
-
-    #[inline(always)]
-    fn certain<T: Tables>(&self, _: &T, _: &Header, _: u32) -> Result<u64, TableError> {
-        Ok(u64::MAX)
-    }
-}
-
-/// Rules look at requests, none at names.
-struct ByRequest<'a> {
-    by_address: ByAddress<'a>,
-    content: Content,
-    payload: Bitmap<'a>,
+    /// `None` if no rule looks at requests either.
+    payload: Option<Bitmap<'a>>,
 }
 
 impl<'a> ByRequest<'a> {
@@ -281,16 +246,23 @@ impl<'a> ByRequest<'a> {
         tables: &'a T,
         header: &Header,
         content: Content,
-        by_address: ByAddress<'a>,
+        transport: Bitmap<'a>,
+        address: Bitmap<'a>,
     ) -> Result<Self, TableError> {
         let class = match content {
             Content::Pending => header.content_pending_maybe,
             Content::Opaque => header.content_opaque,
         };
+        let payload = if header.flags & header_flag::CONTENT == 0 {
+            None
+        } else {
+            Some(bitmap(tables, header, class)?)
+        };
         Ok(Self {
-            by_address,
             content,
-            payload: bitmap(tables, header, class)?,
+            transport,
+            address,
+            payload,
         })
     }
 }
@@ -298,12 +270,20 @@ impl<'a> ByRequest<'a> {
 impl Rules for ByRequest<'_> {
     #[inline(always)]
     fn candidates(&self) -> u64 {
-        self.by_address.candidates() & self.payload.candidates
+        let candidates = self.transport.candidates & self.address.candidates;
+        match &self.payload {
+            Some(payload) => candidates & payload.candidates,
+            None => candidates,
+        }
     }
 
     #[inline(always)]
     fn word(&self, index: u32) -> u64 {
-        self.by_address.word(index) & self.payload.word(index)
+        let rules = self.transport.word(index) & self.address.word(index);
+        match &self.payload {
+            Some(payload) => rules & payload.word(index),
+            None => rules,
+        }
     }
 
     #[inline(always)]
@@ -313,10 +293,10 @@ impl Rules for ByRequest<'_> {
         header: &Header,
         index: u32,
     ) -> Result<u64, TableError> {
-        match self.content {
-            Content::Pending => Ok(bitmap(tables, header, header.content_pending_yes)?.word(index)),
-            Content::Opaque => Ok(u64::MAX),
+        if self.payload.is_none() || self.content == Content::Opaque {
+            return Ok(u64::MAX);
         }
+        Ok(bitmap(tables, header, header.content_pending_yes)?.word(index))
     }
 }
 
@@ -350,7 +330,8 @@ impl<'a> ByName<'a> {
         tables: &'a T,
         header: &Header,
         flow: &Flow,
-        ByAddress { transport, address }: ByAddress<'a>,
+        transport: Bitmap<'a>,
+        address: Bitmap<'a>,
     ) -> Result<Self, TableError> {
         let candidates = black_box(transport.candidates & address.candidates);
         let offsets = packed(packed(0, &transport, 0), &address, 1);
@@ -443,13 +424,10 @@ impl Rules for ByName<'_> {
         if self.content == Content::Opaque {
             return Ok(u64::MAX);
         }
-        let [a, b, c, d] = self.meant(black_box(self.offsets), index);
-        let all = black_box(a & b & c & d);
-        let any = black_box(a | b | c | d);
-        let always = bitmap(tables, header, header.content_pending_yes)?.word(index);
-        let by_any = bitmap(tables, header, header.content_pending_yes_any)?.word(index);
+        let yes = bitmap(tables, header, header.content_pending_yes)?.word(index);
         let by_all = bitmap(tables, header, header.content_pending_yes_all)?.word(index);
-        Ok(always | by_any & any | by_all & all)
+        let [a, b, c, d] = self.meant(black_box(self.offsets), index);
+        Ok(yes | by_all & a & b & c & d)
     }
 }
 
@@ -485,15 +463,14 @@ pub fn classify<T: Tables>(
     header: &Header,
     flow: &Flow,
 ) -> Result<Outcome, TableError> {
-    let by_address = ByAddress::of(tables, header, flow)?;
-    if header.flags & header_flag::CONTENT == 0 {
-        return first_match(tables, header, &by_address);
-    }
+    let transport = bitmap(tables, header, transport_class(tables, header, flow)?)?;
+    let address = address_class(tables, header, flow.destination)?;
+    let address = bitmap(tables, header, address)?;
     if header.flags & header_flag::NAMES == 0 {
-        let by_request = ByRequest::of(tables, header, flow.content, by_address)?;
+        let by_request = ByRequest::of(tables, header, flow.content, transport, address)?;
         return first_match(tables, header, &by_request);
     }
-    let by_name = ByName::of(tables, header, flow, by_address)?;
+    let by_name = ByName::of(tables, header, flow, transport, address)?;
     first_match(tables, header, &by_name)
 }
 
@@ -512,20 +489,34 @@ fn first_match<T: Tables>(
         let word = lowest_bit(candidates);
         let matching = rules.word(word);
         if matching != 0 {
-            let rule = (word * 64 + lowest_bit(matching)) as u16;
-            if rules.certain(tables, header, word)? & lowest(matching) == 0 {
-                return Ok(Outcome::Held { rule });
-            }
-            let permits = tables.block(header.permits).ok_or(TableError)?;
-            return Ok(Outcome::Rule {
-                rule,
-                permits: permits[word as usize & (BITS_WORDS - 1)] & lowest(matching) != 0,
-            });
+            return outcome(tables, header, rules, word, matching);
         }
         candidates &= candidates - 1;
     }
     Ok(Outcome::Default {
         permits: header.default_permits == 1,
+    })
+}
+
+/// What the first rule of `matching`, of word `word`, makes of the flow.
+#[inline(always)]
+fn outcome<T: Tables>(
+    tables: &T,
+    header: &Header,
+    rules: &impl Rules,
+    word: u32,
+    matching: u64,
+) -> Result<Outcome, TableError> {
+    // The place of the bit comes last: the verifier gets here from every pass of the loop, and goes on until it meets a branch that
+    // it knows.
+    let certain = rules.certain(tables, header, word)? & lowest(matching) != 0;
+    let permits = tables.block(header.permits).ok_or(TableError)?;
+    let permits = permits[word as usize & (BITS_WORDS - 1)] & lowest(matching) != 0;
+    let rule = (word * 64 + lowest_bit(matching)) as u16;
+    Ok(if certain {
+        Outcome::Rule { rule, permits }
+    } else {
+        Outcome::Held { rule }
     })
 }
 

@@ -67,11 +67,9 @@ pub struct Header {
     pub content_pending_maybe: u32,
     /// Class of the rules that may if any name is meant.
     pub content_pending_maybe_any: u32,
-    /// Class of the rules that match a flow without payload so far, whatever its names are.
+    /// Class of those that match it, once they may.
     pub content_pending_yes: u32,
-    /// Class of the rules that match it if any name is meant.
-    pub content_pending_yes_any: u32,
-    /// Class of the rules that match it if all names are meant.
+    /// Class of those that match it if all names are meant.
     pub content_pending_yes_all: u32,
     /// Class of the rules that match a payload which carries neither name nor request, whatever the flow's names are.
     pub content_opaque: u32,
@@ -85,6 +83,8 @@ pub struct Header {
     pub name_pages: u32,
     /// First block of the bitmaps of names; they are numbered apart from the others.
     pub name_bitmaps: u32,
+    /// Bits of the words of a bitmap where bitmaps have no summary, else 0.
+    pub visited: u32,
     /// Number of the automaton whose classes these are. Filled in when the ruleset is loaded, as the next two.
     pub automaton: u32,
     /// Its serial: distinct for every automaton that was ever loaded.
@@ -92,7 +92,7 @@ pub struct Header {
     /// The state in which its walk begins.
     pub automaton_root: u32,
     /// Zero.
-    pub _pad: [u32; BLOCK_WORDS * 2 - 27],
+    pub _pad: [u32; BLOCK_WORDS * 2 - 28],
 }
 
 impl Header {
@@ -121,7 +121,6 @@ impl Header {
             content_pending_maybe: 0,
             content_pending_maybe_any: 0,
             content_pending_yes: 0,
-            content_pending_yes_any: 0,
             content_pending_yes_all: 0,
             content_opaque: 0,
             content_opaque_any: 0,
@@ -129,10 +128,11 @@ impl Header {
             name_index: 0,
             name_pages: 0,
             name_bitmaps: 0,
+            visited: 0,
             automaton: 0,
             automaton_serial: 0,
             automaton_root: 0,
-            _pad: [0; BLOCK_WORDS * 2 - 27],
+            _pad: [0; BLOCK_WORDS * 2 - 28],
         }
     }
 }

@@ -55,7 +55,7 @@ pub(super) struct Sets {
     pub(super) reads_requests: bool,
     /// Pending: rules that match, or may once a fact is known.
     pub(super) pending_maybe: ByNames,
-    /// Pending: rules that match.
+    /// Pending: rules that match, of those that may.
     pub(super) pending_yes: ByNames,
     /// Opaque: rules that match.
     pub(super) opaque: ByNames,
@@ -77,7 +77,8 @@ pub(super) fn sets(rules: &[Arc<Rule>], words: usize) -> Sets {
         // A claim can only take an Allow away, but it can always bring a Deny about.
         let (maybe, yes) = match (names, rule.action) {
             (false, _) => (When::Always, When::Always),
-            (true, Action::Allow | Action::Modify) => (When::Any, When::Any),
+            // Where any name must be meant, it is by the time that this is asked.
+            (true, Action::Allow | Action::Modify) => (When::Any, When::Always),
             (true, Action::Deny) => (When::Always, When::All),
         };
         sets.pending_maybe.insert(index, maybe);

@@ -14,7 +14,7 @@ mod prefixes;
 mod tests;
 mod view;
 
-use ebfw_common::layout::{Block, Header, MAX_SHIFT, header_flag};
+use ebfw_common::layout::{Block, Header, MAX_SHIFT, SUMMARY_SHIFT, header_flag};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use self::{
@@ -123,6 +123,9 @@ pub fn compile(ruleset: &Ruleset, names: &impl NameClasses) -> Result<Tables, Co
         rules: rules as u32,
         ..Header::empty()
     };
+    if shift < SUMMARY_SHIFT {
+        header.visited = (1 << (1u32 << shift)) - 1;
+    }
     header.default_permits = u32::from(ruleset.default.permits());
     header.permits = compiler.permits();
     // Transport first: its class numbers have 16 bits.
@@ -283,7 +286,6 @@ impl<'a> Compiler<'a> {
         }
         header.flags |= header_flag::NAMES;
         header.content_pending_maybe_any = self.number(&pending_maybe.any);
-        header.content_pending_yes_any = self.number(&pending_yes.any);
         header.content_pending_yes_all = self.number(&pending_yes.all);
         header.content_opaque_any = self.number(&opaque.any);
         self.names(header, names)
