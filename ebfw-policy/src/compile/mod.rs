@@ -6,7 +6,7 @@
 mod bitmap;
 mod blocks;
 mod content;
-mod names;
+pub mod names;
 mod ports;
 mod prefixes;
 #[cfg(test)]
