@@ -2,7 +2,7 @@
 //!
 //! ARCHITECTURE.md, "Tables", says what each block holds; this file fixes the numbers.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute_ref};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute_mut, transmute_ref};
 
 /// 64-bit words of a block: 64 for bits or halfwords, 8 for summaries.
 pub const BLOCK_WORDS: usize = 72;
@@ -92,7 +92,7 @@ pub struct Header {
     /// The state in which its walk begins.
     pub automaton_root: u32,
     /// Zero.
-    pub _pad: [u32; BLOCK_WORDS * 2 - 28],
+    pub _pad: [u32; BLOCK_WORDS * 2 - 27],
 }
 
 impl Header {
@@ -101,6 +101,12 @@ impl Header {
     #[must_use]
     pub fn of(block: &Block) -> &Self {
         transmute_ref!(block)
+    }
+
+    /// Sees block 0 as the header, to change it.
+    #[must_use]
+    pub fn of_mut(block: &mut Block) -> &mut Self {
+        transmute_mut!(block)
     }
 
     /// An empty header, to be filled by the compiler.
@@ -132,7 +138,7 @@ impl Header {
             automaton: 0,
             automaton_serial: 0,
             automaton_root: 0,
-            _pad: [0; BLOCK_WORDS * 2 - 28],
+            _pad: [0; BLOCK_WORDS * 2 - 27],
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use aya::{
@@ -13,11 +13,12 @@ use aya::{
     maps::{Array, ArrayOfMaps, IterableMap as _, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use ebfw_common::{
-    abi::{Address, MAX_INSTANCES},
+    abi::{Address, MAX_AUTOMATA, MAX_INSTANCES},
     layout::Block,
+    names::SYMBOLS,
 };
 use ebfw_policy::{
-    compile::{CompileError, NoNames, Tables, compile},
+    compile::{CompileError, Names, Tables, compile},
     ruleset::Ruleset,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -27,6 +28,8 @@ use super::{LoadError, map_error, slot::Slots, syscall, take};
 
 /// `BPF_F_INNER_MAP`: an inner array may have any number of entries (kernel 5.10).
 const F_INNER_MAP: u32 = 1 << 12;
+/// `BPF_F_MMAPABLE`: an array whose memory user space can write.
+const F_MMAPABLE: u32 = 1 << 10;
 /// `BPF_F_NO_PREALLOC`: what the kernel demands of tries.
 const F_NO_PREALLOC: u32 = 1;
 
@@ -39,6 +42,9 @@ pub enum InstanceError {
     /// There are too many different rulesets.
     #[error("more than {MAX_INSTANCES} different rulesets are loaded")]
     Full,
+    /// The automata of earlier policies are not deleted yet.
+    #[error("more than {MAX_AUTOMATA} automata of domain patterns are loaded")]
+    ManyAutomata,
     /// The kernel refused a map or an entry.
     #[error("the kernel refused a table of the ruleset")]
     Map(#[from] Box<MapError>),
@@ -59,7 +65,15 @@ pub(super) struct Instance {
     pub(super) serial: u32,
 }
 
+/// A loaded automaton of domain patterns.
+struct Automaton {
+    names: Arc<Names>,
+    number: u32,
+    serial: u32,
+}
+
 type Blocks = Array<MapData, Block>;
+type Cells = Array<MapData, u64>;
 type Trie4 = LpmTrie<MapData, [u8; 4], u32>;
 type Trie6 = LpmTrie<MapData, [u32; 4], u32>;
 
@@ -71,16 +85,26 @@ pub(super) struct Instances {
     /// The same three in that order, for what aya does not offer.
     outer: [OwnedFd; 3],
     loaded: HashMap<Arc<Ruleset>, Instance>,
+    automata: ArrayOfMaps<MapData, Cells>,
+    automata_fd: OwnedFd,
+    /// The one whose classes the loaded instances know.
+    automaton: Option<Automaton>,
+    /// Numbers of automata in use, those of an earlier agent included.
+    walked: HashSet<u32>,
     /// Numbers in use, those of an earlier agent included.
     occupied: HashSet<u32>,
 }
 
 impl Instances {
-    pub(super) fn open(ebpf: &mut Ebpf, slots: &Slots) -> Result<Self, LoadError> {
+    pub(super) fn open(ebpf: &mut Ebpf, slots: &Slots, adopted: bool) -> Result<Self, LoadError> {
         let (blocks, first) = outer(ebpf, "INSTANCES")?;
         let (prefixes4, second) = outer(ebpf, "PREFIXES4")?;
         let (prefixes6, third) = outer(ebpf, "PREFIXES6")?;
+        let (automata, automata_fd) = outer(ebpf, "AUTOMATA")?;
         let outer = [first, second, third];
+        let walked = (0..MAX_AUTOMATA)
+            .filter(|&number| adopted && syscall::has_entry(automata_fd.as_fd(), number))
+            .collect();
         // Not all that could be: kernel 6.1 waits for a grace period with every look-up.
         let occupied = (0..slots.instances_end())
             .filter(|&number| syscall::has_entry(outer[0].as_fd(), number))
@@ -92,19 +116,34 @@ impl Instances {
             outer,
             loaded: HashMap::new(),
             occupied,
+            automata: ArrayOfMaps::try_from(automata).map_err(map_error("AUTOMATA"))?,
+            automata_fd,
+            automaton: None,
+            walked,
         })
     }
 
-    /// The instance of a ruleset, written if it is not loaded yet (then the second value is true).
+    /// The instance of a ruleset, written if it is not loaded yet (then the second value is true). `names` are all patterns of the policy.
     pub(super) fn load(
         &mut self,
         ruleset: &Arc<Ruleset>,
+        names: &Arc<Names>,
         slots: &Slots,
     ) -> Result<(Instance, bool), InstanceError> {
+        let by_name = reads_names(ruleset);
+        if by_name {
+            self.walk(names, slots)?;
+        }
         if let Some(instance) = self.loaded.get(ruleset) {
             return Ok((*instance, false));
         }
-        let tables = compile(ruleset, &NoNames)?;
+        let mut tables = compile(ruleset, &**names)?;
+        if by_name && let Some(automaton) = &self.automaton {
+            let header = tables.header_mut();
+            header.automaton = automaton.number;
+            header.automaton_serial = automaton.serial;
+            header.automaton_root = automaton.names.root();
+        }
         let number = (0..MAX_INSTANCES)
             .find(|number| !self.occupied.contains(number))
             .ok_or(InstanceError::Full)?;
@@ -116,6 +155,37 @@ impl Instances {
         self.occupied.insert(number);
         self.loaded.insert(Arc::clone(ruleset), instance);
         Ok((instance, true))
+    }
+
+    /// Loads the automaton of `names`, unless it is the one that is loaded. Instances that know the classes of another are written anew
+    /// when they are wanted next.
+    fn walk(&mut self, names: &Arc<Names>, slots: &Slots) -> Result<(), InstanceError> {
+        if let Some(automaton) = &self.automaton
+            && (Arc::ptr_eq(&automaton.names, names) || *automaton.names == **names)
+        {
+            return Ok(());
+        }
+        let number = (0..MAX_AUTOMATA)
+            .find(|number| !self.walked.contains(number))
+            .ok_or(InstanceError::ManyAutomata)?;
+        let cells = names.cells();
+        // The kernel asks for any symbol of any state: room for all of them behind the last cell.
+        let length = cells.len() + SYMBOLS as usize;
+        let map = Cells::create(entries(length), F_INNER_MAP | F_MMAPABLE)?;
+        let memory =
+            syscall::SharedWords::map(map.map().fd().as_fd(), length).map_err(MapError::IoError)?;
+        for (word, cell) in memory.words().iter().zip(cells) {
+            word.store(*cell, Ordering::Relaxed);
+        }
+        self.automata.set(number, &map, 0)?;
+        self.walked.insert(number);
+        self.automaton = Some(Automaton {
+            names: Arc::clone(names),
+            number,
+            serial: slots.next_serial(0),
+        });
+        self.loaded.retain(|ruleset, _| !reads_names(ruleset));
+        Ok(())
     }
 
     /// Fills maps of their own, then shows them in the outer ones: the blocks first, by which the next agent knows that the number is taken.
@@ -149,6 +219,14 @@ impl Instances {
             }
             self.occupied.remove(&number);
         }
+        let current = self.automaton.as_ref().map(|automaton| automaton.number);
+        let unused: Vec<u32> = (self.walked.iter().copied())
+            .filter(|number| Some(*number) != current)
+            .collect();
+        for number in unused {
+            syscall::delete_entry(self.automata_fd.as_fd(), number).map_err(MapError::IoError)?;
+            self.walked.remove(&number);
+        }
         Ok(())
     }
 
@@ -160,8 +238,16 @@ impl Instances {
                 sum += syscall::memory_of_inner(map.as_fd(), number)?;
             }
         }
+        for &number in &self.walked {
+            sum += syscall::memory_of_inner(self.automata_fd.as_fd(), number)?;
+        }
         Ok(sum)
     }
+}
+
+/// Whether a rule looks at names.
+fn reads_names(ruleset: &Ruleset) -> bool {
+    (ruleset.rules.iter()).any(|rule| rule.matches.domains.entries().is_some())
 }
 
 fn outer(ebpf: &mut Ebpf, name: &'static str) -> Result<(Map, OwnedFd), LoadError> {

@@ -26,7 +26,10 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
 };
 use ebfw_common::abi::{ABI_VERSION, COUNTERS, Config, SlotRef, SlotWord, slot_flag};
-use ebfw_policy::ruleset::Ruleset;
+use ebfw_policy::{
+    compile::{Names, NamesError},
+    ruleset::Ruleset,
+};
 
 #[cfg(feature = "kernel-log")]
 pub use self::kernel_log::KernelLog;
@@ -42,13 +45,14 @@ use crate::metrics::{Counters, KernelCounters};
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 19] = [
+const PINNED_MAPS: [&str; 20] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
     "INSTANCES",
     "PREFIXES4",
     "PREFIXES6",
+    "AUTOMATA",
     "SOCKETS",
     "REPLIES",
     "RATES",
@@ -105,6 +109,9 @@ pub enum ApplyError {
     /// A ruleset does not compile or does not fit; nothing was changed.
     #[error("failed to load a ruleset into the kernel")]
     Instance(#[from] InstanceError),
+    /// The domain patterns do not fit; nothing was changed.
+    #[error(transparent)]
+    Names(#[from] NamesError),
     /// All slots are taken; workloads beyond stay with their ancestor's policy.
     #[error("more than {} workloads", ebfw_common::abi::MAX_SLOTS - 1)]
     SlotsFull,
@@ -201,7 +208,7 @@ impl Datapath {
         let cgroups: HashMap<_, u64, u32> =
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
-        let instances = Instances::open(&mut ebpf, &slots)?;
+        let instances = Instances::open(&mut ebpf, &slots, adopted)?;
         let mut known = BTreeMap::new();
         for entry in cgroups.iter() {
             let (cgroup, slot) = entry.map_err(map_error("CGROUPS"))?;
@@ -248,10 +255,16 @@ impl Datapath {
     ///
     /// [`ApplyError`]; with [`ApplyError::Instance`] nothing has changed.
     pub fn apply(&mut self, wanted: &BTreeMap<u64, Assignment>) -> Result<Applied, ApplyError> {
-        self.apply_announced(wanted, |_, _| {})
+        let lists = wanted
+            .values()
+            .filter_map(|assignment| assignment.ruleset.as_ref())
+            .flat_map(|ruleset| &ruleset.rules)
+            .filter_map(|rule| rule.matches.domains.entries());
+        let names = Names::compile_lists(lists)?;
+        self.apply_announced(wanted, &Arc::new(names), |_, _| {})
     }
 
-    /// As [`Datapath::apply`]; tells `announce` each ruleset and its serial before a packet can be judged by it.
+    /// As [`Datapath::apply`], `names` being the automaton of all patterns of the policy; tells `announce` each ruleset and its serial before a packet can be judged by it.
     ///
     /// # Errors
     ///
@@ -259,6 +272,7 @@ impl Datapath {
     pub fn apply_announced(
         &mut self,
         wanted: &BTreeMap<u64, Assignment>,
+        names: &Arc<Names>,
         mut announce: impl FnMut(u32, &Arc<Ruleset>),
     ) -> Result<Applied, ApplyError> {
         let mut rulesets = Loaded::new();
@@ -270,7 +284,7 @@ impl Datapath {
             if rulesets.contains_key(ruleset) {
                 continue;
             }
-            let (instance, written) = self.instances.load(ruleset, &self.slots)?;
+            let (instance, written) = self.instances.load(ruleset, names, &self.slots)?;
             applied.written += usize::from(written);
             announce(instance.serial, ruleset);
             applied.serials.push((instance.serial, Arc::clone(ruleset)));

@@ -6,6 +6,7 @@ mod demand;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    mem,
     path::Path,
     sync::{
         Arc,
@@ -15,7 +16,7 @@ use std::{
 
 use anyhow::Context;
 use ebfw_common::abi::{self, Config as KernelConfig};
-use ebfw_policy::policy::Policy;
+use ebfw_policy::{compile::Names, policy::Policy};
 use tokio::sync::watch;
 
 pub use self::demand::Demand;
@@ -87,6 +88,8 @@ pub struct Enforcer {
     changes: watch::Receiver<Arc<Cgroups>>,
     /// Without one nothing is governed.
     planner: Option<Planner>,
+    /// The domain patterns of its policy.
+    names: Arc<Names>,
     destroyer: Destroyer,
     counted: Counted,
     history: Arc<RulesetHistory>,
@@ -122,6 +125,10 @@ impl Enforcer {
             datapath,
             terms,
             changes: scope.tree.changes(),
+            names: Arc::new(match &policy {
+                Some(policy) => Names::compile_lists(policy.domain_lists())?,
+                None => Names::none(),
+            }),
             planner: policy.map(Planner::new),
             destroyer: Destroyer::start(scope.hierarchy.clone(), path_of)?,
             scope,
@@ -180,9 +187,14 @@ impl Enforcer {
     ///
     /// Where more rules apply to a workload than fit, or the kernel refuses; what was in force stays, and goes on following the tree.
     pub fn replace(&mut self, policy: Arc<Policy>) -> anyhow::Result<()> {
+        let names = Names::compile_lists(policy.domain_lists())?;
+        let last_names = mem::replace(&mut self.names, Arc::new(names));
         let last = self.planner.replace(Planner::new(policy));
         let tree = self.scope.tree.snapshot();
-        self.apply(&tree).inspect_err(|_| self.planner = last)
+        self.apply(&tree).inspect_err(|_| {
+            self.planner = last;
+            self.names = last_names;
+        })
     }
 
     /// Waits until there is something to answer. May be cancelled; nothing is lost by that.
@@ -272,9 +284,10 @@ impl Enforcer {
         }
         let history = Arc::clone(&self.history);
         let Applied { serials, written } =
-            self.datapath.apply_announced(&wanted, |serial, ruleset| {
-                history.load(serial, Arc::clone(ruleset))
-            })?;
+            self.datapath
+                .apply_announced(&wanted, &self.names, |serial, ruleset| {
+                    history.load(serial, Arc::clone(ruleset))
+                })?;
         let now: HashSet<u32> = serials.iter().map(|(serial, _)| *serial).collect();
         for gone in self.serials.difference(&now) {
             self.history.retire(*gone);
@@ -311,7 +324,7 @@ impl Counted {
     fn add(&mut self, counts: &Counts, metrics: &Metrics) {
         let step = |now: &AtomicU64, last: &mut u64, result| {
             let now = now.load(Ordering::Relaxed);
-            metrics.destroyed(result, now - std::mem::replace(last, now));
+            metrics.destroyed(result, now - mem::replace(last, now));
         };
         step(&counts.destroyed, &mut self.destroyed, Destroyed::Done);
         step(&counts.gone, &mut self.gone, Destroyed::Gone);

@@ -7,7 +7,7 @@ mod bitmap;
 mod blocks;
 mod content;
 mod name_index;
-mod names;
+pub mod names;
 mod ports;
 mod prefixes;
 #[cfg(test)]
@@ -84,6 +84,12 @@ impl Tables {
     #[must_use]
     pub fn header(&self) -> &Header {
         Header::of(&self.blocks[0])
+    }
+
+    /// The shape of the ruleset, for what is only known when it is loaded.
+    #[must_use]
+    pub fn header_mut(&mut self) -> &mut Header {
+        Header::of_mut(&mut self.blocks[0])
     }
 
     /// Bytes of all blocks.

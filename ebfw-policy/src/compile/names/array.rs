@@ -139,3 +139,42 @@ fn set(bits: &mut Vec<u64>, bit: usize) {
     }
     bits[bit / 64] |= 1 << (bit % 64);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state for each number: as many edges, all to state 0.
+    fn states(edges: &[u8]) -> Vec<Merged> {
+        let state = |&number: &u8| Merged {
+            class: 0,
+            default: Next::Decided(0),
+            edges: (b'a'..b'a' + number)
+                .map(|byte| (byte, Next::State(0)))
+                .collect(),
+        };
+        edges.iter().map(state).collect()
+    }
+
+    #[test]
+    fn states_fill_the_gaps_that_others_leave() {
+        let states = states(&[1, 26, 1, 2, 26, 1, 3, 26]);
+        let (cells, root) = lay_out(&states, Next::State(0)).unwrap();
+        let edges = states.iter().map(|state| state.edges.len()).sum::<usize>();
+        assert_eq!(cells.iter().filter(|cell| **cell != 0).count(), edges);
+        assert!(
+            cells.len() < names::symbol(b'a') as usize + edges + 8,
+            "{}",
+            cells.len()
+        );
+        assert!(root > 0, "0 is nobody");
+    }
+
+    #[test]
+    fn more_cells_than_the_kernel_has_are_refused() {
+        let many = states(&vec![26; MAX_CELLS as usize / 26 + 1]);
+        assert_eq!(lay_out(&many, Next::State(0)), Err(Limit::Cells));
+        let few = states(&vec![26; MAX_CELLS as usize / 64]);
+        assert!(lay_out(&few, Next::State(0)).is_ok());
+    }
+}

@@ -23,7 +23,7 @@ use super::NameClasses;
 use crate::domain::{DomainPattern, Name};
 
 /// Which patterns match a name, for every name at once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     cells: Vec<u64>,
     root: u32,
