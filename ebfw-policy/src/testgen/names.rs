@@ -18,7 +18,7 @@ type ClassesOfFlow = [u32; NAMES_PER_ADDRESS as usize];
 #[derive(Clone, Debug, Default)]
 pub struct NameTable {
     names: Vec<(Name, u32)>,
-    patterns: HashMap<DomainPattern, u32>,
+    patterns: Vec<DomainPattern>,
     classes: Vec<Box<[u32]>>,
 }
 
@@ -29,22 +29,21 @@ impl NameTable {
         rulesets: impl IntoIterator<Item = &'a Ruleset>,
         names: impl IntoIterator<Item = Name>,
     ) -> Self {
-        let mut patterns = HashMap::new();
+        let mut patterns: Vec<DomainPattern> = Vec::new();
         for pattern in rulesets.into_iter().flat_map(patterns_of) {
-            let next = patterns.len() as u32;
-            patterns.entry(pattern.clone()).or_insert(next);
+            if !patterns.contains(pattern) {
+                patterns.push(pattern.clone());
+            }
         }
         let mut class_of = HashMap::from([(Box::default(), 0)]);
         let mut classes = vec![Box::default()];
         let mut numbered = Vec::new();
         for name in names {
-            let mut meant: Vec<u32> = patterns
-                .iter()
-                .filter(|(pattern, _)| pattern.matches(&name))
-                .map(|(_, number)| *number)
+            let meant: Box<[u32]> = (0..)
+                .zip(&patterns)
+                .filter(|(_, pattern)| pattern.matches(&name))
+                .map(|(number, _)| number)
                 .collect();
-            meant.sort_unstable();
-            let meant = meant.into_boxed_slice();
             let class = *class_of.entry(meant).or_insert_with_key(|meant| {
                 classes.push(meant.clone());
                 classes.len() as u32 - 1
@@ -90,7 +89,8 @@ impl NameClasses for NameTable {
     }
 
     fn pattern(&self, pattern: &DomainPattern) -> Option<u32> {
-        self.patterns.get(pattern).copied()
+        let place = self.patterns.iter().position(|known| known == pattern)?;
+        u32::try_from(place).ok()
     }
 }
 
