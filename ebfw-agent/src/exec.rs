@@ -37,6 +37,7 @@ use crate::{
     host::{
         cgroup::{CgroupPath, Hierarchy, OwnedCgroup},
         privileges,
+        resolvers::Source,
         tree::Tree,
     },
     metrics::Metrics,
@@ -78,6 +79,7 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
             ExecMode::Log => Mode::Log,
         }),
         unknown: UnknownWorkload::Drop,
+        learn_special: false,
     };
     let metrics = Arc::new(Metrics::new(terms.event_mode()));
     let tree = Arc::new(Tree::start(hierarchy.clone(), cgroup.path().clone())?);
@@ -89,7 +91,14 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     };
     let selects_pods = policy.pod_selector.is_some();
     let policy = Some(Arc::new(policy));
-    let mut enforcer = Enforcer::load(None, terms, scope, policy, Arc::clone(&metrics))?;
+    let mut enforcer = Enforcer::load(
+        None,
+        terms,
+        scope,
+        policy,
+        Source::Host,
+        Arc::clone(&metrics),
+    )?;
     enforcer.enforce().await?;
     if selects_pods {
         tracing::warn!(

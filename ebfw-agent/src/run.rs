@@ -124,7 +124,14 @@ impl<'a> Agent<'a> {
             own,
         };
         let rules = policy.as_ref().map_or(0, |policy| policy.rules.len());
-        let mut enforcer = Enforcer::load(pin, terms, scope, policy, Arc::clone(&metrics))?;
+        let mut enforcer = Enforcer::load(
+            pin,
+            terms,
+            scope,
+            policy,
+            config.dns.source(),
+            Arc::clone(&metrics),
+        )?;
         enforcer.enforce().await?;
         metrics.set_policy_rules(rules);
         loaded.ready();
@@ -243,11 +250,13 @@ impl<'a> Agent<'a> {
 /// How the configuration wants the programs to run, and the policy to begin with.
 fn source(config: &Config) -> anyhow::Result<Source> {
     let unknown = config.unknown_workload;
+    let learn_special = config.dns.learn_special;
     let Enforcement::Policy { mode, file } = &config.enforcement else {
         return Ok(Source {
             terms: Terms {
                 mode: None,
                 unknown,
+                learn_special,
             },
             policy: None,
             file: None,
@@ -261,6 +270,7 @@ fn source(config: &Config) -> anyhow::Result<Source> {
         terms: Terms {
             mode: Some(*mode),
             unknown,
+            learn_special,
         },
         policy: Some(Arc::new(policy)),
         file: Some(watch),

@@ -1,13 +1,18 @@
-//! The filter file: which part of the cgroup tree is looked at, and what is left out of the events.
+//! The filter file: which part of the cgroup tree is looked at, whose answers name addresses, and what is left out of the events.
 //!
 //! Every mistake in it is reported at once, each with line, column, snippet and hint.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
+use ebfw_common::abi::MAX_RESOLVERS;
 use ebfw_policy::diagnostics::{Code, Diagnostic, Diagnostics, Place};
 use ipnet::IpNet;
 
-use super::{Exclude, Problem, value, yaml};
+use super::{Dns, Exclude, Problem, value, yaml};
 use crate::input::Input;
 
 /// What a filter file says, with the defaults for what it does not say.
@@ -15,6 +20,7 @@ use crate::input::Input;
 pub(super) struct FilterFile {
     pub(super) cgroup: Option<PathBuf>,
     pub(super) exclude: Exclude,
+    pub(super) dns: Dns,
 }
 
 /// Reads and checks the file at `path`.
@@ -45,11 +51,48 @@ struct Reader {
 
 impl Reader {
     fn file(&mut self, root: &yaml::Node) -> FilterFile {
-        let [cgroup, exclude] = self.fields(root, ["cgroup", "exclude"]);
+        let [cgroup, exclude, dns] = self.fields(root, ["cgroup", "exclude", "dns"]);
         FilterFile {
             cgroup: cgroup.and_then(|node| self.cgroup(node)),
             exclude: exclude.map(|node| self.exclude(node)).unwrap_or_default(),
+            dns: dns.map(|node| self.dns(node)).unwrap_or_default(),
         }
+    }
+
+    fn dns(&mut self, node: &yaml::Node) -> Dns {
+        let [resolvers, learn_special] = self.fields(node, ["resolvers", "learnSpecial"]);
+        Dns {
+            resolvers: resolvers.map(|node| self.resolvers(node)),
+            learn_special: learn_special.is_some_and(|node| self.boolean(node)),
+        }
+    }
+
+    fn resolvers(&mut self, node: &yaml::Node) -> BTreeSet<IpAddr> {
+        let resolvers: BTreeSet<_> = self.list(node, Self::resolver).into_iter().collect();
+        if resolvers.len() > MAX_RESOLVERS as usize {
+            let message = format!("{} resolvers", resolvers.len());
+            let hint = format!("at most {MAX_RESOLVERS} can be trusted");
+            self.error(Code::BadValue, message, &node.place, hint);
+        }
+        resolvers
+    }
+
+    fn resolver(&mut self, text: &str, place: &Place) -> Option<IpAddr> {
+        let address = value::resolver(text);
+        if address.is_none() {
+            let message = format!("`{}` is not the address of a resolver", text.escape_debug());
+            let hint = "as in 192.0.2.53 or 2001:db8::53";
+            self.error(Code::BadValue, message, place, hint.to_owned());
+        }
+        address
+    }
+
+    fn boolean(&mut self, node: &yaml::Node) -> bool {
+        if let yaml::Value::Boolean(value) = node.value {
+            return value;
+        }
+        self.wrong_type(&node.value, "a boolean", &node.place);
+        false
     }
 
     fn exclude(&mut self, node: &yaml::Node) -> Exclude {
@@ -140,7 +183,7 @@ impl Reader {
     fn cidr(&mut self, text: &str, place: &Place) -> Option<IpNet> {
         let Ok(prefix) = text.parse::<IpNet>() else {
             let message = format!("`{}` is not a prefix", text.escape_debug());
-            let hint = match text.parse::<std::net::IpAddr>() {
+            let hint = match text.parse::<IpAddr>() {
                 Ok(address) => format!("did you mean `{}`?", IpNet::from(address)),
                 Err(_) => "as in 10.0.0.0/8 or fd00::/8".to_owned(),
             };
@@ -263,6 +306,58 @@ mod tests {
     }
 
     #[test]
+    fn dns_says_whose_answers_count() {
+        let resolvers = |texts: &[&str]| {
+            Some(
+                texts
+                    .iter()
+                    .map(|text| text.parse().unwrap())
+                    .collect::<BTreeSet<IpAddr>>(),
+            )
+        };
+        for (source, expected, special, why) in [
+            ("dns:\n", None, false, "nothing is said"),
+            (
+                "dns: {resolvers: null}\n",
+                None,
+                false,
+                "a list without a value",
+            ),
+            ("dns: {resolvers: []}\n", resolvers(&[]), false, "nobody's"),
+            (
+                "dns: {resolvers: [192.0.2.53, '::ffff:192.0.2.53', '2001:db8::53']}\n",
+                resolvers(&["192.0.2.53", "2001:db8::53"]),
+                false,
+                "each once",
+            ),
+            (
+                "dns: {learnSpecial: true}\n",
+                None,
+                true,
+                "special addresses too",
+            ),
+        ] {
+            let Dns {
+                resolvers,
+                learn_special,
+            } = parse(source).unwrap().dns;
+            assert_eq!((resolvers, learn_special), (expected, special), "{why}");
+        }
+    }
+
+    #[test]
+    fn one_resolver_too_many_in_a_file_is_refused() {
+        let list: Vec<String> = (0..=MAX_RESOLVERS)
+            .map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string())
+            .collect();
+        let source = format!("dns: {{resolvers: [{}]}}", list.join(", "));
+        assert_eq!(
+            parse(&source).unwrap_err().to_string(),
+            "1:18: error[bad-value]: 257 resolvers (at most 256 can be trusted)"
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_refused_with_place_and_hint() {
         for (source, expected, why) in [
             (
@@ -277,7 +372,7 @@ mod tests {
             ),
             (
                 "rules: []",
-                "1:1: error[unknown-field]: unknown field `rules` (known here: cgroup, exclude)",
+                "1:1: error[unknown-field]: unknown field `rules` (known here: cgroup, exclude, dns)",
                 "a policy",
             ),
             (
@@ -324,6 +419,26 @@ mod tests {
                 "cgroup: true",
                 "1:9: error[wrong-type]: expected a text, found a boolean",
                 "a boolean",
+            ),
+            (
+                "dns: {resolver: []}",
+                "1:7: error[unknown-field]: unknown field `resolver` (did you mean `resolvers`?)",
+                "in dns",
+            ),
+            (
+                "dns: {resolvers: [192.0.2.0/24]}",
+                "1:19: error[bad-value]: `192.0.2.0/24` is not the address of a resolver (as in 192.0.2.53 or 2001:db8::53)",
+                "a prefix",
+            ),
+            (
+                "dns: {resolvers: 192.0.2.53}",
+                "1:18: error[wrong-type]: expected a list, found a text",
+                "no list",
+            ),
+            (
+                "dns: {learnSpecial: 1}",
+                "1:21: error[wrong-type]: expected a boolean, found a number",
+                "no boolean",
             ),
             (
                 "exclude: {domainSuffixes: ['*.svc']}",

@@ -12,9 +12,11 @@ mod tests;
 mod value;
 mod yaml;
 
-use std::{env, fmt, path::PathBuf};
+use std::{collections::BTreeSet, env, fmt, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
+
+use crate::host::resolvers::Source;
 
 pub use self::{
     problem::{Problem, Refused},
@@ -41,6 +43,8 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// What is left out of the events.
     pub exclude: Exclude,
+    /// How names are learned.
+    pub dns: Dns,
     /// Name of the node in events.
     pub node_name: Option<String>,
     /// Filter of the agent's own log.
@@ -86,6 +90,26 @@ impl Default for Exclude {
         Self {
             cidrs: defaults::EXCLUDE_CIDRS.to_vec(),
             domain_suffixes: defaults::EXCLUDE_DOMAIN_SUFFIXES.map(String::from).to_vec(),
+        }
+    }
+}
+
+/// How names are learned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Resolvers whose answers count; those of the host if absent.
+    pub resolvers: Option<BTreeSet<IpAddr>>,
+    /// Whether names that stand for special addresses are learned too.
+    pub learn_special: bool,
+}
+
+impl Dns {
+    /// Where the resolvers are found.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        match &self.resolvers {
+            Some(resolvers) => Source::Fixed(resolvers.clone()),
+            None => Source::Host,
         }
     }
 }
@@ -143,6 +167,7 @@ impl fmt::Display for Config {
             filter_file,
             cgroup,
             exclude,
+            dns,
             node_name,
             log,
             output,
@@ -190,6 +215,18 @@ impl fmt::Display for Config {
             cidrs,
             domain_suffixes,
         } = exclude;
+        let Dns {
+            resolvers,
+            learn_special,
+        } = dns;
+        match resolvers {
+            None => write!(f, " dns_resolvers=host")?,
+            Some(resolvers) => {
+                let resolvers: Vec<_> = resolvers.iter().collect();
+                write!(f, " dns_resolvers={}", List(&resolvers))?;
+            }
+        }
+        write!(f, " dns_learn_special={learn_special}")?;
         write!(f, " exclude_cidrs={} ", List(cidrs))?;
         write!(
             f,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Config, DetachConfig, Enforcement, Inspect, Mode, Problem, Refused, defaults,
+    Config, DetachConfig, Dns, Enforcement, Inspect, Mode, Problem, Refused, defaults,
     filter_file::{self, FilterFile},
     setting::{Empty, Key, SETTINGS, Setting},
     value::{
@@ -163,6 +163,12 @@ impl Given {
                 .parse(Key::Cgroup, value::absolute_path)
                 .or(file.cgroup),
             exclude: file.exclude,
+            dns: Dns {
+                resolvers: self
+                    .parse(Key::DnsResolvers, value::resolvers)
+                    .or(file.dns.resolvers),
+                learn_special: file.dns.learn_special,
+            },
             node_name: self.parse(Key::NodeName, value::name),
             log: self.log(),
             output: self.parse(Key::Output, value::word).unwrap_or(Output::Text),

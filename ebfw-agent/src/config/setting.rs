@@ -30,6 +30,7 @@ pub enum Key {
     Policy,
     EnforceDryRun,
     UnknownWorkload,
+    DnsResolvers,
     Pin,
     PinDir,
     OnExit,
@@ -166,7 +167,7 @@ pub const SETTINGS: &[Setting] = &[
         empty: Empty::Unset,
         default: "none",
         group: Group::Agent,
-        help: "Filter file (YAML): cgroup and what is left out of the events",
+        help: "Filter file (YAML): cgroup, resolvers and what is left out of the events",
     },
     Setting {
         key: Key::Cgroup,
@@ -308,6 +309,19 @@ pub const SETTINGS: &[Setting] = &[
         help: "What happens to packets of a workload until the agent has classified it",
     },
     Setting {
+        key: Key::DnsResolvers,
+        variable: "EBFW_DNS_RESOLVERS",
+        flag: "dns-resolvers",
+        values: Values::Text {
+            name: "ADDRS",
+            form: "IP addresses, several with commas, at most 256",
+        },
+        empty: Empty::Unset,
+        default: "the nameservers of the host",
+        group: Group::Enforcement,
+        help: "Resolvers from whose answers names are learned; overrides `dns.resolvers` of the filter file",
+    },
+    Setting {
         key: Key::Pin,
         variable: "EBFW_PIN",
         flag: "pin",
@@ -348,7 +362,7 @@ mod tests {
     #[test]
     fn every_row_has_a_key_variable_and_flag_of_its_own() {
         let count = SETTINGS.len();
-        assert_eq!(count, 17, "a new key needs its row here");
+        assert_eq!(count, 18, "a new key needs its row here");
         assert_eq!(
             SETTINGS
                 .iter()

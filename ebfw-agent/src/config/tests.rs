@@ -40,6 +40,7 @@ fn nothing_given_means_the_defaults() {
             filter_file: None,
             cgroup: None,
             exclude: Exclude::default(),
+            dns: Dns::default(),
             node_name: None,
             log: value.log.clone(),
             output: Output::Text,
@@ -75,6 +76,7 @@ fn every_variable_sets_what_it_names() {
         ("EBFW_POLICY", "policy.yaml"),
         ("EBFW_ENFORCE_DRY_RUN", "on"),
         ("EBFW_UNKNOWN_WORKLOAD", "allow"),
+        ("EBFW_DNS_RESOLVERS", "192.0.2.2,192.0.2.1"),
         ("EBFW_PIN", "on"),
         ("EBFW_PIN_DIR", "/sys/fs/bpf/b"),
         ("EBFW_ON_EXIT", "open"),
@@ -83,7 +85,7 @@ fn every_variable_sets_what_it_names() {
         config.to_string(),
         "mode=dry-run policy=\"policy.yaml\" cgroup=\"/sys/fs/cgroup/a\" unknown_workload=allow pin=on \
          pin_dir=\"/sys/fs/bpf/b\" on_exit=open output=json inspect_paths=false inspect_headers=true \
-         inspect_body=true metrics=127.0.0.1:1 node=node-1 \
+         inspect_body=true metrics=127.0.0.1:1 node=node-1 dns_resolvers=192.0.2.1,192.0.2.2 dns_learn_special=false \
          exclude_cidrs=10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,127.0.0.0/8 \
          exclude_domain_suffixes=cluster.local,svc,in-addr.arpa log=debug"
     );
@@ -108,6 +110,12 @@ fn a_bad_value_is_refused_with_name_value_and_what_is_allowed() {
         ("EBFW_POLICY_SOURCE", "files", "file, crd", "no such source"),
         ("EBFW_ON_EXIT", "close", "keep, open", "no such word"),
         ("EBFW_PIN", "true", "on, off", "not a boolean"),
+        (
+            "EBFW_DNS_RESOLVERS",
+            "192.0.2.1:53",
+            "IP addresses, several with commas, at most 256",
+            "a port",
+        ),
         (
             "EBFW_UNKNOWN_WORKLOAD",
             "deny",
@@ -437,4 +445,28 @@ fn a_list_without_entries_is_shown_as_such() {
         "{line}"
     );
     assert!(!line.contains('\n'), "one line: {line}");
+}
+
+#[test]
+fn resolvers_that_are_set_outside_override_those_of_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("filter.yaml");
+    fs::write(&file, "dns: {resolvers: [192.0.2.1], learnSpecial: true}\n").unwrap();
+    let file = ("EBFW_CONFIG", file.to_str().unwrap());
+    let resolvers = |pairs: &[(&str, &str)]| {
+        let dns = config(pairs).dns;
+        assert!(dns.learn_special);
+        let texts = dns.resolvers.unwrap();
+        texts.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(resolvers(&[file]), ["192.0.2.1"]);
+    assert_eq!(
+        resolvers(&[file, ("EBFW_DNS_RESOLVERS", "2001:db8::1")]),
+        ["2001:db8::1"]
+    );
+    assert_eq!(
+        config(&[("EBFW_DNS_RESOLVERS", "")]).dns,
+        Dns::default(),
+        "empty is not set"
+    );
 }

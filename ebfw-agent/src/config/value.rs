@@ -3,12 +3,14 @@
 //! Nothing here knows where a text came from; `resolve` names the origin in its messages.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
 use clap::ValueEnum;
+use ebfw_common::abi::MAX_RESOLVERS;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// What the words of a boolean setting are, as an operator reads them in an error.
@@ -147,6 +149,21 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
         "false" | "f" | "0" | "no" | "off" => Some(false),
         _ => None,
     }
+}
+
+/// Addresses of resolvers with commas between them, at least one and not more than can be trusted.
+pub(super) fn resolvers(text: &str) -> Option<BTreeSet<IpAddr>> {
+    let addresses: Option<BTreeSet<IpAddr>> = text
+        .split(',')
+        .map(|address| resolver(address.trim()))
+        .collect();
+    addresses.filter(|addresses| addresses.len() <= MAX_RESOLVERS as usize)
+}
+
+/// The address of a resolver, in one form.
+pub(super) fn resolver(text: &str) -> Option<IpAddr> {
+    let address = text.parse::<IpAddr>().ok()?.to_canonical();
+    (!address.is_unspecified() && !address.is_multicast()).then_some(address)
 }
 
 /// One of the words of `T`, as written there.
@@ -317,6 +334,35 @@ mod tests {
             ("[", false, "not a filter"),
         ] {
             assert_eq!(log_filter(text).is_some(), accepted, "{text:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn resolvers_are_addresses_with_commas() {
+        let many = |count: u32| -> String {
+            let texts = (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n).to_string());
+            texts.collect::<Vec<_>>().join(",")
+        };
+        for (text, expected, why) in [
+            ("192.0.2.1", Some(1), "one"),
+            ("192.0.2.1, 2001:db8::1", Some(2), "two, with a space"),
+            (
+                "192.0.2.1,::ffff:192.0.2.1",
+                Some(1),
+                "the same in two forms",
+            ),
+            ("", None, "none"),
+            ("192.0.2.1,", None, "nothing behind the comma"),
+            ("192.0.2.1:53", None, "a port: the programs know 53 alone"),
+            ("192.0.2.0/24", None, "a prefix"),
+            ("resolver.example", None, "a name"),
+            ("0.0.0.0", None, "nowhere"),
+            ("::", None, "nowhere"),
+            ("224.0.0.251", None, "everybody"),
+            (&many(256), Some(256), "as many as fit"),
+            (&many(257), None, "one too many"),
+        ] {
+            assert_eq!(resolvers(text).map(|set| set.len()), expected, "{why}");
         }
     }
 

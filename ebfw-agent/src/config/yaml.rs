@@ -29,7 +29,7 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) enum Value {
     Null,
-    Boolean,
+    Boolean(bool),
     Number,
     Text(String),
     List(Vec<Node>),
@@ -41,7 +41,7 @@ impl Value {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
-            Self::Boolean => "a boolean",
+            Self::Boolean(_) => "a boolean",
             Self::Number => "a number",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
@@ -124,8 +124,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
         Ok(Value::Null)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Boolean)
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Boolean(value))
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Value, E> {

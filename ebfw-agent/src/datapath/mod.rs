@@ -7,6 +7,7 @@ mod instance;
 #[cfg(feature = "kernel-log")]
 mod kernel_log;
 mod link;
+mod names;
 mod object;
 mod rings;
 mod slot;
@@ -27,7 +28,7 @@ use aya::{
 };
 use ebfw_common::abi::{ABI_VERSION, COUNTERS, Config, SlotRef, SlotWord, slot_flag};
 use ebfw_policy::{
-    compile::{Names, NamesError},
+    compile::{Names as Patterns, NamesError},
     ruleset::Ruleset,
 };
 
@@ -36,11 +37,15 @@ pub use self::kernel_log::KernelLog;
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
+    names::{Learned, Owned, pinned_names},
     rings::{LeftOut, Ring},
     syscall::TestRun,
 };
-use self::{instance::Instances, slot::Slots};
-use crate::metrics::{Counters, KernelCounters};
+use self::{instance::Instances, names::Names, slot::Slots};
+use crate::{
+    host::resolvers::Resolvers,
+    metrics::{Counters, KernelCounters},
+};
 
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
@@ -115,6 +120,12 @@ pub enum ApplyError {
     /// All slots are taken; workloads beyond stay with their ancestor's policy.
     #[error("more than {} workloads", ebfw_common::abi::MAX_SLOTS - 1)]
     SlotsFull,
+    /// More resolvers than the map holds; nothing was changed.
+    #[error("{0} resolvers: at most {max} can be trusted", max = ebfw_common::abi::MAX_RESOLVERS)]
+    ResolversFull(usize),
+    /// The system has no random number; what a workload could guess is not used instead.
+    #[error("failed to get a random number")]
+    Random(#[source] io::Error),
     /// A map refused an update.
     #[error("failed to update the map {name}")]
     Map {
@@ -169,6 +180,7 @@ pub struct Datapath {
     known: BTreeMap<u64, SlotRef>,
     slots: Slots,
     instances: Instances,
+    names: Names,
     links: Vec<aya::programs::links::FdLink>,
     adopted: bool,
 }
@@ -209,6 +221,11 @@ impl Datapath {
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
         let instances = Instances::open(&mut ebpf, &slots, adopted)?;
+        let names = Names::open(
+            take(&mut ebpf, "RESOLVERS"),
+            take(&mut ebpf, "NAMES"),
+            take(&mut ebpf, "NAME_COUNTS"),
+        )?;
         let mut known = BTreeMap::new();
         for entry in cgroups.iter() {
             let (cgroup, slot) = entry.map_err(map_error("CGROUPS"))?;
@@ -223,6 +240,7 @@ impl Datapath {
             known,
             slots,
             instances,
+            names,
             links: Vec::new(),
             adopted,
         };
@@ -238,14 +256,49 @@ impl Datapath {
         self.adopted
     }
 
-    /// Sets mode and treatment of pending workloads.
+    /// Sets what the programs do, for all workloads alike. The seed is that of the maps, whatever `config` says: names that are known keep
+    /// their hashes.
+    ///
+    /// # Errors
+    ///
+    /// Where the map refuses, or there is no random number for a new seed.
+    pub fn configure(&mut self, mut config: Config) -> Result<(), ApplyError> {
+        let last = self.config.get(&0, 0).map_err(update_error("CONFIG"))?;
+        let last: Config = zerocopy::transmute!(last);
+        config.seed = match last.seed {
+            0 => random()?,
+            seed => seed,
+        };
+        let words: [u64; 4] = zerocopy::transmute!(config);
+        self.config.set(0, words, 0).map_err(update_error("CONFIG"))
+    }
+
+    /// Makes `resolvers` those whose answers count. One that is new counts before one that is gone stops to.
+    ///
+    /// # Errors
+    ///
+    /// Where there are too many (then nothing has changed), or the map refuses.
+    pub fn trust(&mut self, resolvers: &Resolvers) -> Result<(), ApplyError> {
+        self.names.trust(resolvers)
+    }
+
+    /// The names that were learned and are still known, expired ones among them.
+    ///
+    /// # Errors
+    ///
+    /// Where the map cannot be read.
+    pub fn learned_names(&self) -> Result<Vec<Learned>, LoadError> {
+        self.names.learned().map_err(map_error("NAMES"))
+    }
+
+    /// Deletes names that have expired by `now_ns` (since boot) and those of workloads that are gone; says how many. Looks at no name where
+    /// there can be none.
     ///
     /// # Errors
     ///
     /// Where the map refuses.
-    pub fn configure(&mut self, config: Config) -> Result<(), ApplyError> {
-        let words: [u64; 4] = zerocopy::transmute!(config);
-        self.config.set(0, words, 0).map_err(update_error("CONFIG"))
+    pub fn forget_expired(&mut self, now_ns: u64) -> Result<usize, ApplyError> {
+        self.names.forget_expired(now_ns, &self.slots)
     }
 
     /// Makes the kernel's state what is wanted: new rulesets are written beside the old ones, then each slot is switched by one store, then
@@ -260,7 +313,7 @@ impl Datapath {
             .filter_map(|assignment| assignment.ruleset.as_ref())
             .flat_map(|ruleset| &ruleset.rules)
             .filter_map(|rule| rule.matches.domains.entries());
-        let names = Names::compile_lists(lists)?;
+        let names = Patterns::compile_lists(lists)?;
         self.apply_announced(wanted, &Arc::new(names), |_, _| {})
     }
 
@@ -272,7 +325,7 @@ impl Datapath {
     pub fn apply_announced(
         &mut self,
         wanted: &BTreeMap<u64, Assignment>,
-        names: &Arc<Names>,
+        names: &Arc<Patterns>,
         mut announce: impl FnMut(u32, &Arc<Ruleset>),
     ) -> Result<Applied, ApplyError> {
         let mut rulesets = Loaded::new();
@@ -339,6 +392,7 @@ impl Datapath {
             return Ok(());
         }
         let slot = self.slots.take().ok_or(ApplyError::SlotsFull)?;
+        self.names.reset(slot);
         self.slots.store(slot.index(), word(slot.generation()));
         self.cgroups
             .insert(cgroup, slot.0, 0)
@@ -361,6 +415,7 @@ impl Datapath {
                 Err(source) => return Err(update_error("CGROUPS")(source)),
             }
             self.slots.free(slot);
+            self.names.reset(slot);
             self.known.remove(&cgroup);
         }
         Ok(())
@@ -391,6 +446,15 @@ impl Datapath {
     /// Where it was taken before or cannot be mapped.
     pub fn events(&mut self) -> Result<Ring, LoadError> {
         self.ring("EVENTS")
+    }
+
+    /// Takes the ring of events about names; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::events`].
+    pub fn name_events(&mut self) -> Result<Ring, LoadError> {
+        self.ring("NAME_EVENTS")
     }
 
     /// Takes the ring of requests; once.
@@ -466,6 +530,12 @@ impl KernelCounters for CounterReader {
         }
         Ok(sums)
     }
+}
+
+/// A secret that is not 0, which means none.
+fn random() -> Result<u64, ApplyError> {
+    let random = getrandom::u64().map_err(|error| ApplyError::Random(io::Error::other(error)))?;
+    Ok(random.max(1))
 }
 
 fn maps_directory(pin: &Path, version: u32) -> PathBuf {

@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{Map, MapData};
 use ebfw_common::abi::{MAX_SLOTS, SlotRef, SlotWord, slot_flag};
 
-use super::{LoadError, syscall};
+use super::{LoadError, names, syscall};
 
 /// The slots. Slot 0 is never given: a zeroed reference means none.
 pub(super) struct Slots {
@@ -62,6 +62,15 @@ impl Slots {
     /// All instances that may be loaded have numbers below this.
     pub(super) fn instances_end(&self) -> u32 {
         SlotWord(self.word(0).load(Ordering::Acquire)).instance()
+    }
+
+    /// Whether the workload that `slot` names is still there.
+    pub(super) fn hold(&self, slot: SlotRef) -> bool {
+        slot.index() < MAX_SLOTS
+            && names::holds(
+                SlotWord(self.word(slot.index()).load(Ordering::Acquire)),
+                slot,
+            )
     }
 
     /// A free slot in a generation that no reference has.

@@ -11,6 +11,8 @@ pub enum Demand {
     Requests(Vec<Request>),
     /// Cgroups came or went.
     Cgroups,
+    /// Names may have expired.
+    Names,
 }
 
 /// What has to be done about requests.

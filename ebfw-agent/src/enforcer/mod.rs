@@ -12,12 +12,17 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Context;
 use ebfw_common::abi::{self, Config as KernelConfig};
 use ebfw_policy::{compile::Names, policy::Policy};
-use tokio::sync::watch;
+use nix::time::{ClockId, clock_gettime};
+use tokio::{
+    sync::watch,
+    time::{Interval, MissedTickBehavior},
+};
 
 pub use self::demand::Demand;
 use self::demand::Orders;
@@ -27,12 +32,17 @@ use crate::{
     events::{self, annotate::RulesetHistory},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy},
+        netns,
+        resolvers::{Locality, Resolvers, Source},
         sockets::{Counts, Destroyer},
         tree::{Cgroups, Tree},
     },
     metrics::{Destroyed, Metrics},
     workload::{Desired, Planner, Posture, Standing},
 };
+
+/// How often expired names are deleted and the resolvers looked for: a name that has expired opens nothing, it only takes room.
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 
 /// How the programs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +51,8 @@ pub struct Terms {
     pub mode: Option<Mode>,
     /// What happens to workloads that are not classified yet.
     pub unknown: UnknownWorkload,
+    /// Whether names that stand for special addresses (loopback, link-local, …) are learned too.
+    pub learn_special: bool,
 }
 
 impl Terms {
@@ -55,14 +67,19 @@ impl Terms {
         }
     }
 
-    fn kernel(self) -> KernelConfig {
+    /// `host_netns`: the cookie of the agent's network namespace, where it is known.
+    fn kernel(self, host_netns: Option<u64>) -> KernelConfig {
         KernelConfig {
             mode: self.event_mode().tag(),
             pending: match self.unknown {
                 UnknownWorkload::Drop => abi::pending::DROP,
                 UnknownWorkload::Allow => abi::pending::ALLOW,
             },
-            ..KernelConfig::default()
+            host_netns: host_netns.unwrap_or_default(),
+            // The datapath's own affair.
+            seed: 0,
+            learn_special: self.learn_special.into(),
+            _pad: 0,
         }
     }
 }
@@ -96,6 +113,11 @@ pub struct Enforcer {
     metrics: Arc<Metrics>,
     serials: HashSet<u32>,
     applied: Option<BTreeMap<u64, Assignment>>,
+    resolvers: Source,
+    /// Those that are in force; `None`: not set yet.
+    trusted: Option<Resolvers>,
+    host_netns: Option<u64>,
+    expiry: Interval,
     #[cfg(feature = "kernel-log")]
     _kernel_log: Option<crate::datapath::KernelLog>,
 }
@@ -112,9 +134,13 @@ impl Enforcer {
         terms: Terms,
         scope: Scope,
         policy: Option<Arc<Policy>>,
+        resolvers: Source,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let mut datapath = Datapath::load(pin)?;
+        let host_netns = netns::own_cookie().context("failed to read the own network namespace")?;
+        let mut expiry = tokio::time::interval(EXPIRE_EVERY);
+        expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         metrics.watch_kernel(Arc::new(datapath.counters()?));
         let paths = Arc::clone(&scope.tree);
         let path_of = Box::new(move |id| paths.lookup(id));
@@ -137,6 +163,10 @@ impl Enforcer {
             metrics,
             serials: HashSet::new(),
             applied: None,
+            resolvers,
+            trusted: None,
+            host_netns,
+            expiry,
         })
     }
 
@@ -159,6 +189,52 @@ impl Enforcer {
     /// Where it was taken before or cannot be mapped.
     pub fn events(&mut self) -> Result<Ring, LoadError> {
         self.datapath.events()
+    }
+
+    /// Takes the ring of events about names; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Enforcer::events`].
+    pub fn name_events(&mut self) -> Result<Ring, LoadError> {
+        self.datapath.name_events()
+    }
+
+    /// Looks where the resolvers are found, and makes those the ones whose answers count. What was trusted stays where that fails.
+    pub fn trust_resolvers(&mut self) {
+        let trust = |datapath: &mut Datapath, last: &Option<Resolvers>, source: &Source| {
+            let found = source.read().context("failed to read the resolvers")?;
+            if last.as_ref() == Some(&found) {
+                return Ok(None);
+            }
+            datapath.trust(&found)?;
+            anyhow::Ok(Some(found))
+        };
+        match trust(&mut self.datapath, &self.trusted, &self.resolvers) {
+            Ok(None) => {}
+            Ok(Some(found)) => {
+                self.tell_resolvers(&found);
+                self.trusted = Some(found);
+            }
+            Err(error) => tracing::error!("{error:#}; the resolvers that were trusted stay"),
+        }
+    }
+
+    fn tell_resolvers(&self, found: &Resolvers) {
+        if found.is_empty() {
+            tracing::warn!(
+                "no resolver is known, so no name can be learned: name them with EBFW_DNS_RESOLVERS or --dns-resolvers"
+            );
+        } else {
+            let list: Vec<String> = found.keys().map(ToString::to_string).collect();
+            tracing::info!(resolvers = list.join(","), "names are learned from these");
+        }
+        let local = found.values().any(|at| *at == Locality::Local);
+        if local && self.host_netns.is_none() {
+            tracing::warn!(
+                "this kernel (before 5.14) does not tell which network namespace is the host's: resolvers on the host itself are not trusted"
+            );
+        }
     }
 
     /// Looks at the cgroup tree and puts the policy in force, as [`Enforcer::replace`].
@@ -189,6 +265,7 @@ impl Enforcer {
     pub fn replace(&mut self, policy: Arc<Policy>) -> anyhow::Result<()> {
         let names = Names::compile_lists(policy.domain_lists())?;
         let last_names = mem::replace(&mut self.names, Arc::new(names));
+        self.trust_resolvers();
         let last = self.planner.replace(Planner::new(policy));
         let tree = self.scope.tree.snapshot();
         self.apply(&tree).inspect_err(|_| {
@@ -210,6 +287,7 @@ impl Enforcer {
                 self.changes.mark_unchanged();
                 Ok(Demand::Cgroups)
             }
+            _ = self.expiry.tick() => Ok(Demand::Names),
         }
     }
 
@@ -220,11 +298,22 @@ impl Enforcer {
                 let tree = self.scope.tree.snapshot();
                 self.apply(&tree)
             }
+            Demand::Names => self.tidy_names(),
             Demand::Requests(requests) => self.carry_out(requests).await,
         };
         if let Err(error) = result {
             tracing::error!("{error:#}; what was in force before stays");
         }
+    }
+
+    /// Deletes expired names, and looks whether the host asks other resolvers now.
+    fn tidy_names(&mut self) -> anyhow::Result<()> {
+        self.trust_resolvers();
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
+        let now = u64::try_from(Duration::from(now).as_nanos()).context("the clock is mad")?;
+        let forgotten = self.datapath.forget_expired(now)?;
+        tracing::debug!(forgotten, "expired names are forgotten");
+        Ok(())
     }
 
     async fn carry_out(&mut self, requests: Vec<abi::Request>) -> anyhow::Result<()> {
@@ -280,7 +369,9 @@ impl Enforcer {
             return Ok(());
         }
         if self.applied.is_none() {
-            self.datapath.configure(self.terms.kernel())?;
+            self.datapath
+                .configure(self.terms.kernel(self.host_netns))?;
+            self.trust_resolvers();
         }
         let history = Arc::clone(&self.history);
         let Applied { serials, written } =

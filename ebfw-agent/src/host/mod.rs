@@ -7,5 +7,6 @@ pub(crate) mod inbox;
 pub mod lock;
 pub mod netns;
 pub mod privileges;
+pub mod resolvers;
 pub mod sockets;
 pub mod tree;

@@ -11,7 +11,36 @@ use std::{
     thread,
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    getsockopt_impl,
+    sched::{CloneFlags, setns, unshare},
+    sockopt_impl,
+    sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket},
+};
+
+sockopt_impl!(
+    /// The cookie of a socket's network namespace, which BPF programs see (kernel 5.14).
+    NetnsCookie,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
+    u64
+);
+
+/// The cookie of the calling thread's namespace; `None` on kernels before 5.14, which give programs cookies but tell them nobody else.
+pub fn own_cookie() -> io::Result<Option<u64>> {
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    match getsockopt(&socket, NetnsCookie) {
+        Ok(cookie) => Ok(Some(cookie).filter(|&cookie| cookie != 0)),
+        Err(nix::errno::Errno::ENOPROTOOPT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// What tells namespaces apart: device and inode on nsfs (namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,408 @@
+//! Names that workloads resolved, as the programs learned them: whose answers count, what is known, what has expired.
+//!
+//! The programs add; only the agent deletes. Where a name is renewed between the last look at it and its deletion (microseconds), it is
+//! lost until the workload asks again: that closes, it never opens.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd,
+    path::Path,
+    sync::atomic::Ordering,
+};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use ebfw_common::abi::{
+    ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SLOTS, NameKey, SlotRef, SlotWord,
+    resolver, slot_flag,
+};
+
+use super::{ApplyError, LoadError, map_error, maps_directory, slot::Slots, syscall, update_error};
+use crate::host::resolvers::Locality;
+
+/// [`NameKey`] and [`LearnedName`] as aya takes them.
+type Key = [u32; 6];
+type Value = [u64; 36];
+type NameMap = HashMap<MapData, Key, Value>;
+
+/// A name that a workload resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// The workload.
+    pub slot: SlotRef,
+    /// What the name stands for.
+    pub address: IpAddr,
+    /// The name as it was asked for, in lower case. Whatever a workload asks for can stand here: escape it before it is shown.
+    pub name: String,
+    /// From then on (nanoseconds since boot) it opens no flow.
+    pub expires_ns: u64,
+}
+
+/// A name and the cgroup of its workload, as [`pinned_names`] finds them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// The cgroup's id; `None`: the workload is gone.
+    pub cgroup: Option<u64>,
+    /// What was learned.
+    pub learned: Learned,
+}
+
+/// What becomes of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    /// It goes, and counts no longer for its workload.
+    Expired,
+    /// Its workload went before and counts nothing any more.
+    Orphaned,
+}
+
+fn fate(expires_ns: u64, now_ns: u64, has_workload: bool) -> Fate {
+    match (has_workload, expires_ns < now_ns) {
+        (false, _) => Fate::Orphaned,
+        (true, true) => Fate::Expired,
+        (true, false) => Fate::Stays,
+    }
+}
+
+/// The maps of names and resolvers.
+pub(super) struct Names {
+    resolvers: HashMap<MapData, [u32; 4], u32>,
+    names: NameMap,
+    counts: syscall::SharedWords,
+    /// The programs name their maps by the number of this very descriptor until they are loaded.
+    _counts: MapData,
+    /// Whether there may be names of workloads that are gone.
+    orphans: bool,
+}
+
+impl Names {
+    pub(super) fn open(resolvers: Map, names: Map, counts: Map) -> Result<Self, LoadError> {
+        let Map::Array(map) = counts else {
+            panic!("NAME_COUNTS is an array");
+        };
+        let counts =
+            syscall::SharedWords::map(map.fd().as_fd(), MAX_SLOTS as usize).map_err(|source| {
+                LoadError::Io {
+                    what: "map the memory of NAME_COUNTS".into(),
+                    source,
+                }
+            })?;
+        Ok(Self {
+            resolvers: HashMap::try_from(resolvers).map_err(map_error("RESOLVERS"))?,
+            names: HashMap::try_from(names).map_err(map_error("NAMES"))?,
+            counts,
+            _counts: map,
+            // What an earlier agent left is not known.
+            orphans: true,
+        })
+    }
+
+    /// Makes `wanted` the resolvers whose answers count: what is new comes before what is gone goes.
+    pub(super) fn trust(&mut self, wanted: &BTreeMap<IpAddr, Locality>) -> Result<(), ApplyError> {
+        let wanted = resolver_entries(wanted)?;
+        // Room first where both together do not fit.
+        let known: Result<Vec<_>, _> = self.resolvers.keys().collect();
+        let known = known.map_err(update_error("RESOLVERS"))?;
+        let gone: Vec<_> = known
+            .iter()
+            .filter(|key| !wanted.contains_key(*key))
+            .copied()
+            .collect();
+        let fits = wanted.len() + gone.len() <= MAX_RESOLVERS as usize;
+        if !fits {
+            self.distrust(&gone)?;
+        }
+        for (key, flags) in &wanted {
+            self.resolvers
+                .insert(key, flags, 0)
+                .map_err(update_error("RESOLVERS"))?;
+        }
+        if fits { self.distrust(&gone) } else { Ok(()) }
+    }
+
+    fn distrust(&mut self, gone: &[[u32; 4]]) -> Result<(), ApplyError> {
+        gone.iter()
+            .try_for_each(|key| remove(&mut self.resolvers, key))
+            .map_err(update_error("RESOLVERS"))
+    }
+
+    /// A slot comes into use or goes out of it: it has no names.
+    pub(super) fn reset(&mut self, slot: SlotRef) {
+        let count = &self.counts.words()[slot.index() as usize];
+        self.orphans |= count.swap(0, Ordering::AcqRel) != 0;
+    }
+
+    /// Whether there is anything to look at.
+    fn is_empty(&self) -> bool {
+        !self.orphans
+            && self
+                .counts
+                .words()
+                .iter()
+                .all(|count| count.load(Ordering::Relaxed) == 0)
+    }
+
+    pub(super) fn learned(&self) -> Result<Vec<Learned>, MapError> {
+        learned(&self.names)
+    }
+
+    /// Deletes what has expired and what belongs to no workload; says how many.
+    pub(super) fn forget_expired(
+        &mut self,
+        now_ns: u64,
+        slots: &Slots,
+    ) -> Result<usize, ApplyError> {
+        if self.is_empty() {
+            return Ok(0);
+        }
+        self.sweep(now_ns, slots).map_err(update_error("NAMES"))
+    }
+
+    fn sweep(&mut self, now_ns: u64, slots: &Slots) -> Result<usize, MapError> {
+        let mut doomed = Vec::new();
+        for entry in self.names.iter() {
+            let (key, value) = entry?;
+            if fate_of(key, value, now_ns, slots) != Fate::Stays {
+                doomed.push(key);
+            }
+        }
+        let mut forgotten = 0;
+        for key in doomed {
+            // Looked at again: it may have been renewed since.
+            let value = match self.names.get(&key, 0) {
+                Ok(value) => value,
+                Err(MapError::KeyNotFound) => continue,
+                Err(error) => return Err(error),
+            };
+            let fate = fate_of(key, value, now_ns, slots);
+            if fate == Fate::Stays {
+                continue;
+            }
+            remove(&mut self.names, &key)?;
+            forgotten += 1;
+            if fate == Fate::Expired {
+                self.discount(parts(key).slot);
+            }
+        }
+        self.orphans = false;
+        Ok(forgotten)
+    }
+
+    fn discount(&self, slot: SlotRef) {
+        let count = &self.counts.words()[slot.index() as usize];
+        // Never below nothing: a count that was set to zero meanwhile would become endless and keep all new names out.
+        let _ = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+            count.checked_sub(1)
+        });
+    }
+}
+
+/// What was learned, read from what is pinned below `pin`; changes nothing, and needs no agent.
+///
+/// # Errors
+///
+/// Where nothing of this version is pinned there, or a map cannot be read.
+pub fn pinned_names(pin: &Path) -> Result<Vec<Owned>, LoadError> {
+    let directory = maps_directory(pin, ABI_VERSION);
+    let open = |name: &'static str| {
+        MapData::from_pin(directory.join(name))
+            .and_then(Map::from_map_data)
+            .map_err(map_error(name))
+    };
+    let names: NameMap = HashMap::try_from(open("NAMES")?).map_err(map_error("NAMES"))?;
+    let slots: Array<_, u64> = Array::try_from(open("SLOTS")?).map_err(map_error("SLOTS"))?;
+    let cgroups: HashMap<_, u64, u32> =
+        HashMap::try_from(open("CGROUPS")?).map_err(map_error("CGROUPS"))?;
+    let mut owners = BTreeMap::new();
+    for entry in cgroups.iter() {
+        let (cgroup, slot) = entry.map_err(map_error("CGROUPS"))?;
+        owners.insert(slot, cgroup);
+    }
+    let mut found = Vec::new();
+    for learned in learned(&names).map_err(map_error("NAMES"))? {
+        let word = slots
+            .get(&learned.slot.index(), 0)
+            .map_err(map_error("SLOTS"))?;
+        let cgroup = holds(SlotWord(word), learned.slot)
+            .then(|| owners.get(&learned.slot.0).copied())
+            .flatten();
+        found.push(Owned { cgroup, learned });
+    }
+    Ok(found)
+}
+
+fn learned(names: &NameMap) -> Result<Vec<Learned>, MapError> {
+    names
+        .iter()
+        .map(|entry| entry.map(|(key, value)| read(key, value)))
+        .collect()
+}
+
+/// Whether the word is that of the very workload that `slot` names.
+pub(super) fn holds(word: SlotWord, slot: SlotRef) -> bool {
+    word.has(slot_flag::LIVE) && word.generation() == slot.generation()
+}
+
+fn fate_of(key: Key, value: Value, now_ns: u64, slots: &Slots) -> Fate {
+    let slot = parts(key).slot;
+    fate(entry(value).expires_ns, now_ns, slots.hold(slot))
+}
+
+fn parts(key: Key) -> NameKey {
+    zerocopy::transmute!(key)
+}
+
+fn entry(value: Value) -> LearnedName {
+    zerocopy::transmute!(value)
+}
+
+fn read(key: Key, value: Value) -> Learned {
+    let NameKey {
+        slot,
+        place: _,
+        address,
+    } = parts(key);
+    let LearnedName {
+        expires_ns,
+        class: _,
+        hash: _,
+        length,
+        _pad: _,
+        text,
+    } = entry(value);
+    let length = usize::try_from(length).map_or(text.len(), |length| length.min(text.len()));
+    Learned {
+        slot,
+        address: Ipv6Addr::from(address).to_canonical(),
+        name: String::from_utf8_lossy(&text[..length]).into_owned(),
+        expires_ns,
+    }
+}
+
+/// The entries of `RESOLVERS`.
+fn resolver_entries(
+    wanted: &BTreeMap<IpAddr, Locality>,
+) -> Result<BTreeMap<[u32; 4], u32>, ApplyError> {
+    let entries: BTreeMap<_, _> = wanted
+        .iter()
+        .map(|(address, locality)| {
+            let flags = match locality {
+                Locality::Local => resolver::LOCAL,
+                Locality::Remote => 0,
+            };
+            (Address::from(*address).0, flags)
+        })
+        .collect();
+    if entries.len() > MAX_RESOLVERS as usize {
+        return Err(ApplyError::ResolversFull(entries.len()));
+    }
+    Ok(entries)
+}
+
+/// Removes an entry; there need not be one.
+fn remove<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    key: &K,
+) -> Result<(), MapError> {
+    match map.remove(key) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_goes_when_it_has_expired_or_its_workload_is_gone() {
+        for (expires, has_workload, expected, why) in [
+            (101, true, Fate::Stays, "still good"),
+            (100, true, Fate::Stays, "good to the last moment"),
+            (99, true, Fate::Expired, "over"),
+            (u64::MAX, false, Fate::Orphaned, "nobody can use it"),
+            (0, false, Fate::Orphaned, "over, and counted by nobody"),
+        ] {
+            assert_eq!(fate(expires, 100, has_workload), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_was_used_again_is_another_workload() {
+        let slot = SlotRef::new(5, 3);
+        for (flags, generation, expected, why) in [
+            (slot_flag::LIVE, 3, true, "the same"),
+            (
+                slot_flag::LIVE | slot_flag::GOVERNED,
+                3,
+                true,
+                "whatever governs it",
+            ),
+            (slot_flag::LIVE, 4, false, "used again"),
+            (0, 3, false, "out of use"),
+        ] {
+            let word = SlotWord::new(1, flags, generation, 9);
+            assert_eq!(holds(word, slot), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn resolvers_are_told_apart_by_where_they_answer() {
+        let wanted = BTreeMap::from([
+            ("127.0.0.53".parse().unwrap(), Locality::Local),
+            ("2001:db8::53".parse().unwrap(), Locality::Remote),
+        ]);
+        let entries = resolver_entries(&wanted).unwrap();
+        let local = Address::mapped([127, 0, 0, 53]).0;
+        assert_eq!(entries[&local], resolver::LOCAL);
+        assert_eq!(entries.values().sum::<u32>(), resolver::LOCAL);
+    }
+
+    #[test]
+    fn one_resolver_too_many_is_refused() {
+        let many = |count: u32| -> BTreeMap<IpAddr, Locality> {
+            let address = |n: u32| IpAddr::V4((0x0a00_0000 + n).into());
+            (0..count).map(|n| (address(n), Locality::Remote)).collect()
+        };
+        assert!(resolver_entries(&many(MAX_RESOLVERS)).is_ok());
+        let error = resolver_entries(&many(MAX_RESOLVERS + 1)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "257 resolvers: at most 256 can be trusted"
+        );
+    }
+
+    #[test]
+    fn an_entry_is_read_as_the_programs_wrote_it() {
+        let key = NameKey {
+            slot: SlotRef::new(7, 1),
+            place: 2,
+            address: Address::mapped([192, 0, 2, 1]),
+        };
+        let mut text = [0; 256];
+        text[..11].copy_from_slice(b"example.com");
+        let value = LearnedName {
+            expires_ns: 5,
+            class: 0,
+            hash: 1,
+            length: 11,
+            _pad: 0,
+            text,
+        };
+        let expected = Learned {
+            slot: key.slot,
+            address: "192.0.2.1".parse().unwrap(),
+            name: "example.com".into(),
+            expires_ns: 5,
+        };
+        let raw = zerocopy::transmute!(key);
+        assert_eq!(read(raw, zerocopy::transmute!(value)), expected);
+        let long = LearnedName {
+            length: u32::MAX,
+            ..value
+        };
+        let name = read(raw, zerocopy::transmute!(long)).name;
+        assert_eq!(name.len(), 256, "a length that lies stays inside");
+    }
+}
