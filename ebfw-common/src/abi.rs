@@ -169,6 +169,8 @@ pub mod slot_flag {
     pub const SILENT: u8 = 8;
     /// The workload's own loopback is judged too.
     pub const GOVERN_LOOPBACK: u8 = 16;
+    /// The ruleset looks at names.
+    pub const NAMES: u8 = 32;
 }
 
 impl SlotWord {

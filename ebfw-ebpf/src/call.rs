@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{Address, Counter, SlotWord, hook, mode, reason, slot_flag, verdict},
+    classify::NO_NAMES,
     packet::protocol,
 };
 
@@ -101,14 +102,15 @@ pub fn permits(call: &Call) -> bool {
     if has_port && dns::is_resolver(call.destination, port, number) {
         return true;
     }
-    let question = Question {
+    let mut question = Question {
         destination: call.destination,
         port: if has_port { port } else { 0 },
         has_port,
         protocol: number,
         payload: number != protocol::TCP,
+        names: NO_NAMES,
     };
-    let decision = decide(word, state.slot, &question);
+    let decision = decide(word, state.slot, &mut question);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SockAddrContext::new(call.address),

@@ -2,13 +2,16 @@
 
 use ebfw_common::classify::Tables;
 use ebfw_common::{
-    abi::{Address, SlotRef, SlotWord, reason, slot_flag, verdict},
+    abi::{Address, NAMES_PER_ADDRESS, SlotRef, SlotWord, reason, slot_flag, verdict},
     classify::{Content, Flow, Outcome, classify},
     layout::{Header, header_flag},
     packet::Malformed,
 };
 
-use crate::{names, tables::Instance};
+use crate::{
+    names::{self, CLASS_BITS},
+    tables::Instance,
+};
 
 /// What was decided and why.
 #[derive(Clone, Copy)]
@@ -60,10 +63,12 @@ pub struct Question {
     pub protocol: u8,
     /// Whether payload is there already (which this program cannot read) or may still come.
     pub payload: bool,
+    /// The destination's names, see [`Flow::names`]: [`decide`] fills them in.
+    pub names: [u32; NAMES_PER_ADDRESS as usize],
 }
 
 impl Question {
-    /// All but the destination in one number: port, protocol, whether there is a port, whether there is payload.
+    /// All but the destination in one number: port, protocol, whether there is a port, whether there is payload. The upper half is free.
     #[inline(always)]
     fn flow(&self) -> u64 {
         u64::from(self.port)
@@ -81,17 +86,19 @@ pub fn passes_as_loopback(word: SlotWord, is_loopback: bool) -> bool {
 
 /// Applies the ruleset of the workload in `slot`, whose word is `word`.
 #[inline(always)]
-pub fn decide(word: SlotWord, slot: SlotRef, question: &Question) -> Decision {
+pub fn decide(word: SlotWord, slot: SlotRef, question: &mut Question) -> Decision {
     if !word.has(slot_flag::GOVERNED) {
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
+    names::resolve(word, slot, question);
     let [a, b, c, d] = question.destination.0;
+    let names = question.names.map(u64::from);
     let packed = ebfw_decide(
         word.0,
         u64::from(a) | u64::from(b) << 32,
         u64::from(c) | u64::from(d) << 32,
-        question.flow(),
-        slot.0,
+        question.flow() | names[3] << 32,
+        names[0] | names[1] << CLASS_BITS | names[2] << (2 * CLASS_BITS),
     );
     Decision {
         verdict: packed as u8,
@@ -105,14 +112,14 @@ pub fn decide(word: SlotWord, slot: SlotRef, question: &Question) -> Decision {
 /// (Documentation/bpf/verifier.rst; kernel 5.6).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_decide(word: u64, first: u64, second: u64, flow: u64, slot: u32) -> u64 {
+pub extern "C" fn ebfw_decide(word: u64, first: u64, second: u64, flow: u64, names: u64) -> u64 {
     let destination = Address([
         first as u32,
         (first >> 32) as u32,
         second as u32,
         (second >> 32) as u32,
     ]);
-    let decision = apply(SlotWord(word), SlotRef(slot), destination, flow);
+    let decision = apply(SlotWord(word), destination, flow, names);
     u64::from(decision.verdict)
         | u64::from(decision.reason) << 8
         | u64::from(decision.rule) << 16
@@ -120,7 +127,7 @@ pub extern "C" fn ebfw_decide(word: u64, first: u64, second: u64, flow: u64, slo
 }
 
 #[inline(always)]
-fn apply(word: SlotWord, slot: SlotRef, destination: Address, flow: u64) -> Decision {
+fn apply(word: SlotWord, destination: Address, flow: u64, names: u64) -> Decision {
     const BROKEN: Decision = Decision::because(verdict::DENY, reason::TABLES);
     let Some(instance) = Instance::get(word.instance()) else {
         return BROKEN;
@@ -129,6 +136,7 @@ fn apply(word: SlotWord, slot: SlotRef, destination: Address, flow: u64) -> Deci
         return BROKEN;
     };
     let payload = flow >> 25 & 1 != 0;
+    let class = |bits: u64| bits as u32 & ((1 << CLASS_BITS) - 1);
     let flow = Flow {
         destination,
         protocol: (flow >> 16) as u8,
@@ -142,7 +150,12 @@ fn apply(word: SlotWord, slot: SlotRef, destination: Address, flow: u64) -> Deci
         } else {
             Content::Pending
         },
-        names: names::of(slot, destination, header),
+        names: [
+            class(names),
+            class(names >> CLASS_BITS),
+            class(names >> (2 * CLASS_BITS)),
+            class(flow >> 32),
+        ],
     };
     let opaque = header.flags & header_flag::CONTENT != 0 && payload;
     let permit = |permits| {

@@ -10,6 +10,7 @@ use ebfw_common::{
         Address, Counter, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
         verdict,
     },
+    classify::NO_NAMES,
     packet::{Malformed, Packet, Transport, Upper, protocol},
 };
 
@@ -176,14 +177,15 @@ fn judge<const CACHED: bool>(
             Fate::Pass
         };
     }
-    let question = Question {
+    let mut question = Question {
         destination,
         port,
         has_port,
         protocol: packet.protocol,
         payload,
+        names: NO_NAMES,
     };
-    let decision = decide(word, slot, &question);
+    let decision = decide(word, slot, &mut question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
     let sk = skb.socket();
     let state = if sk.is_null() {

@@ -2,65 +2,62 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ebfw_common::{
-    abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef},
-    classify::NO_NAMES,
-    layout::{Header, header_flag},
-    names::{self, NO_CLASS, Text},
+    abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef, SlotWord, slot_flag},
+    classify::Tables,
+    layout::Header,
+    names::{self, MAX_CELLS, NO_CLASS, Text},
 };
 
 use crate::{
+    decide::Question,
     maps::{AUTOMATA, Cells, NAMES},
+    tables::Instance,
     verifier::{forget, masked},
 };
 
 const PLACES: usize = NAMES_PER_ADDRESS as usize;
+/// Bits of a class: there are no more classes than cells.
+pub const CLASS_BITS: u32 = 20;
+const _: () = assert!(MAX_CELLS == 1 << CLASS_BITS);
+
 /// No name stands there.
 const ABSENT: u32 = u32::MAX;
 
-/// The classes of the names that the workload resolved to `destination`, as [`ebfw_common::classify::Flow::names`] wants them.
-#[inline(always)]
-pub fn of(slot: SlotRef, destination: Address, header: &Header) -> [u32; PLACES] {
-    let mut classes = NO_NAMES;
-    if header.flags & header_flag::NAMES == 0 {
-        return classes;
+/// Fills in the classes of the names that the workload resolved to the destination, as [`ebfw_common::classify::Flow::names`] wants them. A
+/// function of its own for the sake of the stack.
+#[inline(never)]
+pub fn resolve(word: SlotWord, slot: SlotRef, question: &mut Question) {
+    if !word.has(slot_flag::NAMES) {
+        return;
     }
-    let Address([a, b, c, d]) = destination;
-    let automaton = u64::from(header.automaton) << 32 | u64::from(header.automaton_root);
-    let mut first = ABSENT;
+    let Address([a, b, c, d]) = question.destination;
+    let (first, second) = (
+        u64::from(a) | u64::from(b) << 32,
+        u64::from(c) | u64::from(d) << 32,
+    );
     for place in 0..PLACES {
-        let class = ebfw_class(
-            u64::from(a) | u64::from(b) << 32,
-            u64::from(c) | u64::from(d) << 32,
-            u64::from(slot.0) | (place as u64) << 32,
-            automaton,
-            header.automaton_serial,
-        );
-        classes[place] = class;
-        if first == ABSENT {
-            first = class;
-        }
+        let at = u64::from(slot.0) | (place as u64) << 32;
+        question.names[place] = ebfw_class(first, second, at, word.0);
     }
     // Places without a name repeat one that is there.
-    let first = if first == ABSENT { NO_CLASS } else { first };
-    for class in &mut classes {
-        if *class == ABSENT {
-            *class = first;
+    let mut known = NO_CLASS;
+    for class in question.names {
+        if class != ABSENT {
+            known = class;
         }
     }
-    classes
+    for class in &mut question.names {
+        if *class == ABSENT {
+            *class = known;
+        }
+    }
 }
 
 /// The class of the name that stands in a place of an address, if it has not expired: what was found last time, or a walk. With external
 /// linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_class(
-    first: u64,
-    second: u64,
-    place: u64,
-    automaton: u64,
-    serial: u32,
-) -> u32 {
+pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64) -> u32 {
     let key = NameKey {
         slot: SlotRef(place as u32),
         place: (place >> 32) as u32,
@@ -80,20 +77,26 @@ pub extern "C" fn ebfw_class(
     if name.expires_ns < unsafe { bpf_ktime_get_boot_ns() } {
         return ABSENT;
     }
+    let Some(instance) = Instance::get(SlotWord(word).instance()) else {
+        return ABSENT;
+    };
+    let Some(header) = instance.block(0).map(Header::of) else {
+        return ABSENT;
+    };
     let known = name.class;
-    if (known >> 32) as u32 == serial {
+    if (known >> 32) as u32 == header.automaton_serial {
         return known as u32;
     }
-    let Some(cells) = AUTOMATA.get((automaton >> 32) as u32) else {
+    let Some(cells) = AUTOMATA.get(header.automaton) else {
         return ABSENT;
     };
     let class = names::class_of(
         &Loaded(cells),
-        automaton as u32,
+        header.automaton_root,
         &Learned(name),
         name.length,
     );
-    name.class = u64::from(serial) << 32 | u64::from(class);
+    name.class = u64::from(header.automaton_serial) << 32 | u64::from(class);
     class
 }
 

@@ -246,7 +246,7 @@ impl Instances {
 }
 
 /// Whether a rule looks at names.
-fn reads_names(ruleset: &Ruleset) -> bool {
+pub(super) fn reads_names(ruleset: &Ruleset) -> bool {
     (ruleset.rules.iter()).any(|rule| rule.matches.domains.entries().is_some())
 }
 

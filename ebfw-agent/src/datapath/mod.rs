@@ -378,6 +378,9 @@ impl Datapath {
             if ruleset.govern_loopback {
                 flags |= slot_flag::GOVERN_LOOPBACK;
             }
+            if instance::reads_names(ruleset) {
+                flags |= slot_flag::NAMES;
+            }
         }
         if *open {
             flags |= slot_flag::OPEN;

@@ -6,6 +6,7 @@ mod kernel;
 pub mod net;
 mod netlink;
 pub mod process;
+pub mod resolver;
 pub mod server;
 pub mod sniffer;
 
@@ -23,6 +24,7 @@ use ebfw_agent::{
     datapath::{Assignment, LeftOut},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy, OwnedCgroup},
+        resolvers::Locality,
         sockets::{Outcome, Worker},
         tree::Cgroups,
     },
@@ -131,6 +133,24 @@ impl Lab {
                 .unwrap_or_else(|error| panic!("{error:?}"));
             self.attached = true;
         }
+    }
+
+    /// Makes the servers at the far end with the numbers 9 trusted resolvers, which say what `answers` gives for a question.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn resolver(
+        &mut self,
+        answers: impl Fn(&hickory_proto::op::Message) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) {
+        resolver::serve(&self.net.far, answers).expect("the port is free");
+        let trusted = [net::v4(9), net::v6(9)].map(|address| (address, Locality::Remote));
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel
+            .datapath
+            .trust(&trusted.into_iter().collect())
+            .expect("the map takes two");
     }
 
     /// Does what the agent does when cgroups come and go: gives each its rules.

@@ -189,7 +189,7 @@ pub fn send(socket: &impl AsRawFd, bytes: &[u8], flags: libc::c_int) -> io::Resu
 }
 
 /// setsockopt(2) with a value of plain bytes.
-pub(crate) fn set(
+pub fn set(
     socket: &impl AsRawFd,
     level: libc::c_int,
     name: libc::c_int,

@@ -6,6 +6,7 @@ mod cgroups;
 mod changes;
 mod events;
 mod modes;
+mod names;
 mod paths;
 mod rules;
 mod servers;
