@@ -106,6 +106,7 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         );
     }
     let mut events = enforcer.events()?;
+    let mut names = enforcer.name_events()?;
     let (intake, raw) = pipeline::queue(pipeline::QUEUE, Arc::clone(&metrics));
     let stages = Stages {
         workloads: tree,
@@ -134,11 +135,13 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
             _ = interrupt.recv() => {}
             _ = quit.recv() => {}
             done = events.drain(|bytes| intake.offer(bytes)) => done?,
+            done = names.drain(|bytes| intake.offer_name(bytes)) => done?,
             demand = enforcer.demand() => enforcer.answer(demand?).await,
         }
     };
     end_leftovers(&hierarchy, cgroup.path()).await;
     events.take(|bytes| intake.offer(bytes));
+    names.take(|bytes| intake.offer_name(bytes));
     drop(intake);
     let (mut report, _) = pipeline.drain(DRAIN).await?;
     for (left, count) in enforcer.left_out()? {

@@ -11,6 +11,7 @@ pub mod exit;
 pub mod host;
 pub mod input;
 pub mod metrics;
+pub mod names;
 pub mod policy_file;
 pub mod report;
 pub mod run;

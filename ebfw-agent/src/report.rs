@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::events::{
     Colour, Event, Printable,
-    event::{Action, Flow, Mode, Protocol, Reason},
+    event::{Action, Flow, Kind, Mode, Protocol, Reason},
     sink::{Sink, Unwritten},
     text::{DEFAULT_RULE, Destination, action_style},
 };
@@ -89,6 +89,10 @@ impl Report {
             ruling,
             suppressed,
         } = event;
+        // A question is no flow of its own: the packet that carries it is judged, or passes unjudged, by itself.
+        if subject.kind() == Kind::Dns {
+            return;
+        }
         let Some(&Flow {
             source: _,
             source_port: _,

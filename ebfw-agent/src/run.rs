@@ -76,6 +76,7 @@ struct Agent<'a> {
     file: Option<PolicyFile>,
     enforcer: Enforcer,
     events: Ring,
+    names: Ring,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
     metrics: Arc<Metrics>,
@@ -137,6 +138,7 @@ impl<'a> Agent<'a> {
         loaded.ready();
 
         let events = enforcer.events()?;
+        let names = enforcer.name_events()?;
         let format = match config.output {
             Output::Text => Format::text_for_stdout(),
             Output::Json => Format::Json,
@@ -172,6 +174,7 @@ impl<'a> Agent<'a> {
             file,
             enforcer,
             events,
+            names,
             intake,
             pipeline,
             metrics,
@@ -187,6 +190,7 @@ impl<'a> Agent<'a> {
                 _ = stop.terminate.recv() => break,
                 _ = stop.interrupt.recv() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
+                done = self.names.drain(|bytes| self.intake.offer_name(bytes)) => done.context("failed to read events about names")?,
                 demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
                 update = next_update(&mut self.file) => self.reload(update),
                 _ = tick.tick() => self.enforcer.count(),
@@ -223,6 +227,7 @@ impl<'a> Agent<'a> {
     async fn stop(mut self) -> anyhow::Result<()> {
         let intake = self.intake.clone();
         self.events.take(|bytes| intake.offer(bytes));
+        self.names.take(|bytes| intake.offer_name(bytes));
         if let Err(error) = self.pipeline.drain(DRAIN).await {
             tracing::warn!("{error}");
         }

@@ -111,6 +111,16 @@ fn detach_says_that_there_is_nothing_to_take_off() {
 }
 
 #[test]
+fn names_says_where_it_looked() {
+    let run = ebfw(&["names", "--pin-dir", "/nonexistent/ebfw"]);
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""));
+    assert_eq!(
+        run.stderr,
+        "ebfw: nothing of this version is pinned at /nonexistent/ebfw: no name is known\n"
+    );
+}
+
+#[test]
 fn detach_is_not_stopped_by_a_mistake_elsewhere() {
     let run: Run = command(&["detach", "--pin-dir", "/nonexistent/ebfw"])
         .envs([

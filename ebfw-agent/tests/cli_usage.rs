@@ -154,6 +154,7 @@ fn the_help_of_every_command_has_an_example() {
         &["run", "--help"][..],
         &["exec", "--help"][..],
         &["detach", "--help"][..],
+        &["names", "--help"][..],
         &["policy", "--help"][..],
         &["policy", "test", "--help"][..],
         &["policy", "lint", "--help"][..],
@@ -220,6 +221,7 @@ fn manual_pages_go_to_standard_output_or_a_directory() {
         "ebfw-run.1",
         "ebfw-exec.1",
         "ebfw-detach.1",
+        "ebfw-names.1",
         "ebfw-policy-test.1",
     ] {
         assert!(pages.join(page).is_file(), "{page}");

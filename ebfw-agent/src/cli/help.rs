@@ -35,6 +35,13 @@ Traffic is unfiltered afterwards. The agent must not be running.
 Example:
   sudo ebfw detach";
 
+pub(super) const NAMES: &str = "\
+LEFT is how long a name still opens flows: its time to live and 30 seconds.
+
+Examples:
+  sudo ebfw names
+  sudo ebfw names -o json | jq '.[] | select(.name == \"example.com\")'";
+
 pub(super) const COMPLETIONS: &str = "\
 Example:
   ebfw completions bash > /etc/bash_completion.d/ebfw";

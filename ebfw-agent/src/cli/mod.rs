@@ -13,7 +13,7 @@ mod setting_flags;
 use std::{ffi::OsString, path::PathBuf};
 
 use anstyle::{AnsiColor, Style};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub use self::exec::{ExecMode, ExecOptions};
@@ -53,6 +53,9 @@ enum Command {
     /// Take enforcement off: remove everything that an agent has pinned
     #[command(after_help = help::DETACH)]
     Detach(DetachFlags),
+    /// Show the names that workloads resolved, as the kernel programs learned them
+    #[command(after_help = help::NAMES)]
+    Names(NamesArgs),
     /// Test, check and format policy files, offline
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -92,6 +95,7 @@ fn dispatch(command: Command, variables: &Variables) -> anyhow::Result<Exit> {
         Command::Run(flags) => run(&flags.0, variables),
         Command::Exec(args) => exec(args, variables),
         Command::Detach(flags) => detach(&flags.0, variables),
+        Command::Names(args) => names(&args, variables),
         Command::Policy(command) => policy::main(command),
         Command::Completions { shell } => {
             man::completions(Cli::command(), shell)?;
@@ -132,6 +136,38 @@ fn detach(flags: &Flags, variables: &Variables) -> anyhow::Result<Exit> {
     } = config::load_detach(flags, variables)?;
     start_log(&config.log, &warnings);
     output::print(&format!("{}\n", crate::detach::detach(&config)?))?;
+    Ok(Exit::SUCCESS)
+}
+
+/// The flags of `ebfw names`.
+#[derive(Clone, Debug, Args)]
+struct NamesArgs {
+    /// Form of the list
+    #[arg(short, long, value_enum, default_value = "table", value_name = "WORD")]
+    output: NamesOutput,
+    #[command(flatten)]
+    flags: DetachFlags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NamesOutput {
+    /// Columns for people.
+    Table,
+    /// One JSON array.
+    Json,
+}
+
+fn names(args: &NamesArgs, variables: &Variables) -> anyhow::Result<Exit> {
+    let Loaded {
+        value: config,
+        warnings,
+    } = config::load_detach(&args.flags.0, variables)?;
+    start_log(&config.log, &warnings);
+    let listing = crate::names::read(&config.pin_dir)?;
+    output::print(&match args.output {
+        NamesOutput::Table => listing.table(),
+        NamesOutput::Json => listing.json(),
+    })?;
     Ok(Exit::SUCCESS)
 }
 

@@ -198,13 +198,16 @@ impl Names {
     }
 }
 
-/// What was learned, read from what is pinned below `pin`; changes nothing, and needs no agent.
+/// What was learned, read from what is pinned below `pin`; changes nothing, and needs no agent. `None`: nothing of this version is pinned there.
 ///
 /// # Errors
 ///
-/// Where nothing of this version is pinned there, or a map cannot be read.
-pub fn pinned_names(pin: &Path) -> Result<Vec<Owned>, LoadError> {
+/// Where a map cannot be read.
+pub fn pinned_names(pin: &Path) -> Result<Option<Vec<Owned>>, LoadError> {
     let directory = maps_directory(pin, ABI_VERSION);
+    if !directory.exists() {
+        return Ok(None);
+    }
     let open = |name: &'static str| {
         MapData::from_pin(directory.join(name))
             .and_then(Map::from_map_data)
@@ -229,7 +232,7 @@ pub fn pinned_names(pin: &Path) -> Result<Vec<Owned>, LoadError> {
             .flatten();
         found.push(Owned { cgroup, learned });
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 fn learned(names: &NameMap) -> Result<Vec<Learned>, MapError> {

@@ -45,12 +45,17 @@ pub struct Connect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The kernel programs and the agent disagree about the layout.
-    #[error("an event has {FLOW_EVENT_LEN} bytes, not {0}")]
-    Length(usize),
+    #[error("an event has {expected} bytes, not {found}")]
+    Length {
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
     /// A tag without a meaning.
     #[error("field {field} cannot be {value}")]
     Value {
-        /// The field of [`FlowEvent`].
+        /// The field of the kernel's struct.
         field: &'static str,
         /// What it holds.
         value: u32,
@@ -67,7 +72,10 @@ const FLOW_EVENT_LEN: usize = size_of::<FlowEvent>();
 /// # Errors
 /// Where the bytes are not exactly one [`FlowEvent`] with known tags.
 pub fn decode(bytes: &[u8], clock: &BootClock) -> Result<Connect, DecodeError> {
-    let event = FlowEvent::read_from_bytes(bytes).map_err(|_| DecodeError::Length(bytes.len()))?;
+    let event = FlowEvent::read_from_bytes(bytes).map_err(|_| DecodeError::Length {
+        found: bytes.len(),
+        expected: FLOW_EVENT_LEN,
+    })?;
     // Destructured whole: a new field must be thought about here.
     let FlowEvent {
         boot_ns,
@@ -125,7 +133,7 @@ pub fn decode(bytes: &[u8], clock: &BootClock) -> Result<Connect, DecodeError> {
 }
 
 /// IPv4 where the address is IPv4-mapped.
-fn canonical(address: Address) -> IpAddr {
+pub(super) fn canonical(address: Address) -> IpAddr {
     Ipv6Addr::from(address).to_canonical()
 }
 
@@ -297,7 +305,10 @@ mod tests {
         ] {
             assert_eq!(
                 decode(bytes, &clock()),
-                Err(DecodeError::Length(bytes.len())),
+                Err(DecodeError::Length {
+                    found: bytes.len(),
+                    expected: FLOW_EVENT_LEN
+                }),
                 "{why}"
             );
         }

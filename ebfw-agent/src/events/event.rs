@@ -38,6 +38,10 @@ pub enum Subject {
         name: Printable,
         /// The type of record, as `AAAA`.
         record: Printable,
+        /// What became of it.
+        outcome: Outcome,
+        /// Addresses that were learned from the answer; `None` in a question.
+        learned: Option<u32>,
     },
     /// A TLS client's first message.
     Tls {
@@ -114,6 +118,19 @@ impl Subject {
         }
     }
 
+    /// What became of a question, and how many addresses were learned.
+    #[must_use]
+    pub fn outcome(&self) -> Option<(Outcome, Option<u32>)> {
+        match self {
+            Self::Dns {
+                outcome, learned, ..
+            } => Some((*outcome, *learned)),
+            Self::Tls { .. } | Self::Http { .. } | Self::Https { .. } | Self::Connect { .. } => {
+                None
+            }
+        }
+    }
+
     /// The request, where there is one.
     #[must_use]
     pub fn request(&self) -> Option<&Request> {
@@ -152,6 +169,38 @@ impl Kind {
             Self::Http => "http",
             Self::Https => "https",
             Self::Connect => "connect",
+        }
+    }
+}
+
+/// What became of a DNS message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A question to a trusted resolver.
+    Asked,
+    /// An answer that was read to its end.
+    Learned,
+    /// An answer that cannot be read; what stands behind that place is not learned.
+    Unreadable,
+    /// An answer to nothing that was asked.
+    Unasked,
+    /// There is no room for the name.
+    Full,
+    /// The answer points to a special address.
+    Special,
+}
+
+impl Outcome {
+    /// As in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Learned => "learned",
+            Self::Unreadable => "unreadable",
+            Self::Unasked => "unasked",
+            Self::Full => "full",
+            Self::Special => "special",
         }
     }
 }

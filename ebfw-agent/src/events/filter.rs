@@ -90,7 +90,7 @@ fn canonical(cidr: IpNet) -> IpNet {
 mod tests {
     use super::*;
     use crate::events::{
-        event::{Mode, Reason, Request},
+        event::{Mode, Outcome, Reason, Request},
         samples::{bare, connect_to, flow, request, ruling},
     };
 
@@ -148,6 +148,8 @@ mod tests {
                 flow: flow("1.1.1.1", 53, 17),
                 name: name.into(),
                 record: "A".into(),
+                outcome: Outcome::Asked,
+                learned: None,
             });
             assert_eq!(filter().hides(&dns), hidden, "question {name:?}");
             let http = bare(Subject::Http {
@@ -167,6 +169,8 @@ mod tests {
             flow: flow("10.96.0.10", 53, 17),
             name: "example.com".into(),
             record: "A".into(),
+            outcome: Outcome::Asked,
+            learned: None,
         });
         assert!(!filter().hides(&dns));
     }

@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf};
 
 use super::{
     Colour, Text,
-    event::{Action, Event, Mode, Pod, Process, Reason, Ruling, Subject},
+    event::{Action, Event, Mode, Outcome, Pod, Process, Reason, Ruling, Subject},
     json::write_event,
     samples::{bare, connect_to, curl, flow, request, ruling},
 };
@@ -60,6 +60,8 @@ fn events() -> Vec<Event> {
             flow: flow("10.96.0.10", 53, 17),
             name: "example.com".into(),
             record: "AAAA".into(),
+            outcome: Outcome::Asked,
+            learned: None,
         }),
         in_pod(Subject::Tls {
             flow: flow("93.184.216.34", 443, 6),
@@ -180,6 +182,8 @@ fn events() -> Vec<Event> {
             flow: flow("10.96.0.10", 53, 17),
             name: "a b\u{9b}.com".into(),
             record: "TYPE65280".into(),
+            outcome: Outcome::Unreadable,
+            learned: Some(2),
         }),
     ]
 }

@@ -59,6 +59,10 @@ struct Line<'a> {
     cgroup: Option<&'a Printable>,
     #[serde(skip_serializing_if = "is_zero")]
     suppressed: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learned: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -149,6 +153,8 @@ impl<'a> From<&'a Event> for Line<'a> {
             opaque: ruling.as_ref().is_some_and(|ruling| ruling.opaque),
             cgroup: cgroup.as_ref(),
             suppressed: *suppressed,
+            outcome: subject.outcome().map(|(outcome, _)| outcome.name()),
+            learned: subject.outcome().and_then(|(_, learned)| learned),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel decided, told to people and programs: decode, annotate, attribute, filter, sink.
+//! What the kernel decided and saw, told to people and programs: decode, annotate, attribute, filter, sink.
 //! Each stage is a function over values; [`pipeline`] puts them in a row. See `docs/events.md` for the output.
 
 pub mod annotate;
@@ -8,9 +8,11 @@ mod decode;
 pub mod event;
 mod filter;
 mod json;
+mod lookup;
 mod mode;
 pub mod pipeline;
 mod printable;
+mod question;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod sink;

@@ -9,12 +9,13 @@ use tokio::{
 };
 
 use super::{
-    BootClock,
+    BootClock, Printable,
     annotate::{self, Naming, RuleNames},
     attribute::{Owner, Workloads},
     decode::{self, Connect},
-    event::{Event, Subject},
+    event::{Event, Outcome, Pod, Subject},
     filter::Filter,
+    lookup::{self, Lookup},
     sink::{Sink, Unwritten},
 };
 use crate::metrics::{Attribution, Lost, Metrics};
@@ -39,22 +40,40 @@ pub struct Stages<W, N, S> {
 
 /// A queue for `capacity` raw events; what does not fit is counted as lost.
 #[must_use]
-pub fn queue(capacity: usize, metrics: Arc<Metrics>) -> (Intake, mpsc::Receiver<Vec<u8>>) {
+pub fn queue(capacity: usize, metrics: Arc<Metrics>) -> (Intake, mpsc::Receiver<Raw>) {
     let (sender, receiver) = mpsc::channel(capacity);
     (Intake { sender, metrics }, receiver)
+}
+
+/// The bytes of one event, as the kernel programs wrote them.
+#[derive(Debug)]
+pub enum Raw {
+    /// A decision about a flow.
+    Flow(Vec<u8>),
+    /// A DNS message.
+    Name(Vec<u8>),
 }
 
 /// The end of the queue at which the reader of the ring buffer stands.
 #[derive(Clone, Debug)]
 pub struct Intake {
-    sender: mpsc::Sender<Vec<u8>>,
+    sender: mpsc::Sender<Raw>,
     metrics: Arc<Metrics>,
 }
 
 impl Intake {
-    /// Queues the bytes of one event without waiting, or counts them as lost.
+    /// Queues the bytes of a decision about a flow without waiting, or counts them as lost.
     pub fn offer(&self, bytes: &[u8]) {
-        if self.sender.try_send(bytes.to_vec()).is_err() {
+        self.queue(Raw::Flow(bytes.to_vec()));
+    }
+
+    /// Queues the bytes of an event about a DNS message likewise.
+    pub fn offer_name(&self, bytes: &[u8]) {
+        self.queue(Raw::Name(bytes.to_vec()));
+    }
+
+    fn queue(&self, raw: Raw) {
+        if self.sender.try_send(raw).is_err() {
             self.metrics.lost(Lost::Queue, 1);
         }
     }
@@ -98,10 +117,7 @@ impl<S> Handle<S> {
 ///
 /// # Errors
 /// Where the clocks cannot be read or no thread can be started.
-pub fn spawn<W, N, S>(
-    stages: Stages<W, N, S>,
-    raw: mpsc::Receiver<Vec<u8>>,
-) -> io::Result<Handle<S>>
+pub fn spawn<W, N, S>(stages: Stages<W, N, S>, raw: mpsc::Receiver<Raw>) -> io::Result<Handle<S>>
 where
     W: Workloads + 'static,
     N: RuleNames + 'static,
@@ -134,7 +150,7 @@ struct Worker<W, N, S> {
 }
 
 impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
-    async fn run(mut self, mut raw: mpsc::Receiver<Vec<u8>>, mut stop: oneshot::Receiver<()>) -> S {
+    async fn run(mut self, mut raw: mpsc::Receiver<Raw>, mut stop: oneshot::Receiver<()>) -> S {
         let mut open = true;
         loop {
             if raw.is_empty() {
@@ -147,7 +163,7 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
                     raw.close();
                 }
                 bytes = raw.recv() => match bytes {
-                    Some(bytes) => self.handle(&bytes),
+                    Some(raw) => self.handle(&raw),
                     None => break,
                 },
             }
@@ -156,10 +172,16 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
         self.stages.sink
     }
 
-    fn handle(&mut self, bytes: &[u8]) {
+    fn handle(&mut self, raw: &Raw) {
         self.clock.refresh();
-        match decode::decode(bytes, &self.clock) {
-            Ok(connect) => self.report(&connect),
+        let handled = match raw {
+            Raw::Flow(bytes) => {
+                decode::decode(bytes, &self.clock).map(|connect| self.report(&connect))
+            }
+            Raw::Name(bytes) => lookup::decode(bytes, &self.clock).map(|seen| self.told(seen)),
+        };
+        match handled {
+            Ok(()) => {}
             Err(error) => {
                 self.stages.metrics.lost(Lost::Decode, 1);
                 if self.undecodable.begins() {
@@ -175,20 +197,80 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
         if naming == Naming::Unknown {
             metrics.rule_unknown();
         }
-        let (pod, cgroup, attribution) = match self.stages.workloads.owner(connect.cgroup_id) {
+        let (pod, cgroup, attribution) = self.attribute(connect.cgroup_id);
+        self.emit(
+            attribution,
+            Event {
+                at: connect.at,
+                subject: Subject::Connect { flow: connect.flow },
+                process: connect.process.clone(),
+                pod,
+                cgroup,
+                ruling,
+                suppressed: connect.suppressed,
+            },
+        );
+    }
+
+    /// Questions are events; answers that taught nothing are for the log, because a policy may go wrong without their names.
+    fn told(&mut self, seen: Lookup) {
+        let (pod, cgroup, attribution) = self.attribute(seen.cgroup_id);
+        let trouble = match seen.outcome {
+            Outcome::Asked => {
+                let event = Event {
+                    at: seen.at,
+                    subject: Subject::Dns {
+                        flow: seen.flow,
+                        name: seen.name,
+                        record: seen.record,
+                        outcome: seen.outcome,
+                        learned: None,
+                    },
+                    process: None,
+                    pod,
+                    cgroup,
+                    ruling: None,
+                    suppressed: 0,
+                };
+                return self.emit(attribution, event);
+            }
+            Outcome::Learned | Outcome::Special => return,
+            Outcome::Unreadable => "an answer cannot be read; not all of its names are learned",
+            Outcome::Unasked => "an answer to nothing that was asked is not learned from",
+            Outcome::Full => "there is no room to learn a name",
+        };
+        let workload = match (&pod, &cgroup) {
+            (
+                Some(Pod {
+                    namespace: Some(namespace),
+                    name: Some(name),
+                    ..
+                }),
+                _,
+            ) => format!("{namespace}/{name}"),
+            (_, Some(path)) => path.as_str().to_owned(),
+            _ => format!("cgroup {}", seen.cgroup_id),
+        };
+        tracing::warn!(
+            workload,
+            resolver = seen.flow.destination.map(tracing::field::display),
+            name = seen.name.as_str(),
+            record = seen.record.as_str(),
+            learned = seen.learned,
+            "{trouble}"
+        );
+    }
+
+    fn attribute(&self, cgroup_id: u64) -> (Option<Pod>, Option<Printable>, Attribution) {
+        match self.stages.workloads.owner(cgroup_id) {
             Some(Owner::Pod(pod)) => (Some(pod), None, Attribution::Hit),
             Some(Owner::Cgroup(path)) => (None, Some(path), Attribution::Cgroup),
             None => (None, None, Attribution::Miss),
-        };
-        let event = Event {
-            at: connect.at,
-            subject: Subject::Connect { flow: connect.flow },
-            process: connect.process.clone(),
-            pod,
-            cgroup,
-            ruling,
-            suppressed: connect.suppressed,
-        };
+        }
+    }
+
+    fn emit(&mut self, attribution: Attribution, event: Event) {
+        let metrics = &self.stages.metrics;
         let kind = event.subject.kind();
         if self.stages.filter.hides(&event) {
             metrics.filtered(kind);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ebfw_common::abi::{self, Address, FlowEvent, SlotWord, slot_flag};
+use ebfw_common::abi::{self, Address, FlowEvent, NameEvent, SlotRef, SlotWord, slot_flag};
 use jiff::Timestamp;
 
 use super::{
@@ -41,6 +41,26 @@ pub(crate) fn kernel_event() -> FlowEvent {
         opaque: 0,
         mode: 0,
         comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+    }
+}
+
+/// A workload in cgroup 42 asks 10.96.0.10 for the IPv6 addresses of example.com.
+pub(crate) fn name_event() -> NameEvent {
+    const QUESTION: &[u8] = b"\x07example\x03com\0\0\x1c\0\x01";
+    let mut question = [0; 256];
+    question[..QUESTION.len()].copy_from_slice(QUESTION);
+    NameEvent {
+        boot_ns: 1_000_000_123,
+        cgroup_id: 42,
+        slot: SlotRef::new(3, 1),
+        learned: 0,
+        source: Address::mapped([10, 42, 0, 9]),
+        resolver: Address::mapped([10, 96, 0, 10]),
+        length: u16::try_from(QUESTION.len()).expect("it is short"),
+        outcome: abi::name_outcome::ASKED,
+        protocol: 17,
+        _pad: 0,
+        question,
     }
 }
 

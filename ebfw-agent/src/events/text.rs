@@ -116,9 +116,13 @@ impl Display for Text<'_> {
         let kind = self.paint(AnsiColor::Cyan.on_default(), kind_column(subject.kind()));
         write!(f, "{kind}")?;
         match subject {
-            Subject::Dns { flow, name, record } => {
-                write!(f, "{} ? {} ({})", flow.source, name.word(), record.word())?
-            }
+            Subject::Dns {
+                flow,
+                name,
+                record,
+                outcome: _,
+                learned: _,
+            } => write!(f, "{} ? {} ({})", flow.source, name.word(), record.word())?,
             Subject::Tls { flow, sni } => write!(
                 f,
                 "{} -> {}  ({})",

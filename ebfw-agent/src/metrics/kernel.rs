@@ -17,7 +17,9 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter},
 };
 
-use super::label::{AtStage, Decision, Dropped, ForDenial, ForDrop, Irregular, Lost};
+use super::label::{
+    AtStage, Decision, Dropped, ForDenial, ForDrop, ForRefusal, Irregular, Lost, Refused,
+};
 use crate::events::event::{Action, Mode};
 
 /// One value for each [`Counter`], summed over the processors.
@@ -102,7 +104,9 @@ impl KernelCollector {
         Lost::ALL.map(|stage| {
             let here = self.lost[stage as usize].load(Ordering::Relaxed);
             let there = match (stage, kernel) {
-                (Lost::Ring, Some(counters)) => value(counters, Counter::EventLost),
+                (Lost::Ring, Some(counters)) => {
+                    value(counters, Counter::EventLost) + value(counters, Counter::NameEventLost)
+                }
                 (Lost::Ring | Lost::Queue | Lost::Decode | Lost::Output, _) => 0,
             };
             (AtStage { stage }, here + there)
@@ -191,6 +195,18 @@ impl Collector for KernelCollector {
                 ),
             ],
         )?;
+        let refused = [
+            (Refused::Unasked, Counter::NameUnasked),
+            (Refused::Unreadable, Counter::NameUnreadable),
+            (Refused::Full, Counter::NameFull),
+            (Refused::Special, Counter::NameSpecial),
+        ]
+        .map(|(reason, counter)| (ForRefusal { reason }, count(counter)));
+        out.family(
+            "ebfw_names_refused",
+            "Answers (unasked, unreadable) and addresses in answers (full, special) that were not learned, by reason.",
+            &refused,
+        )?;
         for (name, help, counter) in SINGLE {
             out.single(name, help, count(counter))?;
         }
@@ -199,7 +215,17 @@ impl Collector for KernelCollector {
 }
 
 /// Counters that are a metric of their own.
-const SINGLE: [(&str, &str, Counter); 6] = [
+const SINGLE: [(&str, &str, Counter); 8] = [
+    (
+        "ebfw_names_learned",
+        "Addresses in answers of resolvers whose name was learned.",
+        Counter::NameLearned,
+    ),
+    (
+        "ebfw_resolver_packets",
+        "Packets to trusted resolvers that were let through unjudged.",
+        Counter::Resolver,
+    ),
     (
         "ebfw_calls_refused",
         "Calls of connect and sendmsg that were refused.",

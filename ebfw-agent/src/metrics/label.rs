@@ -137,6 +137,30 @@ impl Irregular {
     }
 }
 
+/// Why a name was not learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Refused {
+    /// Nobody asked.
+    Unasked,
+    /// The answer cannot be read to its end.
+    Unreadable,
+    /// There is no room.
+    Full,
+    /// The address is special.
+    Special,
+}
+
+impl Refused {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unasked => "unasked",
+            Self::Unreadable => "unreadable",
+            Self::Full => "full",
+            Self::Special => "special",
+        }
+    }
+}
+
 macro_rules! label_values {
     ($($value:ty),*) => {$(
         impl EncodeLabelValue for $value {
@@ -155,7 +179,8 @@ label_values!(
     Reload,
     Destroyed,
     Dropped,
-    Irregular
+    Irregular,
+    Refused
 );
 
 macro_rules! label_sets {
@@ -176,4 +201,5 @@ label_sets! {
     OfDestruction { result: Destroyed }
     ForDrop { reason: Dropped }
     ForDenial { reason: Irregular }
+    ForRefusal { reason: Refused }
 }

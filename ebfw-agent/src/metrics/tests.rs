@@ -116,9 +116,16 @@ fn the_counters_of_the_kernel_are_read_at_each_scrape() {
         (Kernel::TableError, 11),
         (Kernel::Reply, 12),
         (Kernel::SocketStateFull, 13),
+        (Kernel::NameLearned, 14),
+        (Kernel::NameUnasked, 15),
+        (Kernel::NameUnreadable, 16),
+        (Kernel::NameFull, 17),
+        (Kernel::NameSpecial, 18),
+        (Kernel::Resolver, 19),
+        (Kernel::NameEventLost, 20),
     ]);
     metrics.lost(Lost::Decode, 2);
-    assert_eq!(metrics.events_lost(), 8);
+    assert_eq!(metrics.events_lost(), 28);
     assert_samples(
         &metrics,
         &[
@@ -128,12 +135,18 @@ fn the_counters_of_the_kernel_are_read_at_each_scrape() {
             (r#"ebfw_packets_irregular_total{reason="source-route"}"#, 9),
             ("ebfw_calls_refused_total", 4),
             ("ebfw_events_suppressed_total", 5),
-            (r#"ebfw_events_lost_total{stage="ring"}"#, 6),
+            (r#"ebfw_events_lost_total{stage="ring"}"#, 26),
             (r#"ebfw_events_lost_total{stage="decode"}"#, 2),
             ("ebfw_requests_lost_total", 7),
             ("ebfw_table_errors_total", 11),
             ("ebfw_replies_total", 12),
             ("ebfw_socket_state_failures_total", 13),
+            ("ebfw_names_learned_total", 14),
+            (r#"ebfw_names_refused_total{reason="unasked"}"#, 15),
+            (r#"ebfw_names_refused_total{reason="unreadable"}"#, 16),
+            (r#"ebfw_names_refused_total{reason="full"}"#, 17),
+            (r#"ebfw_names_refused_total{reason="special"}"#, 18),
+            ("ebfw_resolver_packets_total", 19),
         ],
     );
 }

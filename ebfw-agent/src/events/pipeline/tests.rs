@@ -5,7 +5,7 @@ use std::{
     sync::{Condvar, Mutex},
 };
 
-use ebfw_common::abi::{FlowEvent, verdict};
+use ebfw_common::abi::{FlowEvent, NameEvent, name_outcome, verdict};
 use zerocopy::IntoBytes;
 
 use super::*;
@@ -13,7 +13,7 @@ use crate::events::{
     Colour, Printable,
     annotate::RuleName,
     event::{Action, Mode},
-    samples::kernel_event,
+    samples::{kernel_event, name_event},
     sink::{Format, Lines},
 };
 
@@ -107,6 +107,48 @@ async fn an_event_goes_through_every_stage_and_is_counted() {
         ("ebfw_rule_names_unknown_total", 1),
         (r#"ebfw_events_lost_total{stage="queue"}"#, 0),
         (r#"ebfw_events_lost_total{stage="output"}"#, 0),
+    ] {
+        assert_eq!(sample(&metrics, series), value, "{series}");
+    }
+}
+
+#[tokio::test]
+async fn questions_are_events_and_answers_are_not() {
+    let metrics = metrics();
+    let (intake, raw) = queue(16, Arc::clone(&metrics));
+    let stages = Stages {
+        filter: Filter::new(Vec::new(), vec!["svc".into()]),
+        ..stages(text(Vec::new()), &metrics)
+    };
+    let pipeline = spawn(stages, raw).unwrap();
+    let asked = |change: fn(&mut NameEvent)| {
+        let mut event = name_event();
+        change(&mut event);
+        intake.offer_name(event.as_bytes());
+    };
+    asked(|_| {});
+    asked(|event| event.length = 3);
+    asked(|event| event.question[..9].copy_from_slice(b"\x03svc\0\0\x01\0\x01"));
+    asked(|event| event.outcome = name_outcome::LEARNED);
+    asked(|event| event.outcome = name_outcome::SPECIAL);
+    asked(|event| event.outcome = name_outcome::UNREADABLE);
+    asked(|event| event.outcome = name_outcome::UNASKED);
+    asked(|event| event.outcome = name_outcome::FULL);
+    asked(|event| event.outcome = 200);
+    // Of the other kind: neither is taken for the other.
+    intake.offer(name_event().as_bytes());
+    intake.offer_name(kernel_event().as_bytes());
+    let lines = pipeline.drain(PATIENCE).await.unwrap().into_inner();
+
+    assert_eq!(
+        String::from_utf8(lines).unwrap(),
+        "DNS      10.42.0.9 ? example.com (AAAA)  cgroup=/web.service\n\
+         DNS      10.42.0.9 ? (unreadable) (?)  cgroup=/web.service\n"
+    );
+    for (series, value) in [
+        (r#"ebfw_events_total{kind="dns"}"#, 2),
+        (r#"ebfw_filtered_total{kind="dns"}"#, 1),
+        (r#"ebfw_events_lost_total{stage="decode"}"#, 3),
     ] {
         assert_eq!(sample(&metrics, series), value, "{series}");
     }
