@@ -457,7 +457,7 @@ fn read_answer(skb: Skb, talk: &Talk, config: &Config) {
         if at >= scratch.records.found() {
             break;
         }
-        keep(scratch, config, at, now);
+        ebfw_learn(at, config.learn_special, now);
     }
     let learned = scratch.learned.get();
     if scratch.records.complete() {
@@ -468,22 +468,30 @@ fn read_answer(skb: Skb, talk: &Talk, config: &Config) {
     }
 }
 
-/// Learns address `at` of the answer.
-#[inline(always)]
-fn keep(scratch: &mut Scratch, config: &Config, at: u32, now: u64) {
+/// Learns address `at` of the answer in the scratch. With external linkage, as `ebfw_decide`: the verifier follows it once and not for
+/// each address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_learn(at: u32, learn_special: u32, now: u64) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own; see `Scratch`.
+    let scratch = unsafe { &mut *scratch };
     let answer = scratch.records.answer(at);
     scratch.entry.expires_ns = now + answer.lifetime_s() * 1_000_000_000;
     scratch.key.address = answer.address();
-    if config.learn_special == 0 && dns::is_special(scratch.key.address) {
+    if learn_special == 0 && dns::is_special(scratch.key.address) {
         count(Counter::NameSpecial);
-        return;
+    } else {
+        place(scratch, now);
     }
-    place(scratch, now);
+    0
 }
 
 /// Puts the name beside the others of its address: where it stands already, or at the first place that is free or expired. One that stands
 /// behind such a place stands twice then, which means the same.
-#[inline(never)]
+#[inline(always)]
 fn place(scratch: &mut Scratch, now: u64) {
     let Some(taken) = NAME_COUNTS.get_ptr_mut(scratch.key.slot.index()) else {
         return;

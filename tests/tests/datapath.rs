@@ -1,12 +1,13 @@
 //! The kernel side through its API: programs load, verdicts follow the policy, swaps leave nothing behind. Needs root; attaches nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc};
 
 use ebfw_agent::{
     datapath::{Assignment, Datapath},
-    host::cgroup::Hierarchy,
+    host::{cgroup::Hierarchy, privileges::Kernel},
 };
 use ebfw_policy::{parse_policy, ruleset::Ruleset, workload::Workload};
+use ebfw_test_need::not_run;
 
 fn ruleset(source: &str) -> Arc<Ruleset> {
     let policy = parse_policy(source).expect("the test's policy is right");
@@ -39,6 +40,14 @@ fn wanted(ruleset: &Arc<Ruleset>) -> BTreeMap<u64, Assignment> {
 
 /// Half of what the kernel's verifier is willing to follow (`BPF_COMPLEXITY_LIMIT_INSNS`): room for kernels that follow more.
 const VERIFIED_CEILING: u32 = 500_000;
+
+/// Whether what the kernel says of a map's memory is what it could need at most, and not what it uses: before 6.4, which asks each kind
+/// of map (`map_mem_usage`).
+fn charges_ahead() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs is mounted");
+    let kernel = Kernel::parse(&release).expect("a release is a number");
+    kernel < Kernel { major: 6, minor: 4 }
+}
 
 fn udp(destination: [u8; 4], port: u16) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1];
@@ -98,5 +107,9 @@ fn programs_load_and_verdicts_follow_each_policy_in_turn() {
     }
     let memory = datapath.memory().unwrap();
     eprintln!("kernel memory: {memory}");
+    if charges_ahead() {
+        not_run("memory of the maps: this kernel says only what they could need at most");
+        return;
+    }
     assert!(memory < 8 << 20, "{memory} bytes of kernel memory");
 }
