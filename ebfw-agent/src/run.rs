@@ -136,6 +136,10 @@ impl<'a> Agent<'a> {
         enforcer.enforce().await?;
         metrics.set_policy_rules(rules);
         loaded.ready();
+        tracing::info!(
+            resolvers = enforcer.resolvers(),
+            "names are learned from the answers of these"
+        );
 
         let events = enforcer.events()?;
         let names = enforcer.name_events()?;

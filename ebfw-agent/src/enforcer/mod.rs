@@ -220,14 +220,22 @@ impl Enforcer {
         }
     }
 
+    /// The resolvers whose answers count, with commas between them.
+    #[must_use]
+    pub fn resolvers(&self) -> String {
+        self.trusted.as_ref().map_or_else(String::new, list)
+    }
+
     fn tell_resolvers(&self, found: &Resolvers) {
         if found.is_empty() {
             tracing::warn!(
                 "no resolver is known, so no name can be learned: name them with EBFW_DNS_RESOLVERS or --dns-resolvers"
             );
-        } else {
-            let list: Vec<String> = found.keys().map(ToString::to_string).collect();
-            tracing::info!(resolvers = list.join(","), "names are learned from these");
+        } else if self.trusted.is_some() {
+            tracing::info!(
+                resolvers = list(found),
+                "names are learned from other resolvers now"
+            );
         }
         let local = found.values().any(|at| *at == Locality::Local);
         if local && self.host_netns.is_none() {
@@ -312,7 +320,9 @@ impl Enforcer {
         let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
         let now = u64::try_from(Duration::from(now).as_nanos()).context("the clock is mad")?;
         let forgotten = self.datapath.forget_expired(now)?;
-        tracing::debug!(forgotten, "expired names are forgotten");
+        if forgotten > 0 {
+            tracing::debug!(forgotten, "expired names are forgotten");
+        }
         Ok(())
     }
 
@@ -401,6 +411,11 @@ impl Enforcer {
             .as_ref()
             .is_some_and(|applied| applied.contains_key(&cgroup))
     }
+}
+
+fn list(resolvers: &Resolvers) -> String {
+    let texts: Vec<_> = resolvers.keys().map(ToString::to_string).collect();
+    texts.join(",")
 }
 
 /// What was already added to the metrics.
