@@ -235,6 +235,10 @@ pub fn passes(skb: Skb, slot: SlotRef, packet: &Packet) -> bool {
     true
 }
 
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value, the entries would be copied to the stack"
+)]
 #[inline(always)]
 fn ask(skb: Skb, talk: &Talk) {
     // A message over TCP has its length before it (RFC 1035, 4.2.2).
@@ -491,6 +495,10 @@ pub extern "C" fn ebfw_learn(at: u32, learn_special: u32, now: u64) -> u32 {
 
 /// Puts the name beside the others of its address: where it stands already, or at the first place that is free or expired. One that stands
 /// behind such a place stands twice then, which means the same.
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value, the entries would be copied to the stack"
+)]
 #[inline(always)]
 fn place(scratch: &mut Scratch, now: u64) {
     let Some(taken) = NAME_COUNTS.get_ptr_mut(scratch.key.slot.index()) else {

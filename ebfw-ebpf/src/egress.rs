@@ -293,8 +293,8 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
     if mode != mode::ENFORCE {
         return Fate::Pass;
     }
-    // SAFETY: checked against null.
     if packet.upper.transport == Transport::Tcp
+        // SAFETY: checked against null.
         && let Some(socket) = unsafe { sk.as_ref() }
         && socket.type_ == STREAM
         && socket.state != LISTEN

@@ -61,6 +61,10 @@ impl Skb {
     }
 
     /// The same packet, of which the verifier no longer knows on which of many ways through the headers it was found.
+    #[expect(
+        clippy::transmute_int_to_bool,
+        reason = "a comparison would tell the verifier again"
+    )]
     #[inline(always)]
     fn forgotten(self, packet: Packet) -> Packet {
         let Packet {
