@@ -36,7 +36,7 @@ Example:
   sudo ebfw detach";
 
 pub(super) const NAMES: &str = "\
-LEFT is how long a name still opens flows: its time to live and 30 seconds.
+LEFT is how long a name still opens flows: its time to live (at least 30 seconds) and 30 seconds more.
 
 Examples:
   sudo ebfw names
