@@ -343,6 +343,9 @@ pub struct NameKey {
     pub place: u32,
     /// The address in the answer.
     pub address: Address,
+    /// Cookie of the network namespace of the socket that asked. What was resolved in another one does not count: whoever makes namespaces
+    /// of their own answers there under any address.
+    pub netns: u64,
 }
 
 /// A name that a workload resolved: the value of the map `NAMES`. Replaced as a whole; only `class` changes in place.

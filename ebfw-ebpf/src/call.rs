@@ -80,6 +80,10 @@ pub fn permits(call: &Call) -> bool {
     if call.hook == hook::CONNECT {
         state.connected = 1;
     }
+    if state.netns == 0 {
+        // SAFETY: the helper takes the context.
+        state.netns = unsafe { bpf_get_netns_cookie(call.address.cast()) };
+    }
     note_caller(state);
     // Unbound or pending: the packet decides.
     let Some(word) = slot_word(state.slot) else {
@@ -110,7 +114,7 @@ pub fn permits(call: &Call) -> bool {
         payload: number != protocol::TCP,
         names: NO_NAMES,
     };
-    let decision = decide(word, state.slot, &mut question);
+    let decision = decide(word, state.slot, state.netns, &mut question);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SockAddrContext::new(call.address),

@@ -84,13 +84,13 @@ pub fn passes_as_loopback(word: SlotWord, is_loopback: bool) -> bool {
     is_loopback && !word.has(slot_flag::GOVERN_LOOPBACK)
 }
 
-/// Applies the ruleset of the workload in `slot`, whose word is `word`.
+/// Applies the ruleset of the workload in `slot`, whose word is `word`, to a flow of a socket in the network namespace `netns`.
 #[inline(always)]
-pub fn decide(word: SlotWord, slot: SlotRef, question: &mut Question) -> Decision {
+pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question) -> Decision {
     if !word.has(slot_flag::GOVERNED) {
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
-    names::resolve(word, slot, question);
+    names::resolve(word, slot, netns, question);
     let [a, b, c, d] = question.destination.0;
     let names = question.names.map(u64::from);
     let packed = ebfw_decide(

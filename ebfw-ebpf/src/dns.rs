@@ -21,7 +21,7 @@ use crate::{
     maps::{BLANK, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH},
     report::{self, WINDOW_NS, add, count},
     skb::Skb,
-    socket::{SocketState, UNBOUND},
+    socket::UNBOUND,
     verifier::masked,
     workload,
 };
@@ -147,6 +147,8 @@ pub struct Talk {
     pub end: u32,
     /// Protocol number.
     pub protocol: u32,
+    /// The socket's network namespace.
+    pub netns: u64,
 }
 
 impl Talk {
@@ -161,12 +163,13 @@ impl Talk {
             start: packet.upper.start,
             end: packet.upper.end,
             protocol: u32::from(packet.protocol),
+            netns: 0,
         }
     }
 
     /// The message in a packet that came from port 53.
     #[inline(always)]
-    pub fn incoming(slot: SlotRef, packet: &Packet) -> Self {
+    pub fn incoming(slot: SlotRef, packet: &Packet, netns: u64) -> Self {
         Self {
             slot,
             resolver: packet.source,
@@ -175,6 +178,7 @@ impl Talk {
             start: packet.upper.start,
             end: packet.upper.end,
             protocol: u32::from(packet.protocol),
+            netns,
         }
     }
 }
@@ -189,10 +193,12 @@ pub fn is_resolver(destination: Address, port: u16, protocol: u8) -> bool {
 }
 
 /// Whether what comes from `packet`'s source through `interface` may be an answer: a resolver's, and over loopback only a local one's to a
-/// socket of the host's own network namespace. Elsewhere a workload could be its own resolver.
+/// socket of the host's own network namespace. Elsewhere a workload could be its own resolver. Sockets that are older than the
+/// programs, whose namespace is not known, learn nothing.
 #[inline(always)]
-pub fn may_answer(skb: Skb, packet: &Packet, config: &Config, state: Option<&SocketState>) -> bool {
-    if packet.upper.ports.source != PORT
+pub fn may_answer(skb: Skb, packet: &Packet, config: &Config, netns: u64) -> bool {
+    if netns == 0
+        || packet.upper.ports.source != PORT
         || !matches!(packet.upper.transport, Transport::Tcp | Transport::Datagram)
     {
         return false;
@@ -201,10 +207,7 @@ pub fn may_answer(skb: Skb, packet: &Packet, config: &Config, state: Option<&Soc
     let Some(flags) = unsafe { RESOLVERS.get(packet.source) }.copied() else {
         return false;
     };
-    skb.interface() != LOOPBACK
-        || flags & resolver::LOCAL != 0
-            && config.host_netns != 0
-            && state.is_some_and(|state| state.netns == config.host_netns)
+    skb.interface() != LOOPBACK || flags & resolver::LOCAL != 0 && netns == config.host_netns
 }
 
 #[inline(always)]
@@ -444,6 +447,7 @@ fn read_answer(skb: Skb, talk: &Talk, config: &Config) {
     let (message, scratch) = unsafe { (&*message, &mut *scratch) };
     let start = message.start.get();
     scratch.key.slot = talk.slot;
+    scratch.key.netns = talk.netns;
     scratch.entry.class = 0;
     scratch.entry.hash = scratch.name.hash();
     scratch.entry.length = scratch.name.length();

@@ -185,7 +185,11 @@ fn judge<const CACHED: bool>(
         payload,
         names: NO_NAMES,
     };
-    let decision = decide(word, slot, &mut question);
+    let netns = match remembered {
+        Some(state) => state.netns,
+        None => 0,
+    };
+    let decision = decide(word, slot, netns, &mut question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
     let sk = skb.socket();
     let state = if sk.is_null() {
@@ -524,9 +528,10 @@ pub fn ingress(context: *mut __sk_buff) {
     if let Some(config) = CONFIG.get(0)
         && slot != UNBOUND
         && may_answer
-        && dns::may_answer(skb, &packet, config, state)
+        && let Some(state) = state
+        && dns::may_answer(skb, &packet, config, state.netns)
     {
-        dns::learn(skb, &Talk::incoming(slot, &packet), config);
+        dns::learn(skb, &Talk::incoming(slot, &packet, state.netns), config);
         return;
     }
     if is_asked && matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {

@@ -26,8 +26,8 @@ const ABSENT: u32 = u32::MAX;
 /// Fills in the classes of the names that the workload resolved to the destination, as [`ebfw_common::classify::Flow::names`] wants them. A
 /// function of its own for the sake of the stack.
 #[inline(never)]
-pub fn resolve(word: SlotWord, slot: SlotRef, question: &mut Question) {
-    if !word.has(slot_flag::NAMES) {
+pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question) {
+    if !word.has(slot_flag::NAMES) || netns == 0 {
         return;
     }
     let Address([a, b, c, d]) = question.destination;
@@ -37,7 +37,7 @@ pub fn resolve(word: SlotWord, slot: SlotRef, question: &mut Question) {
     );
     for place in 0..PLACES {
         let at = u64::from(slot.0) | (place as u64) << 32;
-        question.names[place] = ebfw_class(first, second, at, word.0);
+        question.names[place] = ebfw_class(first, second, at, word.0, netns);
     }
     // Places without a name repeat one that is there.
     let mut known = NO_CLASS;
@@ -57,7 +57,7 @@ pub fn resolve(word: SlotWord, slot: SlotRef, question: &mut Question) {
 /// linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64) -> u32 {
+pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, netns: u64) -> u32 {
     let key = NameKey {
         slot: SlotRef(place as u32),
         place: (place >> 32) as u32,
@@ -67,6 +67,7 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64) -> 
             second as u32,
             (second >> 32) as u32,
         ]),
+        netns,
     };
     let Some(name) = NAMES.get_ptr_mut(key) else {
         return ABSENT;

@@ -21,7 +21,7 @@ use super::{ApplyError, LoadError, map_error, maps_directory, slot::Slots, sysca
 use crate::host::resolvers::Locality;
 
 /// [`NameKey`] and [`LearnedName`] as aya takes them.
-type Key = [u32; 6];
+type Key = [u64; 4];
 type Value = [u64; 36];
 type NameMap = HashMap<MapData, Key, Value>;
 
@@ -265,6 +265,7 @@ fn read(key: Key, value: Value) -> Learned {
         slot,
         place: _,
         address,
+        netns: _,
     } = parts(key);
     let LearnedName {
         expires_ns,
@@ -382,6 +383,7 @@ mod tests {
             slot: SlotRef::new(7, 1),
             place: 2,
             address: Address::mapped([192, 0, 2, 1]),
+            netns: 4,
         };
         let mut text = [0; 256];
         text[..11].copy_from_slice(b"example.com");

@@ -24,6 +24,7 @@ use ebfw_agent::{
     datapath::{Assignment, LeftOut},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy, OwnedCgroup},
+        netns::Netns,
         resolvers::Locality,
         sockets::{Outcome, Worker},
         tree::Cgroups,
@@ -242,6 +243,20 @@ impl Lab {
     ) -> Process<T> {
         let netns = &self.net.near;
         Process::start(Place { netns, cgroup }, work)
+    }
+
+    /// Runs `work` in a process of the workload that has gone to another network namespace.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`.
+    pub fn elsewhere<T: Answer>(
+        &self,
+        netns: &Netns,
+        work: impl FnOnce() -> io::Result<T> + Send,
+    ) -> io::Result<T> {
+        let cgroup = Some(self.cgroup.directory());
+        Process::start(Place { netns, cgroup }, |_: &mut Line| work()).finish()
     }
 
     /// Runs `work` in a process of the workload.

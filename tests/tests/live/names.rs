@@ -10,8 +10,8 @@ use ebfw_common::abi::Counter;
 use ebfw_tests::{
     lab::{
         Lab, eventually,
-        net::{v4, v6},
-        resolver::{A, AAAA, DNS, answer, ask, ask_stream, asking, question, wire},
+        net::{Net, v4, v6},
+        resolver::{A, AAAA, DNS, answer, ask, ask_stream, asking, question, serve, wire},
     },
     path,
 };
@@ -272,8 +272,13 @@ fn answers_that_nobody_asked_for_teach_nothing() {
         // Everything is a good name here: only what was learned at all is told from what was not.
         lab.policy("defaultAction: Deny\nrules:\n- name: any name\n  action: Allow\n  match: {domains: ['*']}\n");
         let unasked = lab.count(Counter::NameUnasked);
-        lab.inside(|| ask(v4(RESOLVER), "x.evil.example", A))
-            .unwrap();
+        let messages = forge(&question(0, "x.evil.example", A)).len();
+        lab.inside(move || {
+            let socket = asking(v4(RESOLVER))?;
+            socket.send(&wire(&question(7, "x.evil.example", A)))?;
+            (0..messages).try_for_each(|_| socket.recv(&mut [0; 4096]).map(drop))
+        })
+        .unwrap();
         eventually(why, || lab.count(Counter::NameUnasked) > unasked);
         let result = lab.inside(|| tcp(at(v4(2))));
         assert_eq!(code(&result), Some(libc::EPERM), "{why}");
@@ -338,6 +343,33 @@ fn a_workload_is_not_its_own_resolver() {
         tcp(at(v6(3)))
     });
     assert_eq!(code(&result), Some(libc::EPERM));
+}
+
+#[test]
+fn what_was_resolved_in_another_network_namespace_does_not_count() {
+    let Some(lab) = lab(GOOD_NAMES) else { return };
+    // Any process may make namespaces, and answer in one of them under the address of the resolver.
+    let own = Net::new().unwrap();
+    serve(&own.far, |asked| vec![wire(&answer(asked, &[v4(3)]))]).unwrap();
+    let learned = lab.count(Counter::NameLearned);
+    lab.elsewhere(&own.near, || {
+        ask(v4(RESOLVER), "2.good.example", A)?;
+        // There it counts, and there it does no harm.
+        datagram(at(v4(3)))
+    })
+    .unwrap();
+    assert!(lab.count(Counter::NameLearned) > learned);
+    let result = lab.inside(|| datagram(at(v4(3))));
+    assert_eq!(
+        code(&result),
+        Some(libc::EPERM),
+        "what the forged answer says"
+    );
+    lab.inside(|| {
+        ask(v4(RESOLVER), "2.good.example", A)?;
+        datagram(at(v4(2)))
+    })
+    .unwrap();
 }
 
 #[test]
