@@ -1,12 +1,14 @@
 //! Names: what a workload may reach because of what it resolved, and what counts as resolved.
 
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use ebfw_common::abi::Counter;
+use ebfw_test_need::not_run;
 use ebfw_tests::{
     lab::{
         Lab, eventually,
@@ -384,4 +386,74 @@ fn special_addresses_are_not_learned() {
     });
     assert_eq!(code(&result), Some(libc::EPERM));
     assert!(lab.count(Counter::NameSpecial) > special);
+}
+
+/// Runs a program that finds its resolver in /etc/resolv.conf, which it sees with a content of its own.
+fn run(program: &str, arguments: &[&str]) -> io::Result<bool> {
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+    let file = std::env::temp_dir().join(format!("ebfw-resolv-{}", std::process::id()));
+    fs::write(
+        &file,
+        "nameserver 10.99.0.9\noptions timeout:5 attempts:1\n",
+    )?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let target = fs::canonicalize("/etc/resolv.conf")?;
+    mount(Some(&file), &target, none, MsFlags::MS_BIND, none)?;
+    fs::remove_file(&file)?;
+    let status = Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    Ok(status.success())
+}
+
+#[test]
+fn real_programs_reach_what_they_resolved_and_nothing_else() {
+    const PYTHON: &str =
+        "import socket, sys; socket.create_connection((sys.argv[1], 80), 5).close()";
+    const CURL: &str =
+        "curl -s --http0.9 --max-time 2 -o /dev/null -w '%{remote_ip}' http://$1/ | grep -q 99";
+    // Each resolves `NAME` and reports whether that worked; the first two connect as well.
+    let programs: [(&str, &[&str], bool); 4] = [
+        ("python3", &["-c", PYTHON, "NAME"], true),
+        ("sh", &["-c", CURL, "sh", "NAME"], true),
+        ("getent", &["ahosts", "NAME"], false),
+        ("dig", &["+tries=1", "NAME", "A"], false),
+    ];
+    for (program, arguments, connects) in programs {
+        let Some(lab) = lab(GOOD_NAMES) else { return };
+        let needed = if program == "sh" { "curl" } else { program };
+        if !found(needed) {
+            not_run(&format!("{needed}: it is not installed"));
+            continue;
+        }
+        for (name, peer, good) in [("2.good.example", 2, true), ("3.evil.example", 3, false)] {
+            let worked = lab
+                .inside(move || {
+                    let arguments: Vec<_> = arguments
+                        .iter()
+                        .map(|text| text.replace("NAME", name))
+                        .collect();
+                    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+                    let worked = run(program, &arguments)?;
+                    Ok(u64::from(worked))
+                })
+                .unwrap();
+            let expected = if connects { good } else { true };
+            assert_eq!(worked == 1, expected, "{program} {name}");
+            let reached = lab.inside(move || tcp(at(v4(peer))));
+            assert_eq!(reached.is_ok(), good, "{program} {name}: {reached:?}");
+        }
+    }
+}
+
+fn found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
