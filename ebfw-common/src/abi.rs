@@ -77,6 +77,26 @@ impl Address {
         }
     }
 
+    /// The words in pairs, as functions with external linkage take them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn halves(self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
+    }
+
+    /// The address of which these are the [`Address::halves`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_halves([first, second]: [u64; 2]) -> Self {
+        Self([
+            first as u32,
+            (first >> 32) as u32,
+            second as u32,
+            (second >> 32) as u32,
+        ])
+    }
+
     /// The 16 bytes.
     #[must_use]
     pub const fn octets(self) -> [u8; 16] {

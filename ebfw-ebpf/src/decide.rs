@@ -91,12 +91,12 @@ pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
     names::resolve(word, slot, netns, question);
-    let [a, b, c, d] = question.destination.0;
+    let [first, second] = question.destination.halves();
     let names = question.names.map(u64::from);
     let packed = ebfw_decide(
         word.0,
-        u64::from(a) | u64::from(b) << 32,
-        u64::from(c) | u64::from(d) << 32,
+        first,
+        second,
         question.flow() | names[3] << 32,
         names[0] | names[1] << CLASS_BITS | names[2] << (2 * CLASS_BITS),
     );
@@ -113,12 +113,7 @@ pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_decide(word: u64, first: u64, second: u64, flow: u64, names: u64) -> u64 {
-    let destination = Address([
-        first as u32,
-        (first >> 32) as u32,
-        second as u32,
-        (second >> 32) as u32,
-    ]);
+    let destination = Address::from_halves([first, second]);
     let decision = apply(SlotWord(word), destination, flow, names);
     u64::from(decision.verdict)
         | u64::from(decision.reason) << 8

@@ -3,7 +3,6 @@
 //! An answer counts where its question stands in `QUESTIONS`: same socket, resolver, id, port and text, asked within five seconds and
 //! not answered yet (SEMANTICS 4).
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ebfw_common::{
     abi::{
         Address, Config, Counter, LearnedName, MAX_WORKLOAD_NAMES, NAMES_PER_ADDRESS, NameEvent,
@@ -13,13 +12,13 @@ use ebfw_common::{
         self, HEADER, Kept, Kind, MAX_ADDRESSES, MAX_MESSAGE, MAX_QUESTION, Message, NAME_STEPS,
         Name, RECORD_STEPS, Records, Step,
     },
-    packet::{Packet, Transport, protocol},
+    packet::{Packet, Source as _, Transport, protocol},
 };
 
 use crate::{
     egress::LOOPBACK,
     maps::{BLANK, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH},
-    report::{self, WINDOW_NS, add, count},
+    report::{self, WINDOW_NS, add, boot_ns, count},
     skb::Skb,
     socket::UNBOUND,
     verifier::masked,
@@ -86,13 +85,6 @@ impl Text {
             unsafe { *self.tail.get_unchecked(masked::<15>(at)) }
         }
     }
-}
-
-/// Zeros, to make entries of that are filled in place: none of them would fit on the stack.
-#[repr(C)]
-pub struct Blank {
-    /// An entry of `QUESTIONS`.
-    pub question: Question,
 }
 
 /// What `learn` works on. One a CPU: ingress runs in softirq, where nothing else comes between.
@@ -210,12 +202,6 @@ pub fn may_answer(skb: Skb, packet: &Packet, config: &Config, netns: u64) -> boo
     skb.interface() != LOOPBACK || flags & resolver::LOCAL != 0 && netns == config.host_netns
 }
 
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: the helper has no arguments.
-    unsafe { bpf_ktime_get_boot_ns() }
-}
-
 /// The first place of the set that a question belongs to.
 #[inline(always)]
 fn set_of(cookie: u64, id: u16, port: u32) -> u32 {
@@ -238,10 +224,6 @@ pub fn passes(skb: Skb, slot: SlotRef, packet: &Packet) -> bool {
     true
 }
 
-#[expect(
-    clippy::needless_borrows_for_generic_args,
-    reason = "by value, the entries would be copied to the stack"
-)]
 #[inline(always)]
 fn ask(skb: Skb, talk: &Talk) {
     // A message over TCP has its length before it (RFC 1035, 4.2.2).
@@ -253,7 +235,7 @@ fn ask(skb: Skb, talk: &Talk) {
     if start + HEADER + 5 > talk.end {
         return;
     }
-    let Some([head]) = skb.load_words::<1>(start) else {
+    let Some([head]) = skb.words::<1>(start) else {
         return;
     };
     let [id_high, id_low, flags, _] = head.to_ne_bytes();
@@ -262,7 +244,7 @@ fn ask(skb: Skb, talk: &Talk) {
     }
     let id = u16::from_ne_bytes([id_high, id_low]);
     let cookie = skb.cookie();
-    let now = now();
+    let now = boot_ns();
     let mut key = QuestionKey {
         slot: talk.slot,
         place: set_of(cookie, id, talk.port),
@@ -284,7 +266,7 @@ fn ask(skb: Skb, talk: &Talk) {
             let _ = QUESTIONS.remove(key);
         }
         // By hand and not by the loop's condition: another CPU may have come first.
-        if QUESTIONS.insert(key, &blank.question, 1).is_ok() {
+        if QUESTIONS.insert(key, blank, ONLY_NEW).is_ok() {
             break;
         }
         key.place += 1;
@@ -359,7 +341,7 @@ fn load(skb: Skb, talk: &Talk, scratch: &mut Scratch) -> bool {
     scratch.length.set(talk.end - talk.start);
     if talk.protocol == u32::from(protocol::TCP) {
         // A message over TCP has its length before it (RFC 1035, 4.2.2).
-        let Some([prefix]) = skb.load_words::<1>(talk.start) else {
+        let Some([prefix]) = skb.words::<1>(talk.start) else {
             return false;
         };
         let [high, low, ..] = prefix.to_ne_bytes();
@@ -385,7 +367,7 @@ fn load(skb: Skb, talk: &Talk, scratch: &mut Scratch) -> bool {
 fn find(skb: Skb, talk: &Talk, scratch: &mut Scratch) {
     let id = u16::from_ne_bytes([scratch.byte(0), scratch.byte(1)]);
     let cookie = skb.cookie();
-    let now = now();
+    let now = boot_ns();
     scratch.question.slot = talk.slot;
     scratch.question.place = set_of(cookie, id, talk.port);
     for _ in 0..WAYS {
@@ -459,7 +441,7 @@ fn read_answer(skb: Skb, talk: &Talk, config: &Config) {
             break;
         }
     }
-    let now = now();
+    let now = boot_ns();
     scratch.learned.set(0);
     for at in 0..MAX_ADDRESSES {
         if at >= scratch.records.found() {
@@ -552,7 +534,7 @@ const ONLY_NEW: u64 = 1;
 /// Tells the agent about a message that begins at byte `start` of the packet.
 #[inline(never)]
 fn tell(skb: Skb, talk: &Talk, outcome: u8, learned: u32, start: u32) {
-    let now = now();
+    let now = boot_ns();
     let admitted = NAME_RATES
         .get_ptr_mut(talk.slot.index())
         .is_some_and(|window| {

@@ -68,11 +68,7 @@ pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
         return Fate::Drop;
     };
     let sk = skb.socket();
-    let state = if sk.is_null() {
-        ptr::null_mut()
-    } else {
-        socket::get(sk)
-    };
+    let state = socket::find(sk);
     let (slot, word) = match membership(context, state) {
         Membership::Of(slot, word) => (slot, word),
         Membership::Nobody => return Fate::Pass,
@@ -192,11 +188,7 @@ fn judge<const CACHED: bool>(
     let decision = decide(word, slot, netns, &mut question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
     let sk = skb.socket();
-    let state = if sk.is_null() {
-        ptr::null_mut()
-    } else {
-        socket::get(sk)
-    };
+    let state = socket::find(sk);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SkBuffContext::new(skb.0),

@@ -17,7 +17,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    dns::{Blank, Question, QuestionKey, Scratch},
+    dns::{Question, QuestionKey, Scratch},
     reply::{Peer, Seen},
     report::{RateKey, Window},
     socket::SocketState,
@@ -125,9 +125,9 @@ pub static NAME_COUNTS: Array<u64, { MAX_SLOTS as usize }, { BPF_F_MMAPABLE as u
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// Zeros.
+/// Zeros, to make entries of `QUESTIONS` of that are filled in place: none would fit on the stack.
 #[btf_map]
-pub static BLANK: Array<Blank, 1> = Array::new();
+pub static BLANK: Array<Question, 1> = Array::new();
 
 /// What is said about names, to the agent: a ring of its own, so that no flood hides decisions. Full: the event is lost and counted.
 #[btf_map]

@@ -1,6 +1,5 @@
 //! From an address to the classes of the names that the workload resolved to it.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ebfw_common::{
     abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef, SlotWord, slot_flag},
     classify::Tables,
@@ -11,6 +10,7 @@ use ebfw_common::{
 use crate::{
     decide::Question,
     maps::{AUTOMATA, Cells, NAMES},
+    report::boot_ns,
     tables::Instance,
     verifier::{forget, masked},
 };
@@ -30,11 +30,7 @@ pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Questio
     if !word.has(slot_flag::NAMES) || netns == 0 {
         return;
     }
-    let Address([a, b, c, d]) = question.destination;
-    let (first, second) = (
-        u64::from(a) | u64::from(b) << 32,
-        u64::from(c) | u64::from(d) << 32,
-    );
+    let [first, second] = question.destination.halves();
     for place in 0..PLACES {
         let at = u64::from(slot.0) | (place as u64) << 32;
         question.names[place] = ebfw_class(first, second, at, word.0, netns);
@@ -61,12 +57,7 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, net
     let key = NameKey {
         slot: SlotRef(place as u32),
         place: (place >> 32) as u32,
-        address: Address([
-            first as u32,
-            (first >> 32) as u32,
-            second as u32,
-            (second >> 32) as u32,
-        ]),
+        address: Address::from_halves([first, second]),
         netns,
     };
     let Some(name) = NAMES.get_ptr_mut(key) else {
@@ -74,8 +65,7 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, net
     };
     // SAFETY: the entry lives until the program ends; `class` is one word, written at once, and right whoever wrote it last.
     let name = unsafe { &mut *name };
-    // SAFETY: the helper has no arguments.
-    if name.expires_ns < unsafe { bpf_ktime_get_boot_ns() } {
+    if name.expires_ns < boot_ns() {
         return ABSENT;
     }
     let Some(instance) = Instance::get(SlotWord(word).instance()) else {

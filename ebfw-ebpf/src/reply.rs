@@ -7,7 +7,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_lookup_tcp, bpf_sk_release},
+    helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release},
 };
 use ebfw_common::{
     abi::Address,
@@ -17,6 +17,7 @@ use ebfw_common::{
 use crate::{
     egress::LOOPBACK,
     maps::REPLIES,
+    report::boot_ns,
     skb::Skb,
     socket::{LISTEN, RAW},
 };
@@ -55,8 +56,7 @@ pub struct Seen {
 /// Notes that `peer` sent through `interface`.
 #[inline(always)]
 pub fn note(peer: &Peer, interface: u32) {
-    // SAFETY: the helper has no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = boot_ns();
     // SAFETY: the value is copied at once.
     if let Some(seen) = unsafe { REPLIES.get(peer) }
         && seen.interface == interface
@@ -83,9 +83,7 @@ pub fn is_reply(peer: &Peer, interface: Option<u32>) -> bool {
     let Some(seen) = (unsafe { REPLIES.get(peer) }) else {
         return false;
     };
-    // SAFETY: the helper has no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    now.wrapping_sub(seen.boot_ns) < REPLY_NS
+    boot_ns().wrapping_sub(seen.boot_ns) < REPLY_NS
         && interface.is_none_or(|interface| interface == seen.interface)
 }
 

@@ -47,6 +47,13 @@ pub struct Window {
     pub suppressed: u64,
 }
 
+/// Nanoseconds since boot, suspend included.
+#[inline(always)]
+pub fn boot_ns() -> u64 {
+    // SAFETY: the helper has no arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
 /// Adds one to a counter.
 #[inline(always)]
 pub fn count(counter: Counter) {
@@ -114,8 +121,7 @@ pub fn enter(window: &mut Window, limit: u32, number: u64) -> Option<u32> {
 /// it must set every field but `boot_ns` and `suppressed`.
 #[inline(always)]
 pub fn event(key: &RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
-    // SAFETY: the helper has no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = boot_ns();
     let number = now / WINDOW_NS;
     let Some(suppressed) = admit(key, limit, number) else {
         count(Counter::EventSuppressed);
@@ -149,8 +155,7 @@ pub fn event(key: &RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
 pub fn request(kind: u32, subject: u64, fill: impl FnOnce(&mut Request)) {
     // Cookies and cgroup ids are small numbers: the kind on top keeps them apart.
     let key = subject | u64::from(kind) << 62;
-    // SAFETY: the helper has no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = boot_ns();
     // SAFETY: the value is copied at once.
     if let Some(asked) = unsafe { ASKED.get(key) }
         && now.wrapping_sub(*asked) < ASK_AGAIN_NS

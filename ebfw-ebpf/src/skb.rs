@@ -138,12 +138,6 @@ impl Skb {
         unsafe { bpf_get_socket_cookie(self.0.cast()) }
     }
 
-    /// `N` words at byte `offset`, in memory order.
-    #[inline(always)]
-    pub fn load_words<const N: usize>(self, offset: u32) -> Option<[u32; N]> {
-        self.words(offset)
-    }
-
     /// The first `length` (1..=`N`, a power of two) bytes from `offset` on.
     #[inline(always)]
     pub fn load_bytes<const N: usize>(self, offset: u32, to: &mut [u8; N], length: u32) -> bool {

@@ -69,6 +69,16 @@ pub fn get(socket: *mut bpf_sock) -> *mut SocketState {
     unsafe { bpf_sk_storage_get(map(), socket.cast(), ptr::null_mut(), 0) }.cast()
 }
 
+/// As [`get`]; null where there is no socket.
+#[inline(always)]
+pub fn find(socket: *mut bpf_sock) -> *mut SocketState {
+    if socket.is_null() {
+        ptr::null_mut()
+    } else {
+        get(socket)
+    }
+}
+
 /// The state of `socket`, made of zeros where there is none; null where it could not be made.
 #[inline(always)]
 pub fn get_or_create(socket: *mut bpf_sock) -> *mut SocketState {
