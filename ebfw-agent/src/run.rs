@@ -77,6 +77,7 @@ struct Agent<'a> {
     enforcer: Enforcer,
     events: Ring,
     names: Ring,
+    claims: Ring,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
     metrics: Arc<Metrics>,
@@ -143,6 +144,7 @@ impl<'a> Agent<'a> {
 
         let events = enforcer.events()?;
         let names = enforcer.name_events()?;
+        let claims = enforcer.claim_events()?;
         let format = match config.output {
             Output::Text => Format::text_for_stdout(),
             Output::Json => Format::Json,
@@ -155,6 +157,7 @@ impl<'a> Agent<'a> {
                 config.exclude.cidrs.clone(),
                 config.exclude.domain_suffixes.clone(),
             ),
+            inspection: config.inspect.shown(),
             sink: Lines::stdout(format).context("failed to open standard output")?,
             metrics: Arc::clone(&metrics),
         };
@@ -179,6 +182,7 @@ impl<'a> Agent<'a> {
             enforcer,
             events,
             names,
+            claims,
             intake,
             pipeline,
             metrics,
@@ -195,6 +199,7 @@ impl<'a> Agent<'a> {
                 _ = stop.interrupt.recv() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
                 done = self.names.drain(|bytes| self.intake.offer_name(bytes)) => done.context("failed to read events about names")?,
+                done = self.claims.drain(|bytes| self.intake.offer_claim(bytes)) => done.context("failed to read events about claims")?,
                 demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
                 update = next_update(&mut self.file) => self.reload(update),
                 _ = tick.tick() => self.enforcer.count(),
@@ -232,6 +237,7 @@ impl<'a> Agent<'a> {
         let intake = self.intake.clone();
         self.events.take(|bytes| intake.offer(bytes));
         self.names.take(|bytes| intake.offer_name(bytes));
+        self.claims.take(|bytes| intake.offer_claim(bytes));
         if let Err(error) = self.pipeline.drain(DRAIN).await {
             tracing::warn!("{error}");
         }
@@ -260,12 +266,14 @@ impl<'a> Agent<'a> {
 fn source(config: &Config) -> anyhow::Result<Source> {
     let unknown = config.unknown_workload;
     let learn_special = config.dns.learn_special;
+    let inspect = config.inspect.kernel();
     let Enforcement::Policy { mode, file } = &config.enforcement else {
         return Ok(Source {
             terms: Terms {
                 mode: None,
                 unknown,
                 learn_special,
+                inspect,
             },
             policy: None,
             file: None,
@@ -280,6 +288,7 @@ fn source(config: &Config) -> anyhow::Result<Source> {
             mode: Some(*mode),
             unknown,
             learn_special,
+            inspect,
         },
         policy: Some(Arc::new(policy)),
         file: Some(watch),

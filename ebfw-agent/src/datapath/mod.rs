@@ -50,7 +50,7 @@ use crate::{
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 20] = [
+const PINNED_MAPS: [&str; 23] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
@@ -71,6 +71,9 @@ const PINNED_MAPS: [&str; 20] = [
     "NAMES",
     "NAME_COUNTS",
     "NAME_EVENTS",
+    "STREAMS",
+    "CLAIMS",
+    "CLAIM_EVENTS",
 ];
 
 /// Why the kernel side cannot be loaded.
@@ -175,7 +178,7 @@ pub struct Datapath {
     /// All maps, to account for their memory.
     maps: Vec<OwnedFd>,
     pin: Option<PathBuf>,
-    config: Array<MapData, [u64; 4]>,
+    config: Array<MapData, [u64; 5]>,
     cgroups: HashMap<MapData, u64, u32>,
     known: BTreeMap<u64, SlotRef>,
     slots: Slots,
@@ -269,7 +272,7 @@ impl Datapath {
             0 => random()?,
             seed => seed,
         };
-        let words: [u64; 4] = zerocopy::transmute!(config);
+        let words: [u64; 5] = zerocopy::transmute!(config);
         self.config.set(0, words, 0).map_err(update_error("CONFIG"))
     }
 
@@ -458,6 +461,15 @@ impl Datapath {
     /// As [`Datapath::events`].
     pub fn name_events(&mut self) -> Result<Ring, LoadError> {
         self.ring("NAME_EVENTS")
+    }
+
+    /// Takes the ring of events about what clients say; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::events`].
+    pub fn claim_events(&mut self) -> Result<Ring, LoadError> {
+        self.ring("CLAIM_EVENTS")
     }
 
     /// Takes the ring of requests; once.

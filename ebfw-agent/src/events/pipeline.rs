@@ -12,6 +12,7 @@ use super::{
     BootClock, Printable,
     annotate::{self, Naming, RuleNames},
     attribute::{Owner, Workloads},
+    claim::{self, Inspection},
     decode::{self, Connect},
     event::{Event, Outcome, Pod, Subject},
     filter::Filter,
@@ -32,6 +33,8 @@ pub struct Stages<W, N, S> {
     pub rules: N,
     /// Hides what is internal.
     pub filter: Filter,
+    /// What of requests is shown.
+    pub inspection: Inspection,
     /// Takes what is left.
     pub sink: S,
     /// Counts.
@@ -52,6 +55,8 @@ pub enum Raw {
     Flow(Vec<u8>),
     /// A DNS message.
     Name(Vec<u8>),
+    /// What a client says.
+    Claim(Vec<u8>),
 }
 
 /// The end of the queue at which the reader of the ring buffer stands.
@@ -70,6 +75,11 @@ impl Intake {
     /// Queues the bytes of an event about a DNS message likewise.
     pub fn offer_name(&self, bytes: &[u8]) {
         self.queue(Raw::Name(bytes.to_vec()));
+    }
+
+    /// Queues the bytes of an event about what a client says likewise.
+    pub fn offer_claim(&self, bytes: &[u8]) {
+        self.queue(Raw::Claim(bytes.to_vec()));
     }
 
     fn queue(&self, raw: Raw) {
@@ -175,9 +185,12 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
     fn handle(&mut self, raw: &Raw) {
         self.clock.refresh();
         let handled = match raw {
-            Raw::Flow(bytes) => {
-                decode::decode(bytes, &self.clock).map(|connect| self.report(&connect))
-            }
+            Raw::Flow(bytes) => decode::decode(bytes, &self.clock).map(|connect| {
+                let flow = connect.flow;
+                self.report(&connect, Subject::Connect { flow });
+            }),
+            Raw::Claim(bytes) => claim::decode(bytes, &self.clock, self.stages.inspection)
+                .map(|spoken| self.report(&spoken.connect, spoken.subject())),
             Raw::Name(bytes) => lookup::decode(bytes, &self.clock).map(|seen| self.told(seen)),
         };
         match handled {
@@ -191,7 +204,7 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
         }
     }
 
-    fn report(&mut self, connect: &Connect) {
+    fn report(&mut self, connect: &Connect, subject: Subject) {
         let metrics = &self.stages.metrics;
         let (ruling, naming) = annotate::ruling(connect, &self.stages.rules);
         if naming == Naming::Unknown {
@@ -202,7 +215,7 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
             attribution,
             Event {
                 at: connect.at,
-                subject: Subject::Connect { flow: connect.flow },
+                subject,
                 process: connect.process.clone(),
                 pod,
                 cgroup,
