@@ -112,6 +112,7 @@ pub fn permits(call: &Call) -> bool {
         has_port,
         protocol: number,
         payload: number != protocol::TCP,
+        opened_ns: 0,
         names: NO_NAMES,
     };
     let decision = decide(word, state.slot, state.netns, &mut question);

@@ -63,6 +63,8 @@ pub struct Question {
     pub protocol: u8,
     /// Whether payload is there already (which this program cannot read) or may still come.
     pub payload: bool,
+    /// When the flow was judged first; 0: now. What has expired since then is still one of its names.
+    pub opened_ns: u64,
     /// The destination's names, see [`Flow::names`]: [`decide`] fills them in.
     pub names: [u32; NAMES_PER_ADDRESS as usize],
 }

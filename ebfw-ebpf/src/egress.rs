@@ -173,17 +173,18 @@ fn judge<const CACHED: bool>(
             Fate::Pass
         };
     }
+    let (netns, opened_ns) = match remembered {
+        Some(state) => (state.netns, state.opened(transport, destination)),
+        None => (0, 0),
+    };
     let mut question = Question {
         destination,
         port,
         has_port,
         protocol: packet.protocol,
         payload,
+        opened_ns,
         names: NO_NAMES,
-    };
-    let netns = match remembered {
-        Some(state) => state.netns,
-        None => 0,
     };
     let decision = decide(word, slot, netns, &mut question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
@@ -257,6 +258,21 @@ fn remember(sk: *mut bpf_sock, state: *mut SocketState, judged: &Judged<'_>) {
         Some(state) => (state.connected, state.pid, state.comm, state.netns),
         None => (1, 0, [0; 16], 0),
     };
+    let transport = flow_key(
+        judged.packet.protocol,
+        judged.packet.upper.ports.destination,
+        judged.packet.has_ports(),
+    );
+    // SAFETY: checked against null; entries live until the program ends.
+    let opened_ns = match unsafe { state.as_ref() } {
+        Some(state) => state.opened(transport, judged.packet.destination),
+        None => 0,
+    };
+    let opened_ns = if opened_ns == 0 {
+        report::boot_ns()
+    } else {
+        opened_ns
+    };
     let Judged {
         packet,
         decision,
@@ -268,17 +284,14 @@ fn remember(sk: *mut bpf_sock, state: *mut SocketState, judged: &Judged<'_>) {
         slot,
         connected,
         pid,
-        transport: flow_key(
-            packet.protocol,
-            packet.upper.ports.destination,
-            packet.has_ports(),
-        ),
+        transport,
         destination: packet.destination,
         word: word.0,
         verdict: u32::from(decision.verdict),
         _pad: 0,
         comm,
         netns,
+        opened_ns,
     };
     socket::replace(sk, &mut next);
 }

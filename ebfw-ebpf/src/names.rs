@@ -31,9 +31,15 @@ pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Questio
         return;
     }
     let [first, second] = question.destination.halves();
+    let since = match question.opened_ns {
+        0 => boot_ns(),
+        opened => opened,
+    };
     for place in 0..PLACES {
-        let at = u64::from(slot.0) | (place as u64) << 32;
-        question.names[place] = ebfw_class(first, second, at, word.0, netns);
+        let at = u64::from(slot.0)
+            | (place as u64) << PLACE_SHIFT
+            | u64::from(word.instance()) << INSTANCE_SHIFT;
+        question.names[place] = ebfw_class(first, second, at, since, netns);
     }
     // Places without a name repeat one that is there.
     let mut known = NO_CLASS;
@@ -49,14 +55,19 @@ pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Questio
     }
 }
 
-/// The class of the name that stands in a place of an address, if it has not expired: what was found last time, or a walk. With external
-/// linkage, as `ebfw_decide`.
+/// Where the number of an address's place stands in the third argument of [`ebfw_class`], above the slot.
+const PLACE_SHIFT: u32 = 32;
+/// Where the number of the instance stands in it.
+const INSTANCE_SHIFT: u32 = 40;
+
+/// The class of the name that stands in a place of an address, if it had not expired at `since`: what was found last time, or a walk. `at`:
+/// slot, place and instance. With external linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, netns: u64) -> u32 {
+pub extern "C" fn ebfw_class(first: u64, second: u64, at: u64, since: u64, netns: u64) -> u32 {
     let key = NameKey {
-        slot: SlotRef(place as u32),
-        place: (place >> 32) as u32,
+        slot: SlotRef(at as u32),
+        place: (at >> PLACE_SHIFT) as u32 & 0xff,
         address: Address::from_halves([first, second]),
         netns,
     };
@@ -65,10 +76,10 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, net
     };
     // SAFETY: the entry lives until the program ends; `class` is one word, written at once, and right whoever wrote it last.
     let name = unsafe { &mut *name };
-    if name.expires_ns < boot_ns() {
+    if name.expires_ns < since {
         return ABSENT;
     }
-    let Some(instance) = Instance::get(SlotWord(word).instance()) else {
+    let Some(instance) = Instance::get((at >> INSTANCE_SHIFT) as u32) else {
         return ABSENT;
     };
     let Some(header) = instance.block(0).map(Header::of) else {

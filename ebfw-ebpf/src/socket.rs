@@ -49,6 +49,20 @@ pub struct SocketState {
     pub comm: [u8; 16],
     /// Cookie of the network namespace that the socket was made in; 0 where it is older than the programs.
     pub netns: u64,
+    /// When that flow was judged first, nanoseconds since boot: names that were good then are its own, whatever expires; 0: no flow was.
+    pub opened_ns: u64,
+}
+
+impl SocketState {
+    /// When the flow was judged first, if it is the one that is remembered; else 0.
+    #[inline(always)]
+    pub fn opened(&self, transport: u32, destination: Address) -> u64 {
+        if self.transport == transport && self.destination == destination {
+            self.opened_ns
+        } else {
+            0
+        }
+    }
 }
 
 /// Packs what identifies a flow beside its address; `port` is 0 where there is none.

@@ -294,8 +294,19 @@ impl Datapath {
         self.names.learned().map_err(map_error("NAMES"))
     }
 
-    /// Deletes names that have expired by `now_ns` (since boot) and those of workloads that are gone; says how many. Looks at no name where
-    /// there can be none.
+    /// Makes all names that are known expire at `expires_ns` (since boot), for tests that cannot wait for their time.
+    ///
+    /// # Errors
+    ///
+    /// Where the map refuses.
+    pub fn outdate_names(&mut self, expires_ns: u64) -> Result<(), ApplyError> {
+        self.names
+            .outdate(expires_ns)
+            .map_err(update_error("NAMES"))
+    }
+
+    /// Deletes names of workloads that are gone, and of those that have expired by `now_ns` (since boot) what there is no room for: flows keep
+    /// the names under which they were opened. Says how many. Looks at no name where there can be none.
     ///
     /// # Errors
     ///

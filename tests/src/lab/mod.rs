@@ -154,6 +154,21 @@ impl Lab {
             .expect("the map takes two");
     }
 
+    /// Makes all names that are known expire now.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn outdate_names(&mut self) {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("a clock");
+        let now = u64::try_from(Duration::from(now).as_nanos()).expect("it is young");
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel
+            .datapath
+            .outdate_names(now)
+            .expect("the map takes what it had");
+    }
+
     /// Does what the agent does when cgroups come and go: gives each its rules.
     ///
     /// # Panics
