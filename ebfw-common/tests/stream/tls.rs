@@ -163,7 +163,7 @@ fn a_hello_that_lies_is_malformed() {
         body.extend(list);
         message(1, &body)
     };
-    let mut shorter = hello(&[sni.clone()]);
+    let mut shorter = hello(std::slice::from_ref(&sni));
     let behind = shorter.len() - 1;
     shorter.truncate(behind);
     shorter[3] -= 1;
