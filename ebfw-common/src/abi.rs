@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything that is pinned: an agent adopts the maps of its own version only.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Rules of one ruleset at most: 64 words of 64 bits.
 pub const MAX_RULES: usize = 4096;
@@ -191,6 +191,8 @@ pub mod slot_flag {
     pub const GOVERN_LOOPBACK: u8 = 16;
     /// The ruleset looks at names.
     pub const NAMES: u8 = 32;
+    /// The ruleset looks at methods or paths of requests.
+    pub const REQUESTS: u8 = 64;
 }
 
 impl SlotWord {
