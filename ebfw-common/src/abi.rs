@@ -221,6 +221,8 @@ pub mod slot_flag {
     pub const GOVERN_LOOPBACK: u8 = 16;
     /// The ruleset looks at names.
     pub const NAMES: u8 = 32;
+    /// The ruleset looks at methods or paths of requests.
+    pub const REQUESTS: u8 = 64;
 }
 
 impl SlotWord {

@@ -10,4 +10,5 @@ pub mod dns;
 pub mod layout;
 pub mod names;
 pub mod packet;
+pub mod request;
 pub mod stream;

@@ -27,7 +27,14 @@ const DECIDED: u32 = 1 << 31;
 #[inline(always)]
 #[must_use]
 pub const fn symbol(byte: u8) -> u32 {
-    FIRST_BYTE + lower(byte) as u32
+    exact(lower(byte))
+}
+
+/// The symbol of a byte where case counts.
+#[inline(always)]
+#[must_use]
+pub const fn exact(byte: u8) -> u32 {
+    FIRST_BYTE + byte as u32
 }
 
 /// The cell of an edge of `state` to the state `next`, or of its end with the class `next`.
@@ -86,39 +93,56 @@ pub fn class_of(
     if length > MAX_NAME as u32 {
         return NO_CLASS;
     }
+    let backwards = |read| symbol(text.byte(length - 1 - read));
+    walk::<{ MAX_NAME as u32 }>(cells, root, length, |state| text.pass(state), backwards)
+        .unwrap_or(NO_CLASS)
+}
+
+/// Walks over `length` symbols, of which `symbol` gives one a time, `LIMIT` at most; `pass` is handed the state at each. `None` where
+/// cells are missing.
+#[inline(always)]
+pub(crate) fn walk<const LIMIT: u32>(
+    cells: &(impl Cells + ?Sized),
+    root: u32,
+    length: u32,
+    pass: impl Fn(u32) -> u32,
+    symbol: impl Fn(u32) -> u32,
+) -> Option<u32> {
     let mut state = root;
     let mut read = 0;
-    while read < MAX_NAME as u32 {
+    while read < LIMIT {
         if read >= length {
             break;
         }
-        state = text.pass(state);
-        let next = follow(cells, state, text.byte(length - 1 - read));
+        state = pass(state);
+        let next = follow(cells, state, symbol(read))?;
         if next & DECIDED != 0 {
-            return next & !DECIDED;
+            return Some(next & !DECIDED);
         }
         state = next;
         read += 1;
     }
-    match cells.cell(state.wrapping_add(END)) {
-        Some(end) if owner(end) == state => end as u32,
-        Some(_) | None => NO_CLASS,
-    }
+    let end = cells.cell(state.wrapping_add(END))?;
+    Some(if owner(end) == state {
+        end as u32
+    } else {
+        NO_CLASS
+    })
 }
 
-/// The state behind `byte`.
+/// The state behind a symbol.
 #[inline(always)]
-fn follow(cells: &(impl Cells + ?Sized), state: u32, byte: u8) -> u32 {
-    let Some(own) = cells.cell(state.wrapping_add(symbol(byte))) else {
-        return DECIDED | NO_CLASS;
-    };
+fn follow(cells: &(impl Cells + ?Sized), state: u32, symbol: u32) -> Option<u32> {
+    let own = cells.cell(state.wrapping_add(symbol))?;
     if owner(own) == state {
-        return own as u32;
+        return Some(own as u32);
     }
-    match cells.cell(state.wrapping_add(DEFAULT)) {
-        Some(default) if owner(default) == state => default as u32,
-        Some(_) | None => DECIDED | NO_CLASS,
-    }
+    let default = cells.cell(state.wrapping_add(DEFAULT))?;
+    Some(if owner(default) == state {
+        default as u32
+    } else {
+        DECIDED | NO_CLASS
+    })
 }
 
 /// Whose edge a cell holds. No state is 0, so an empty cell is nobody's.

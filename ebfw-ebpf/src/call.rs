@@ -13,7 +13,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    decide::{Decision, Question, decide, passes_as_loopback},
+    decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns,
     maps::CONFIG,
     reply::{self, Peer},
@@ -111,7 +111,7 @@ pub fn permits(call: &Call) -> bool {
         port: if has_port { port } else { 0 },
         has_port,
         protocol: number,
-        payload: number != protocol::TCP,
+        said: Said::unread(number != protocol::TCP),
         opened_ns: 0,
         names: NO_NAMES,
     };

@@ -15,7 +15,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    decide::{Decision, Question, decide, passes_as_loopback},
+    decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns::{self, Talk},
     maps::CONFIG,
     reply::{self, Peer},
@@ -182,7 +182,7 @@ fn judge<const CACHED: bool>(
         port,
         has_port,
         protocol: packet.protocol,
-        payload,
+        said: Said::unread(payload),
         opened_ns,
         names: NO_NAMES,
     };

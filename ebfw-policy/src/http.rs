@@ -73,6 +73,12 @@ impl PathPrefix {
         Some(Self(normalise(text).trim_end_matches('/').into()))
     }
 
+    /// The prefix in its normal form, without a slash at the end: empty for `/`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether `path` lies at or below the prefix.
     #[must_use]
     pub fn matches(&self, path: &RequestPath) -> bool {

@@ -37,7 +37,7 @@ fn compiled(ruleset: &Ruleset) -> Tables {
 
 fn check(seed: u64, ruleset: &Ruleset, tables: &View<'_>, flow: &Flow) {
     let verdict = ruleset.evaluate(&testgen::facts(flow));
-    let Some(expected) = testgen::expected(&verdict) else {
+    let Some(expected) = testgen::expected(ruleset, &verdict) else {
         return;
     };
     let answer = tables.classify(flow);
@@ -80,11 +80,11 @@ fn by_name(
     let meant = |name: &Name| patterns.iter().any(|pattern| pattern.matches(name));
     let (any, all) = (resolved.iter().any(meant), resolved.iter().all(meant));
     Some(match (rule.action, verdict.decision, flow.content) {
-        (_, Decision::Allow | Decision::Modify, Content::Pending) => "allowed before the payload",
-        (_, Decision::Allow | Decision::Modify, Content::Opaque) => "allowed without a claim",
-        (_, Decision::Deny, Content::Pending) => "denied by all",
-        (_, Decision::Deny, Content::Opaque) if !all => "denied by any, not by all",
-        (_, Decision::Deny, Content::Opaque) => "denied by any",
+        (_, Decision::Allow | Decision::Modify, Content::PENDING) => "allowed before the payload",
+        (_, Decision::Allow | Decision::Modify, _) => "allowed without a claim",
+        (_, Decision::Deny, Content::PENDING) => "denied by all",
+        (_, Decision::Deny, _) if !all => "denied by any, not by all",
+        (_, Decision::Deny, _) => "denied by any",
         (Action::Deny, Decision::Held, _) if any && !all => "held since not all are meant",
         (Action::Deny, Decision::Held, _) => "held by a deny",
         (_, Decision::Held, _) => "held by an allow",
@@ -107,11 +107,11 @@ fn tables_and_engine_agree_on_resolved_names() {
             let (resolved, classes) = names.resolved(&mut rng);
             let mut flow = testgen::flow(&mut rng, &ruleset);
             flow.names = classes;
-            for content in [Content::Pending, Content::Opaque] {
+            for content in [Content::PENDING, Content::OPAQUE] {
                 flow.content = content;
                 let facts = testgen::facts(&flow).with_resolved(resolved.clone());
                 let verdict = ruleset.evaluate(&facts);
-                if let Some(expected) = testgen::expected(&verdict) {
+                if let Some(expected) = testgen::expected(&ruleset, &verdict) {
                     let answer = view.classify(&flow);
                     assert!(
                         answer == Ok(expected),

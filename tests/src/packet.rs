@@ -168,9 +168,9 @@ impl Upper {
             protocol: self.protocol,
             port: matches!(self.protocol, TCP | UDP | SCTP).then_some(self.port),
             content: if pending {
-                Content::Pending
+                Content::PENDING
             } else {
-                Content::Opaque
+                Content::OPAQUE
             },
             names: NO_NAMES,
         }
@@ -183,7 +183,7 @@ fn portless(destination: Destination, protocol: u8) -> Flow {
         destination: destination.mapped(),
         protocol,
         port: None,
-        content: Content::Opaque,
+        content: Content::OPAQUE,
         names: NO_NAMES,
     }
 }

@@ -130,7 +130,7 @@ fn expected(ruleset: &Ruleset, meaning: Meaning) -> Expected {
 
 fn expected_of_flow(ruleset: &Ruleset, flow: &Flow) -> Expected {
     let verdict = ruleset.evaluate(&testgen::facts(flow));
-    if testgen::expected(&verdict).is_none() {
+    if testgen::expected(ruleset, &verdict).is_none() {
         return Expected {
             passes: true,
             counted: Vec::new(),

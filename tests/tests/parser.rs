@@ -37,9 +37,9 @@ fn flow(packet: &Parsed) -> Flow {
         protocol: packet.protocol,
         port: packet.ports().map(|ports| ports.destination),
         content: if pending {
-            Content::Pending
+            Content::PENDING
         } else {
-            Content::Opaque
+            Content::OPAQUE
         },
         names: NO_NAMES,
     }
@@ -81,13 +81,13 @@ fn a_plain_packet_shows_its_flow() {
             "TCP without payload",
             Upper::new(6, 443, 0),
             Some(443),
-            Content::Pending,
+            Content::PENDING,
         ),
         (
             "TCP with payload",
             Upper::new(6, 443, 1),
             Some(443),
-            Content::Opaque,
+            Content::OPAQUE,
         ),
         (
             "TCP with options only",
@@ -96,35 +96,35 @@ fn a_plain_packet_shows_its_flow() {
                 ..Upper::new(6, 443, 0)
             },
             Some(443),
-            Content::Pending,
+            Content::PENDING,
         ),
-        ("port 0", Upper::new(6, 0, 0), Some(0), Content::Pending),
-        ("UDP", Upper::new(17, 53, 30), Some(53), Content::Opaque),
+        ("port 0", Upper::new(6, 0, 0), Some(0), Content::PENDING),
+        ("UDP", Upper::new(17, 53, 30), Some(53), Content::OPAQUE),
         (
             "an empty UDP datagram",
             Upper::new(17, 53, 0),
             Some(53),
-            Content::Opaque,
+            Content::OPAQUE,
         ),
         (
             "SCTP",
             Upper::new(132, 65535, 4),
             Some(65535),
-            Content::Opaque,
+            Content::OPAQUE,
         ),
         (
             "UDP-Lite has ports that do not count",
             Upper::new(UDP_LITE, 53, 4),
             None,
-            Content::Opaque,
+            Content::OPAQUE,
         ),
-        ("ICMP", Upper::new(1, 0, 8), None, Content::Opaque),
-        ("ICMPv6", Upper::new(58, 0, 8), None, Content::Opaque),
+        ("ICMP", Upper::new(1, 0, 8), None, Content::OPAQUE),
+        ("ICMPv6", Upper::new(58, 0, 8), None, Content::OPAQUE),
         (
             "an unknown protocol without a byte",
             Upper::new(253, 0, 0),
             None,
-            Content::Opaque,
+            Content::OPAQUE,
         ),
     ];
     for (why, upper, port, content) in cases {

@@ -250,6 +250,11 @@ pub(super) fn reads_names(ruleset: &Ruleset) -> bool {
     (ruleset.rules.iter()).any(|rule| rule.matches.domains.entries().is_some())
 }
 
+/// Whether a rule looks at methods or paths.
+pub(super) fn reads_requests(ruleset: &Ruleset) -> bool {
+    (ruleset.rules.iter()).any(|rule| rule.matches.reads_requests())
+}
+
 fn outer(ebpf: &mut Ebpf, name: &'static str) -> Result<(Map, OwnedFd), LoadError> {
     let map = take(ebpf, name);
     let Map::ArrayOfMaps(data) = &map else {

@@ -395,6 +395,9 @@ impl Datapath {
             if instance::reads_names(ruleset) {
                 flags |= slot_flag::NAMES;
             }
+            if instance::reads_requests(ruleset) {
+                flags |= slot_flag::REQUESTS;
+            }
         }
         if *open {
             flags |= slot_flag::OPEN;

@@ -10,6 +10,7 @@ mod name_index;
 pub mod names;
 mod ports;
 mod prefixes;
+mod requests;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -20,10 +21,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use self::{
     bitmap::{Bitmap, Classes},
     blocks::Blocks,
-    content::Sets,
+    content::{NameSets, RequestSets},
     name_index::TooMany,
     ports::{ByteIndex, Overflow, Pages},
     prefixes::Prefixes,
+    requests::{Requests, TooLarge},
 };
 pub use self::{
     name_index::{NameClasses, NoNames},
@@ -65,6 +67,12 @@ pub enum CompileError {
         "the domains of the rules for one workload overlap in more than 65536 ways; use fewer or coarser patterns"
     )]
     TooManyNameClasses,
+    /// Methods and path prefixes need too much memory.
+    #[error(
+        "the methods and path prefixes of the rules for one workload need more than {} MiB of kernel memory; use fewer or shorter ones",
+        names::MAX_BYTES >> 20
+    )]
+    LargeRequests,
 }
 
 impl From<Overflow> for CompileError {
@@ -76,6 +84,12 @@ impl From<Overflow> for CompileError {
 impl From<TooMany> for CompileError {
     fn from(TooMany: TooMany) -> Self {
         Self::TooManyNameClasses
+    }
+}
+
+impl From<TooLarge> for CompileError {
+    fn from(TooLarge: TooLarge) -> Self {
+        Self::LargeRequests
     }
 }
 
@@ -137,7 +151,8 @@ pub fn compile(ruleset: &Ruleset, names: &impl NameClasses) -> Result<Tables, Co
     // Transport first: its class numbers have 16 bits.
     compiler.transport(&mut header)?;
     let (v4, v6) = compiler.addresses(&mut header);
-    compiler.content(&mut header, names)?;
+    compiler.by_name(&mut header, names)?;
+    compiler.by_request(&mut header)?;
     header.bitmaps = compiler.blocks.push_classes(&compiler.classes, shift);
     Ok(Tables {
         blocks: compiler.blocks.finish(header),
@@ -272,32 +287,19 @@ impl<'a> Compiler<'a> {
         (v4, v6)
     }
 
-    fn content(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
-        let Sets {
-            reads_names,
-            reads_requests,
-            pending_maybe,
+    fn by_name(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
+        let Some(NameSets {
+            pending,
             pending_yes,
-            opaque,
-        } = content::sets(&self.ruleset.rules, self.words);
-        if !reads_names && !reads_requests {
+            said,
+        }) = content::names(&self.ruleset.rules, self.words)
+        else {
             return Ok(());
-        }
-        header.flags |= header_flag::CONTENT;
-        header.content_pending_maybe = self.number(&pending_maybe.always);
-        header.content_pending_yes = self.number(&pending_yes.always);
-        header.content_opaque = self.number(&opaque.always);
-        if !reads_names {
-            return Ok(());
-        }
+        };
         header.flags |= header_flag::NAMES;
-        header.content_pending_maybe_any = self.number(&pending_maybe.any);
-        header.content_pending_yes_all = self.number(&pending_yes.all);
-        header.content_opaque_any = self.number(&opaque.any);
-        self.names(header, names)
-    }
-
-    fn names(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
+        header.names_pending = self.number(&pending);
+        header.names_pending_yes = self.number(&pending_yes);
+        header.names_said = self.number(&said);
         let name_index::Index {
             classes,
             top,
@@ -308,6 +310,34 @@ impl<'a> Compiler<'a> {
         header.name_index = self.blocks.push_indexes(top.iter());
         header.name_pages = self.blocks.push_indexes(pages.iter());
         header.name_bitmaps = self.blocks.push_classes(&bitmaps, header.shift);
+        Ok(())
+    }
+
+    fn by_request(&mut self, header: &mut Header) -> Result<(), TooLarge> {
+        let Some(RequestSets {
+            pending,
+            pending_yes,
+            opaque,
+        }) = content::requests(&self.ruleset.rules, self.words)
+        else {
+            return Ok(());
+        };
+        header.flags |= header_flag::REQUESTS;
+        header.requests_pending = self.number(&pending);
+        header.requests_pending_yes = self.number(&pending_yes);
+        header.requests_opaque = self.number(&opaque);
+        let Requests {
+            cells,
+            methods,
+            paths,
+        } = requests::compile(&self.ruleset.rules, self.words)?;
+        header.methods = methods.classes.len();
+        header.method_root = methods.root;
+        header.method_bitmaps = self.blocks.push_classes(&methods.classes, header.shift);
+        header.paths = paths.classes.len();
+        header.path_root = paths.root;
+        header.path_bitmaps = self.blocks.push_classes(&paths.classes, header.shift);
+        header.cells = self.blocks.push_cells(&cells);
         Ok(())
     }
 

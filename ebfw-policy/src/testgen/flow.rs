@@ -1,6 +1,9 @@
 //! Random flows for a ruleset: at and around the borders of its own prefixes and ranges.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use ebfw_common::classify::{Content, Destination, Flow, NO_NAMES, Outcome};
 use fastrand::Rng;
@@ -61,9 +64,9 @@ fn anything(rng: &mut Rng, ruleset: &Ruleset) -> Flow {
         protocol: protocol.0,
         port: Some(if rng.u8(..8) == 0 { 0 } else { port(rng) }),
         content: if rng.bool() {
-            Content::Pending
+            Content::PENDING
         } else {
-            Content::Opaque
+            Content::OPAQUE
         },
         names: NO_NAMES,
     };
@@ -154,12 +157,12 @@ fn showable(rng: &mut Rng, mut flow: Flow) -> Flow {
         flow.port = None;
     }
     if flow.protocol != Protocol::TCP.0 || flow.port.is_none() {
-        flow.content = Content::Opaque;
+        flow.content = Content::OPAQUE;
     }
     flow
 }
 
-/// The same flow in the engine's words.
+/// The same flow in the engine's words, as far as nobody reads its payload.
 #[must_use]
 pub fn facts(flow: &Flow) -> Facts {
     let destination: IpAddr = match Destination::from_mapped(flow.destination) {
@@ -167,24 +170,30 @@ pub fn facts(flow: &Flow) -> Facts {
         Destination::V6(address) => Ipv6Addr::from(address).into(),
     };
     let stage = match flow.content {
-        Content::Pending => Stage::Pending,
-        Content::Opaque => Stage::Opaque,
+        Content::PENDING => Stage::Pending,
+        _ => Stage::Opaque,
     };
     Facts::packet(Protocol(flow.protocol), destination, flow.port, stage)
 }
 
 /// What the classifier must answer where the engine says `verdict`; `None` for loopback, which never reaches it.
 #[must_use]
-pub fn expected(verdict: &Verdict) -> Option<Outcome> {
+pub fn expected(ruleset: &Ruleset, verdict: &Verdict) -> Option<Outcome> {
     let permits = match verdict.decision {
         Decision::Allow | Decision::Modify => true,
         Decision::Deny | Decision::Held => false,
     };
     let rule = verdict.rule.as_ref().map_or(0, |rule| rule.index as u16);
+    let by_name = |rule: &Arc<Rule>| rule.matches.domains.entries().is_some();
+    let settled = !permits || !ruleset.rules.get(usize::from(rule)).is_some_and(by_name);
     match verdict.reason {
         Reason::Loopback => None,
         Reason::Default => Some(Outcome::Default { permits }),
         Reason::Waiting(_) => Some(Outcome::Held { rule }),
-        Reason::Rule | Reason::Opaque => Some(Outcome::Rule { rule, permits }),
+        Reason::Rule | Reason::Opaque => Some(Outcome::Rule {
+            rule,
+            permits,
+            settled,
+        }),
     }
 }

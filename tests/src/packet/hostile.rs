@@ -31,8 +31,8 @@ pub fn disguise(rng: &mut Rng, flow: &Flow) -> Packet {
 
 fn upper(rng: &mut Rng, flow: &Flow) -> Upper {
     let payload = match flow.content {
-        Content::Pending => 0,
-        Content::Opaque => rng.usize(1..64),
+        Content::PENDING => 0,
+        _ => rng.usize(1..64),
     };
     let tcp_options = if rng.bool() { 0 } else { rng.usize(..=10) };
     Upper {

@@ -19,10 +19,19 @@ pub(super) fn lay_out(states: &[Merged], first: Next) -> Result<(Vec<u64>, u32),
         // No pattern matches the empty name, so where all names have one class that is no class.
         return Ok((Vec::new(), 1));
     };
-    let bases = place(states)?;
+    let (cells, bases) = cells_of(states, names::symbol)?;
+    Ok((cells, bases[first as usize]))
+}
+
+/// The cells, and where each state begins. `symbol` is that of a byte.
+pub(in crate::compile) fn cells_of(
+    states: &[Merged],
+    symbol: fn(u8) -> u32,
+) -> Result<(Vec<u64>, Vec<u32>), Limit> {
+    let bases = place(states, symbol)?;
     let mut cells = Vec::new();
     for (state, base) in states.iter().zip(&bases) {
-        for (symbol, next) in outs(state) {
+        for (symbol, next) in outs(state, symbol) {
             let index = (base + symbol) as usize;
             if index >= cells.len() {
                 cells.resize(index + 1, 0);
@@ -38,21 +47,21 @@ pub(super) fn lay_out(states: &[Merged], first: Next) -> Result<(Vec<u64>, u32),
     if cells.len() > MAX_CELLS as usize {
         return Err(Limit::Cells);
     }
-    Ok((cells, bases[first as usize]))
+    Ok((cells, bases))
 }
 
 /// The symbols for which a state needs a cell, in their order. What the one for [`END`] says is the class.
-fn outs(state: &Merged) -> impl Iterator<Item = (u32, Next)> {
+fn outs(state: &Merged, symbol: fn(u8) -> u32) -> impl Iterator<Item = (u32, Next)> {
     let default = (state.default != Next::Decided(0)).then_some((DEFAULT, state.default));
     let end = (state.class != 0).then_some((END, Next::Decided(state.class)));
     let edges = state.edges.iter();
     default
         .into_iter()
         .chain(end)
-        .chain(edges.map(|&(byte, next)| (names::symbol(byte), next)))
+        .chain(edges.map(move |&(byte, next)| (symbol(byte), next)))
 }
 
-fn place(states: &[Merged]) -> Result<Vec<u32>, Limit> {
+fn place(states: &[Merged], symbol: fn(u8) -> u32) -> Result<Vec<u32>, Limit> {
     let mut order: Vec<u32> = (0..states.len() as u32).collect();
     order.sort_by_key(|&state| Reverse(states[state as usize].edges.len()));
     let mut bases = vec![0; states.len()];
@@ -60,7 +69,7 @@ fn place(states: &[Merged]) -> Result<Vec<u32>, Limit> {
     let mut symbols = Vec::new();
     for state in order {
         symbols.clear();
-        symbols.extend(outs(&states[state as usize]).map(|(symbol, _)| symbol));
+        symbols.extend(outs(&states[state as usize], symbol).map(|(symbol, _)| symbol));
         bases[state as usize] = room.take(&symbols)?;
     }
     Ok(bases)

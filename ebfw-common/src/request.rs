@@ -1,0 +1,87 @@
+//! From the method and the path of a request to their classes: the sets of a ruleset's rules that they satisfy.
+//!
+//! Each ruleset has an automaton of its own for both, in its blocks, made of the cells of [`crate::names`] and walked from the first byte
+//! to the last. A path's walk ends at the longest prefix that means it, wherever the path goes on from there, so its cost does not depend
+//! on how many prefixes there are. `ebfw_policy::compile` builds the cells.
+
+use crate::{
+    classify::{TableError, Tables},
+    layout::{BITS_WORDS, Header},
+    names::{self, Cells, Text},
+};
+
+/// Bytes of a method that are looked at. A longer one is none that a rule names.
+pub const MAX_METHOD: usize = 32;
+/// Bytes of a path that are looked at: where one is longer, the rest does not count.
+pub const MAX_PATH: usize = 512;
+/// Bytes of a `pathPrefix` at most. One less than of a path, so that what follows the prefix is seen.
+pub const MAX_PATH_PREFIX: usize = MAX_PATH - 1;
+
+const CELLS_SHIFT: u32 = BITS_WORDS.trailing_zeros();
+
+/// The cells in the blocks of a ruleset.
+struct InBlocks<'a, T> {
+    tables: &'a T,
+    first: u32,
+}
+
+impl<T: Tables> Cells for InBlocks<'_, T> {
+    #[inline(always)]
+    fn cell(&self, index: u32) -> Option<u64> {
+        let block = self
+            .tables
+            .block(self.first.wrapping_add(index >> CELLS_SHIFT))?;
+        Some(block[index as usize & (BITS_WORDS - 1)])
+    }
+}
+
+/// The class of a method of `length` bytes, as it stands in the request.
+///
+/// # Errors
+///
+/// [`TableError`] where cells are missing: the flow must not pass.
+#[inline(always)]
+pub fn class_of_method<T: Tables>(
+    tables: &T,
+    header: &Header,
+    text: &(impl Text + ?Sized),
+    length: u32,
+) -> Result<u32, TableError> {
+    if length > MAX_METHOD as u32 {
+        return Ok(names::NO_CLASS);
+    }
+    walk::<{ MAX_METHOD as u32 }, T>(tables, header.cells, header.method_root, text, length)
+}
+
+/// The class of a path of `length` bytes in its normal form (SEMANTICS 3, `pathPrefix`); bytes behind the first [`MAX_PATH`] are not read.
+///
+/// # Errors
+///
+/// As [`class_of_method`].
+#[inline(always)]
+pub fn class_of_path<T: Tables>(
+    tables: &T,
+    header: &Header,
+    text: &(impl Text + ?Sized),
+    length: u32,
+) -> Result<u32, TableError> {
+    walk::<{ MAX_PATH as u32 }, T>(tables, header.cells, header.path_root, text, length)
+}
+
+#[inline(always)]
+fn walk<const LIMIT: u32, T: Tables>(
+    tables: &T,
+    first: u32,
+    root: u32,
+    text: &(impl Text + ?Sized),
+    length: u32,
+) -> Result<u32, TableError> {
+    names::walk::<LIMIT>(
+        &InBlocks { tables, first },
+        root,
+        length,
+        |state| text.pass(state),
+        |read| names::exact(text.byte(read)),
+    )
+    .ok_or(TableError)
+}
