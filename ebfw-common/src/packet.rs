@@ -49,7 +49,7 @@ pub struct Ports {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP: all fields but [`Upper::icmp`] count.
+    /// TCP: [`Upper::ports`], [`Upper::payload`] and [`Upper::reset`] count.
     Tcp,
     /// UDP or SCTP: [`Upper::ports`] count.
     Datagram,
@@ -71,12 +71,8 @@ pub struct Upper {
     pub payload: bool,
     /// Whether it is a bare reset (RST set, no payload).
     pub reset: bool,
-    /// Whether it is urgent (URG set): the receiver may take a byte out of the stream.
-    pub urgent: bool,
     /// Type of the ICMP message.
     pub icmp: u8,
-    /// Sequence number of the payload's first byte.
-    pub sequence: u32,
     /// Where the payload of TCP or UDP begins and ends, in bytes from the IP header's first; both 0 where there is none.
     pub start: u32,
     /// See `start`.
@@ -93,9 +89,7 @@ impl Upper {
         },
         payload: false,
         reset: false,
-        urgent: false,
         icmp: 0,
-        sequence: 0,
         start: 0,
         end: 0,
     };
@@ -353,11 +347,6 @@ fn transport_at<S: Source>(
     )
 }
 
-/// Flags of a TCP header (RFC 9293, 3.1).
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const URG: u8 = 32;
-
 #[inline(always)]
 fn transport(
     number: u8,
@@ -379,11 +368,8 @@ fn transport(
                 transport: Transport::Tcp,
                 ports: ports(words[0]),
                 payload,
-                reset: flags & RST != 0 && !payload,
-                urgent: flags & URG != 0,
+                reset: flags & 4 != 0 && !payload,
                 icmp: 0,
-                // A SYN comes before the first byte and has a number of its own (RFC 9293, 3.4).
-                sequence: u32::from_be(words[1]).wrapping_add(u32::from(flags & SYN != 0)),
                 start: offset + header_length,
                 end,
             })

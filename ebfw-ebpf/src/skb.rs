@@ -75,12 +75,11 @@ impl Skb {
         } = packet;
         let byte = |byte: u8| self.forget(u32::from(byte)) as u8;
         // SAFETY: each byte is what it was, so that it is valid for its type.
-        let (transport, payload, reset, urgent) = unsafe {
+        let (transport, payload, reset) = unsafe {
             (
                 mem::transmute::<u8, Transport>(byte(upper.transport as u8)),
                 mem::transmute::<u8, bool>(byte(u8::from(upper.payload))),
                 mem::transmute::<u8, bool>(byte(u8::from(upper.reset))),
-                mem::transmute::<u8, bool>(byte(u8::from(upper.urgent))),
             )
         };
         let ports = Ports {
@@ -95,8 +94,6 @@ impl Skb {
                 ports,
                 payload,
                 reset,
-                urgent,
-                sequence: self.forget(upper.sequence),
                 icmp: byte(upper.icmp),
                 start: self.forget(upper.start),
                 end: self.forget(upper.end),
