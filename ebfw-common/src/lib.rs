@@ -10,5 +10,6 @@ pub mod dns;
 pub mod layout;
 pub mod names;
 pub mod packet;
+pub mod plain;
 pub mod request;
 pub mod stream;

@@ -15,6 +15,7 @@ use ebfw_common::{
 };
 
 use crate::{
+    cached,
     decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns::{self, Talk},
     maps::CONFIG,
@@ -64,11 +65,18 @@ fn membership(skb: *mut __sk_buff, state: *mut SocketState) -> Membership {
 #[inline(always)]
 pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
     let skb = Skb(context);
+    let state = socket::find(skb.any_socket());
+    if CACHED
+        // SAFETY: both are checked against null; entries live until the program ends.
+        && let (Some(sk), Some(state)) = (unsafe { (skb.any_socket().as_ref(), state.as_ref()) })
+        && cached::passes(skb, sk, state)
+    {
+        return Fate::Pass;
+    }
     let Some(config) = CONFIG.get(0) else {
         return Fate::Drop;
     };
     let sk = skb.socket();
-    let state = socket::find(sk);
     let (slot, word) = match membership(context, state) {
         Membership::Of(slot, word) => (slot, word),
         Membership::Nobody => return Fate::Pass,

@@ -3,6 +3,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod cached;
 mod call;
 mod decide;
 mod dns;

@@ -83,7 +83,12 @@ impl Kernel {
 
     /// Whether the packet leaves; `None` where the kernel does not run programs on a packet that short.
     fn passes(&self, packet: &Packet) -> Option<bool> {
-        match self.datapath.test_egress(&packet.bytes, 1) {
+        self.passes_at_last(packet, 1)
+    }
+
+    /// As [`Kernel::passes`], the last of so many times on one socket.
+    fn passes_at_last(&self, packet: &Packet, times: u32) -> Option<bool> {
+        match self.datapath.test_egress(&packet.bytes, times) {
             Ok(run) if run.returned <= 1 => Some(run.returned == 1),
             Ok(run) => panic!(
                 "the program returned {}: the workload is not known",
@@ -225,6 +230,35 @@ fn kernel_and_engine_agree_on_random_policies_and_packets() {
         seed += 1;
     }
     println!("{judged} pairs, seeds {first} to {}", seed - 1);
+}
+
+/// The socket of a test run lives as long as its repetitions: all but the first may find the verdict that it remembers.
+#[test]
+fn a_remembered_verdict_is_the_one_that_was_taken() {
+    const RULESETS: u64 = 10;
+    let Some(mut kernel) = Kernel::load() else {
+        return;
+    };
+    let mut passed = 0;
+    for seed in 0..RULESETS {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = Arc::new(testgen::ruleset(&mut rng));
+        kernel.enforce(Some(&ruleset));
+        for number in 0..PACKETS {
+            let flow = testgen::flow(&mut rng, &ruleset);
+            let packet = disguise(&mut rng, &flow);
+            let first = kernel.passes(&packet);
+            assert_eq!(
+                kernel.passes_at_last(&packet, 3),
+                first,
+                "seed {seed}, packet {number}: {:?} {}",
+                packet.family,
+                packet.hex(),
+            );
+            passed += u64::from(first == Some(true));
+        }
+    }
+    assert!(passed > RULESETS * PACKETS / 10, "{passed} packets passed");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Knows maps and programs, nothing of policies' sources, cgroup trees or events' meaning. One task owns a [`Datapath`] and is the only
 //! writer of its maps.
 
+mod grace;
 mod instance;
 #[cfg(feature = "kernel-log")]
 mod kernel_log;
@@ -34,6 +35,7 @@ use ebfw_policy::{
 
 #[cfg(feature = "kernel-log")]
 pub use self::kernel_log::KernelLog;
+use self::{grace::GracePeriods, instance::Instances, names::Names, slot::Slots};
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
@@ -41,7 +43,6 @@ pub use self::{
     rings::{LeftOut, Ring},
     syscall::TestRun,
 };
-use self::{instance::Instances, names::Names, slot::Slots};
 use crate::{
     host::resolvers::Resolvers,
     metrics::{Counters, KernelCounters},
@@ -129,6 +130,12 @@ pub enum ApplyError {
     /// The system has no random number; what a workload could guess is not used instead.
     #[error("failed to get a random number")]
     Random(#[source] io::Error),
+    /// Programs could not be waited for; the policy is switched, and what it replaces stays in memory.
+    #[error("failed to wait for the programs that run")]
+    GracePeriod {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A map refused an update.
     #[error("failed to update the map {name}")]
     Map {
@@ -183,6 +190,7 @@ pub struct Datapath {
     known: BTreeMap<u64, SlotRef>,
     slots: Slots,
     instances: Instances,
+    grace: GracePeriods,
     names: Names,
     links: Vec<aya::programs::links::FdLink>,
     adopted: bool,
@@ -224,6 +232,10 @@ impl Datapath {
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
         let instances = Instances::open(&mut ebpf, &slots, adopted)?;
+        let grace = GracePeriods::prepare().map_err(|source| LoadError::Io {
+            what: "make the maps of grace periods".into(),
+            source,
+        })?;
         let names = Names::open(
             take(&mut ebpf, "RESOLVERS"),
             take(&mut ebpf, "NAMES"),
@@ -243,6 +255,7 @@ impl Datapath {
             known,
             slots,
             instances,
+            grace,
             names,
             links: Vec::new(),
             adopted,
@@ -365,7 +378,9 @@ impl Datapath {
             self.assign(cgroup, assignment, &rulesets)?;
         }
         self.forget(wanted)?;
-        syscall::grace_period();
+        self.grace
+            .wait()
+            .map_err(|source| ApplyError::GracePeriod { source })?;
         let used: HashSet<u32> = rulesets.values().map(|instance| instance.number).collect();
         self.instances
             .retain(&used)

@@ -8,6 +8,7 @@ mod events;
 mod modes;
 mod names;
 mod paths;
+mod remembered;
 mod rules;
 mod servers;
 

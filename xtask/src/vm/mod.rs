@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// Memory of the machine in MiB
     #[arg(long, default_value_t = 1536)]
     memory: u32,
+    /// Run each test program this many times, to hunt what fails now and then
+    #[arg(long, default_value_t = 1)]
+    repeat: u32,
     /// How QEMU runs the guest
     #[arg(long, default_value = "tcg", value_parser = ["tcg", "kvm"])]
     accel: String,
@@ -58,6 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         programs: &programs,
         environment: &options.environment,
         arguments: &options.arguments,
+        repeat: options.repeat,
     };
 
     let interrupted = Interrupted::watch()?;
