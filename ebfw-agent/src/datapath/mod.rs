@@ -40,6 +40,7 @@ pub use self::{
     names::{Learned, Owned, pinned_names},
     rings::{LeftOut, Ring},
     syscall::TestRun,
+    trial::{Read, StreamReader},
 };
 use self::{instance::Instances, names::Names, slot::Slots};
 use crate::{
