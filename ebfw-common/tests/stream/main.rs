@@ -3,4 +3,5 @@
 mod cuts;
 mod drive;
 mod hello;
+mod http;
 mod tls;
