@@ -14,6 +14,7 @@ mod reply;
 mod report;
 mod skb;
 mod socket;
+mod stream;
 mod tables;
 mod verifier;
 mod workload;
@@ -81,6 +82,12 @@ pub fn ebfw_uncached(context: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 pub fn ebfw_empty(_context: SkBuffContext) -> i32 {
     1
+}
+
+/// Reads the stream that a packet carries, for tests of the readers.
+#[cgroup_skb(egress)]
+pub fn ebfw_read(context: SkBuffContext) -> i32 {
+    stream::trial(context.skb.skb)
 }
 
 #[inline(always)]

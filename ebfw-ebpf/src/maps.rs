@@ -21,6 +21,7 @@ use crate::{
     reply::{Peer, Seen},
     report::{RateKey, Window},
     socket::SocketState,
+    stream::{Followed, HEADS_KEPT, Head},
 };
 
 /// The blocks of one instance; as many entries as the ruleset needs (kernel 5.10 and newer).
@@ -69,7 +70,16 @@ pub static AUTOMATA: ArrayOfMaps<Cells, { MAX_AUTOMATA as usize }> = ArrayOfMaps
 /// What a socket remembers. Written by the programs; freed with the socket; inherited by accepted sockets. Full (the
 /// socket's option memory is used up): the flow is judged anew with every packet, and a governed connect is refused.
 #[btf_map]
-pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+pub static SOCKETS: SkStorage<SocketState, INHERITED> = SkStorage::new();
+
+/// What the client says on a connection whose decision waits for it. Written by egress, under the socket's lock; freed with the socket, or
+/// once nothing to come can change a fact. Full (the socket's option memory is used up): what waits for it is denied.
+#[btf_map]
+pub static STREAMS: SkStorage<Followed, OWN> = SkStorage::new();
+
+/// What the program that only tests use has read, see [`crate::stream::trial`].
+#[btf_map]
+pub static HEADS: Array<Head, HEADS_KEPT> = Array::new();
 
 /// Peers that sent datagrams to an unconnected socket lately, or asked a listener for a connection. Written by ingress, read where a
 /// datagram is denied and where a listener answers. Full: the oldest goes, and a reply to it is judged as a flow of its own.
@@ -145,20 +155,25 @@ pub static CONTROL: RingBuf<Request, { 128 * 1024 }> = RingBuf::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { COUNTER_COUNT as usize }> = PerCpuArray::new();
 
-/// A socket storage map whose entries accepted sockets inherit. aya-ebpf's own has neither the flag nor the contexts.
+/// Accepted sockets inherit the entry.
+const INHERITED: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+/// Each socket has its own entry.
+const OWN: usize = BPF_F_NO_PREALLOC as usize;
+
+/// A socket storage map. aya-ebpf's own has neither flags nor the contexts.
 #[repr(C)]
-pub struct SkStorage<T> {
+pub struct SkStorage<T, const FLAGS: usize> {
     r#type: *const [i32; 24],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+    map_flags: *const [i32; FLAGS],
 }
 
 // SAFETY: the fields only describe the map to the loader and are never read.
-unsafe impl<T> Sync for SkStorage<T> {}
+unsafe impl<T, const FLAGS: usize> Sync for SkStorage<T, FLAGS> {}
 
-impl<T> SkStorage<T> {
+impl<T, const FLAGS: usize> SkStorage<T, FLAGS> {
     const fn new() -> Self {
         use core::ptr::null;
         Self {

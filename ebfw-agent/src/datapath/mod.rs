@@ -42,6 +42,7 @@ pub use self::{
     names::{Learned, Owned, pinned_names},
     rings::{LeftOut, Ring},
     syscall::TestRun,
+    trial::{Read, StreamReader},
 };
 use crate::{
     host::resolvers::Resolvers,

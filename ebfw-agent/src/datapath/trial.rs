@@ -4,12 +4,106 @@
 
 use std::{io, path::Path};
 
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, maps::Array};
+use ebfw_common::stream::{Facts, Step};
+use zerocopy::FromBytes as _;
+
 use super::{AttachError, Datapath, LoadError, PROGRAMS, link, syscall, syscall::TestRun};
 
 const EGRESS: &str = "ebfw_egress";
 /// Programs for benchmarks: one that does nothing, and egress for a socket that remembers nothing.
 const EMPTY: &str = "ebfw_empty";
 const UNCACHED: &str = "ebfw_uncached";
+/// The program that reads a packet's payload as a stream, for tests.
+const READ: &str = "ebfw_read";
+/// What it notes: bytes up to there, step, why, and the facts.
+const HEADS: &str = "HEADS";
+const HEAD: usize = 16 + size_of::<Facts>();
+const HEADS_KEPT: u32 = 16;
+
+/// What the program that reads streams noted.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// Bytes of the stream up to there.
+    pub at: u32,
+    /// What the last of them led to.
+    pub step: Step,
+    /// `ebfw_common::stream::why`.
+    pub why: u32,
+    /// What is claimed.
+    pub facts: Facts,
+}
+
+/// The program that reads streams, alone.
+pub struct StreamReader {
+    ebpf: Ebpf,
+}
+
+impl StreamReader {
+    /// Loads it; attaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`], with the kernel's words.
+    pub fn load() -> Result<Self, LoadError> {
+        if super::object::OBJECT.is_empty() {
+            return Err(LoadError::NoPrograms);
+        }
+        let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .load(super::object::OBJECT)
+            .map_err(Box::new)?;
+        link::load(&mut ebpf, READ)?;
+        Ok(Self { ebpf })
+    }
+
+    /// How many instructions the verifier looked at, where the kernel tells (5.16 and newer).
+    #[must_use]
+    pub fn verified_instructions(&self) -> Option<u32> {
+        let info = self.ebpf.program(READ)?.info().ok()?;
+        info.verified_instruction_count()
+    }
+
+    /// Reads the stream that is the payload of `packet`; says what there was to decide, then how it ended.
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    pub fn read(&self, packet: &[u8], repeat: u32) -> io::Result<(Vec<Read>, TestRun)> {
+        let program = self
+            .ebpf
+            .program(READ)
+            .and_then(|program| program.fd().ok())
+            .ok_or(io::ErrorKind::NotFound)?;
+        let run = syscall::test_run(program, packet, repeat)?;
+        if run.returned != 1 {
+            return Err(io::Error::other("the packet could not be read"));
+        }
+        let map = self.ebpf.map(HEADS).ok_or(io::ErrorKind::NotFound)?;
+        let heads: Array<_, [u8; HEAD]> = Array::try_from(map).map_err(io::Error::other)?;
+        let mut read = Vec::new();
+        for index in 0..HEADS_KEPT {
+            let bytes = heads.get(&index, 0).map_err(io::Error::other)?;
+            let word = |at: usize| {
+                bytes
+                    .get(at..at + 4)
+                    .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+            };
+            let step = Step::from_number(word(4).unwrap_or(u32::MAX));
+            read.push(Read {
+                at: word(0).unwrap_or(0),
+                step,
+                why: word(8).unwrap_or(0),
+                facts: Facts::read_from_bytes(&bytes[16..])
+                    .map_err(|_| io::ErrorKind::InvalidData)?,
+            });
+            if step != Step::Head {
+                break;
+            }
+        }
+        Ok((read, run))
+    }
+}
 
 impl Datapath {
     /// Runs the egress program on a packet that begins with its IP header, without attaching anything (`BPF_PROG_TEST_RUN`).

@@ -6,14 +6,17 @@
 //!
 //! Written for the kernel's verifier, as `dns` is: numbers lie in memory, indexes are masked, a step has no loops.
 
+mod authority;
 mod facts;
+mod http;
 mod name;
+mod path;
 mod tls;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use self::facts::{Facts, MAX_METHOD, MAX_PATH, MAX_PREFIX, flag};
-use self::{name::Reader, tls::Tls};
+use self::{http::Http, name::Reader, tls::Tls};
 
 /// What a byte led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub enum Step {
     Finished = 3,
     /// What a server could read in another way than this reader; [`Stream::why`] says what it is.
     Malformed = 4,
+    /// From here on HTTP/2.
+    Http2 = 5,
 }
 
 impl Step {
@@ -41,6 +46,7 @@ impl Step {
             1 => Self::Head,
             2 => Self::Opaque,
             3 => Self::Finished,
+            5 => Self::Http2,
             _ => Self::Malformed,
         }
     }
@@ -58,6 +64,20 @@ pub mod why {
     pub const TWO_NAMES: u32 = 3;
     /// A name with a byte that no name has, an empty part, or longer than names are.
     pub const NAME: u32 = 4;
+    /// A first line of HTTP that is not as it should be.
+    pub const REQUEST_LINE: u32 = 5;
+    /// A target with a byte that some servers read as another, too long or too deep.
+    pub const TARGET: u32 = 6;
+    /// A line that does not end where it should: a bare CR.
+    pub const LINE: u32 = 7;
+    /// A field without a proper name, folded, or with a control character.
+    pub const FIELD: u32 = 8;
+    /// Two hosts, or one that is not the target's.
+    pub const TWO_HOSTS: u32 = 9;
+    /// No host, where there must be one.
+    pub const NO_HOST: u32 = 10;
+    /// A body whose length cannot be told, or that servers tell in different ways.
+    pub const BODY: u32 = 11;
 }
 
 /// Protocols, [`Stream::protocol`].
@@ -88,6 +108,7 @@ pub struct Stream {
     _pad: u32,
     name: Reader,
     tls: Tls,
+    http: Http,
     facts: Facts,
 }
 
@@ -147,6 +168,8 @@ impl Stream {
     pub fn begin(&mut self, first: u8) {
         self.protocol = if tls::begins(first) {
             protocol::TLS
+        } else if http::begins(first) {
+            protocol::HTTP1
         } else {
             protocol::OTHER
         };
@@ -164,9 +187,44 @@ impl Stream {
         }
         let step = match self.protocol {
             protocol::TLS => tls::step(self, byte),
+            protocol::HTTP1 => http::step(self, byte),
             _ => Step::Opaque,
         };
-        if !matches!(step, Step::More | Step::Head) {
+        self.ended(step)
+    }
+
+    /// As [`Stream::step`], for a stream that is TLS.
+    #[inline(always)]
+    pub fn step_tls(&mut self, byte: u8) -> Step {
+        if self.skip != 0 {
+            self.skip -= 1;
+            return Step::More;
+        }
+        let step = tls::step(self, byte);
+        self.ended(step)
+    }
+
+    /// As [`Stream::step`], for a stream that is HTTP/1.
+    #[inline(always)]
+    pub fn step_http(&mut self, byte: u8) -> Step {
+        if self.skip != 0 {
+            self.skip -= 1;
+            return Step::More;
+        }
+        let step = http::step(self, byte);
+        self.ended(step)
+    }
+
+    /// The step that ended the stream; [`Step::More`] where it has not ended.
+    #[inline(always)]
+    #[must_use]
+    pub fn end(&self) -> Step {
+        Step::from_number(self.end)
+    }
+
+    #[inline(always)]
+    fn ended(&mut self, step: Step) -> Step {
+        if !matches!(step, Step::More | Step::Head | Step::Http2) {
             self.end = step as u32;
         }
         step

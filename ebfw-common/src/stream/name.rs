@@ -21,7 +21,8 @@ pub(super) struct Reader {
     dots: u32,
     /// Whether the last byte was a dot.
     dot: u32,
-    _pad: u32,
+    /// Not 0: this is another name than the one that the facts had before.
+    differs: u32,
 }
 
 const NOT_A_NUMBER: u32 = 4;
@@ -40,7 +41,22 @@ impl Reader {
         self.digits = 0;
         self.dots = 0;
         self.dot = 1;
+        self.differs = 0;
         facts.name_length = 0;
+    }
+
+    /// Whether the name is another one than the facts had before, of `length` bytes or an address; asked once it is finished.
+    #[inline(always)]
+    pub(super) fn differs(&self, facts: &Facts, length: u32) -> bool {
+        self.differs != 0 || facts.name_length != length
+    }
+
+    /// Ends with an address instead of a name.
+    #[inline(always)]
+    pub(super) fn literal(&mut self, facts: &mut Facts, address: Address) {
+        self.differs |= u32::from(facts.address != address);
+        facts.address = address;
+        facts.flags |= flag::LITERAL;
     }
 
     /// Takes a byte; `false` where no name has it there.
@@ -52,7 +68,9 @@ impl Reader {
         if !is_in_names(byte) || length > MAX_NAME as u32 {
             return false;
         }
-        facts.name[(length & 0xff) as usize] = byte;
+        let place = &mut facts.name[(length & 0xff) as usize];
+        self.differs |= u32::from(*place ^ byte);
+        *place = byte;
         facts.name_length = length + 1;
         if byte == b'.' {
             if self.dot != 0 {
@@ -85,8 +103,7 @@ impl Reader {
     pub(super) fn finish(&mut self, facts: &mut Facts) -> bool {
         if self.dots == 3 && self.digits < NOT_A_NUMBER && self.dot == 0 {
             let address = self.quad << 8 | self.octet;
-            facts.address = Address::mapped(address.to_be_bytes());
-            facts.flags |= flag::LITERAL;
+            self.literal(facts, Address::mapped(address.to_be_bytes()));
             return true;
         }
         facts.name_length -= self.dot;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use ebfw_common::stream::{Step, Stream};
+use ebfw_common::stream::{Facts, Step, Stream};
 
 /// What a stream said, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,45 +62,28 @@ impl Driver {
             packet = &packet[1..];
             match step {
                 Step::More => {}
-                Step::Head => {
-                    let facts = self.stream.facts();
-                    let literal = facts
-                        .literal()
-                        .map(|address| format!("<{}>", Ipv6Addr::from(address).to_canonical()));
-                    let head = Said::Head {
-                        name: facts.name().map(text).or(literal),
-                        request: facts
-                            .request()
-                            .map(|(method, path)| (text(method), text(path))),
-                        flags: facts.flags,
-                    };
-                    self.said.push((self.at, head));
+                step => {
+                    let said = heard(step, self.stream.facts(), self.stream.why());
+                    self.said.push((self.at, said));
                 }
-                end => self.said.push((self.at, Said::End(end, self.stream.why()))),
             }
         }
     }
 }
 
-/// What is said about a stream, whole, byte by byte and cut in two at every place: always the same, with the byte at which it is said.
-pub(crate) fn positions(bytes: &[u8]) -> Vec<(usize, Said)> {
-    let mut whole = Driver::new(false);
-    whole.feed(bytes);
-    let mut slow = Driver::new(true);
-    slow.feed(bytes);
-    assert_eq!(whole.said, slow.said, "passed over or read");
-    let mut head = Driver::new(false);
-    for at in 0..bytes.len() {
-        let mut cut = head.clone();
-        cut.feed(&bytes[at..]);
-        assert_eq!(whole.said, cut.said, "cut at {at}");
-        head.feed(&bytes[at..=at]);
+/// What a step says.
+pub(crate) fn heard(step: Step, facts: &Facts, why: u32) -> Said {
+    if step != Step::Head {
+        return Said::End(step, why);
     }
-    assert_eq!(whole.said, head.said, "byte by byte");
-    whole.said
-}
-
-/// As [`positions`], without the places.
-pub(crate) fn said(bytes: &[u8]) -> Vec<Said> {
-    positions(bytes).into_iter().map(|(_, said)| said).collect()
+    let literal = facts
+        .literal()
+        .map(|address| format!("<{}>", Ipv6Addr::from(address).to_canonical()));
+    Said::Head {
+        name: facts.name().map(text).or(literal),
+        request: facts
+            .request()
+            .map(|(method, path)| (text(method), text(path))),
+        flags: facts.flags,
+    }
 }

@@ -1,5 +1,7 @@
 //! The readers of what clients say: tables of hostile rows, every way to split, and libraries as oracles.
 
+mod cuts;
 mod drive;
 mod hello;
+mod http;
 mod tls;

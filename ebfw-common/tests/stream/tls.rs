@@ -3,7 +3,8 @@
 use ebfw_common::stream::{Step, flag, why};
 
 use crate::{
-    drive::{Said, positions, said},
+    cuts::{positions, said},
+    drive::{Driver, Said},
     hello::{extension, hello, message, record, records, server_name, sized, start},
 };
 
@@ -127,7 +128,7 @@ fn a_large_hello_is_read_in_records_of_any_size() {
     assert!(message.len() > 1600);
     for size in (1..200).chain([1000, 1400, 16384]) {
         let bytes = records(&message, size);
-        let mut driver = crate::drive::Driver::new(false);
+        let mut driver = Driver::new(false);
         driver.feed(&bytes);
         assert_eq!(
             driver.said,

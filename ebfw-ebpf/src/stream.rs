@@ -1,0 +1,264 @@
+//! What a client says on a TCP connection: runs the readers of `ebfw_common::stream` over the bytes of its packets.
+//!
+//! [`follow`] begins to follow a socket's connection, [`ebfw_stream`] reads a packet's new bytes up to where there is something to decide,
+//! [`forget`] ends it. The state lies with the socket, whose lock egress holds: a CPU's own memory would not do, since a program may be
+//! interrupted by another packet's.
+//!
+//! The readers work on windows of a few bytes, each in a call of a function that the verifier follows once (see `ebfw_decide`); the calls
+//! are nested so that few steps of each cover the longest packet.
+
+use core::{arch::asm, ptr};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    helpers::generated::{bpf_probe_read_kernel, bpf_sk_storage_delete, bpf_sk_storage_get},
+};
+use ebfw_common::{
+    packet::Source as _,
+    stream::{Facts, Step, Stream, protocol},
+};
+
+use crate::{
+    maps::{HEADS, STREAMS},
+    skb::{Parsed, Skb},
+    verifier::masked,
+};
+
+/// Bytes that are read in one call.
+const WINDOW: u32 = 32;
+/// Windows of one [`ebfw_stretch`], and stretches of one [`ebfw_stream`]: together 128 KiB of bytes that are read; those passed over do not
+/// count.
+const WINDOWS: u32 = 64;
+const STRETCHES: u32 = 64;
+
+/// The value of `STREAMS`. Zeros, but for `position`, are a connection of which nothing was read.
+#[repr(C)]
+pub struct Followed {
+    /// Sequence number of the next byte, host order. For whoever calls [`ebfw_stream`].
+    pub position: u32,
+    /// Free, for the same.
+    pub note: u32,
+    /// The reader.
+    pub stream: Stream,
+    window: [u8; WINDOW as usize],
+}
+
+#[inline(always)]
+fn map() -> *mut core::ffi::c_void {
+    (&raw const STREAMS).cast_mut().cast()
+}
+
+/// What is known of the connection of `socket`, which must not be null; null where it is not followed.
+#[inline(always)]
+pub fn find(socket: *mut bpf_sock) -> *mut Followed {
+    // SAFETY: the callers pass sockets that the verifier knows not to be null.
+    unsafe { bpf_sk_storage_get(map(), socket.cast(), ptr::null_mut(), 0) }.cast()
+}
+
+/// As [`find`], but begins to follow it; null where there is no memory for that.
+#[inline(always)]
+pub fn follow(socket: *mut bpf_sock) -> *mut Followed {
+    let flags = BPF_SK_STORAGE_GET_F_CREATE as u64;
+    // SAFETY: as in `find`.
+    unsafe { bpf_sk_storage_get(map(), socket.cast(), ptr::null_mut(), flags) }.cast()
+}
+
+/// Ends to follow it.
+#[inline(always)]
+pub fn forget(socket: *mut bpf_sock) {
+    // SAFETY: as in `find`.
+    unsafe { bpf_sk_storage_delete(map(), socket.cast()) };
+}
+
+/// The packet's socket, if it is followed.
+#[inline(always)]
+fn followed(skb: Skb) -> Option<&'static mut Followed> {
+    let socket = skb.socket();
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: checked against null; the entry lives until the program ends, which holds the socket's lock.
+    unsafe { find(socket).as_mut() }
+}
+
+/// What [`ebfw_stream`] says, in one number.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Progress(pub u64);
+
+impl Progress {
+    const READ: u64 = 1 << 40;
+
+    #[inline(always)]
+    const fn new(at: u32, step: Step, read: u64) -> Self {
+        Self(at as u64 | (step as u64) << 32 | read)
+    }
+
+    /// Where in the packet the next byte is: behind the byte that led to [`Progress::step`].
+    #[inline(always)]
+    pub const fn at(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// [`Step::More`]: all bytes are done. [`Step::Head`]: decide, then go on from [`Progress::at`]. All others are the end.
+    #[inline(always)]
+    pub const fn step(self) -> Step {
+        Step::from_number((self.0 >> 32) as u32 & 0xff)
+    }
+
+    /// Whether bytes were read and not only passed over.
+    #[inline(always)]
+    pub const fn read(self) -> bool {
+        self.0 & Self::READ != 0
+    }
+}
+
+/// Nothing could be read: the packet has fewer bytes than it says, or its socket is not followed.
+const LOST: Progress = Progress::new(0, Step::Malformed, Progress::READ);
+
+/// Reads the bytes `from`..`to` of a packet whose socket is followed: those that come next in its stream. Returns a [`Progress`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_stream(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
+    let mut read = 0;
+    let mut at = from;
+    for _ in 0..STRETCHES {
+        if at >= to {
+            return Progress::new(at, Step::More, read).0;
+        }
+        let progress = Progress(ebfw_stretch(context, at, to));
+        read |= progress.0 & Progress::READ;
+        if progress.step() != Step::More {
+            return progress.0 | read;
+        }
+        at = progress.at();
+    }
+    if at >= to {
+        return Progress::new(at, Step::More, read).0;
+    }
+    LOST.0
+}
+
+/// A part of [`ebfw_stream`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_stretch(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
+    let mut read = 0;
+    let mut at = from;
+    for _ in 0..WINDOWS {
+        if at >= to {
+            break;
+        }
+        let progress = Progress(ebfw_window(context, at, to));
+        read |= progress.0 & Progress::READ;
+        if progress.step() != Step::More {
+            return progress.0 | read;
+        }
+        at = progress.at();
+    }
+    Progress::new(at, Step::More, read).0
+}
+
+/// Passes over what need not be read, then reads a window.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_window(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
+    let skb = Skb(context);
+    let Some(followed) = followed(skb) else {
+        return LOST.0;
+    };
+    let at = from + followed.stream.advance(u64::from(to - from)) as u32;
+    if at >= to {
+        return Progress::new(at, Step::More, 0).0;
+    }
+    let left = to - at;
+    let length = if left < WINDOW { left } else { WINDOW };
+    if !skb.load_bytes(at, &mut followed.window, length) {
+        return LOST.0;
+    }
+    if followed.stream.is_fresh() {
+        followed.stream.begin(followed.window[0]);
+    }
+    for index in 0..WINDOW {
+        if index >= length {
+            break;
+        }
+        relearn();
+        // SAFETY: the mask keeps to the array.
+        let byte = unsafe { *followed.window.get_unchecked(masked::<{ WINDOW - 1 }>(index)) };
+        let step = followed.stream.step(byte);
+        if step != Step::More {
+            return Progress::new(at + index + 1, step, Progress::READ).0;
+        }
+    }
+    Progress::new(at + length, Step::More, Progress::READ).0
+}
+
+/// Has all memory read again: what the compiler kept of it in registers would keep paths apart for the verifier.
+#[inline(always)]
+fn relearn() {
+    // SAFETY: no instruction.
+    unsafe { asm!("", options(nostack)) };
+}
+
+/// Entries of `HEADS`.
+pub const HEADS_KEPT: usize = 16;
+
+/// What [`trial`] notes.
+#[repr(C)]
+pub struct Head {
+    /// Bytes of the stream up to there.
+    at: u32,
+    /// [`Step`].
+    step: u32,
+    /// `ebfw_common::stream::why`.
+    why: u32,
+    /// Zero.
+    _pad: u32,
+    /// What is claimed.
+    facts: Facts,
+}
+
+/// Reads the payload of a packet as a stream and notes what there was to decide, then the end, in `HEADS`.
+#[inline(always)]
+pub fn trial(context: *mut __sk_buff) -> i32 {
+    let skb = Skb(context);
+    let Parsed::Packet(packet) = skb.parse() else {
+        return 0;
+    };
+    let socket = skb.socket();
+    if socket.is_null() || follow(socket).is_null() {
+        return 0;
+    }
+    let start = packet.upper.start;
+    let mut at = start;
+    for index in 0..HEADS_KEPT as u32 {
+        let progress = Progress(ebfw_stream(context, at, packet.upper.end));
+        let Some(followed) = followed(skb) else {
+            return 0;
+        };
+        let Some(head) = HEADS.get_ptr_mut(index) else {
+            return 0;
+        };
+        // SAFETY: array entries live as long as the map.
+        let head = unsafe { &mut *head };
+        head.at = progress.at() - start;
+        head.step = progress.step() as u32;
+        head.why = followed.stream.why();
+        let facts = followed.stream.facts();
+        // SAFETY: as many bytes, from one map to another.
+        unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut head.facts).cast(),
+                size_of::<Facts>() as u32,
+                ptr::from_ref(facts).cast(),
+            );
+        }
+        if progress.step() != Step::Head {
+            break;
+        }
+        at = progress.at();
+    }
+    forget(socket);
+    1
+}
