@@ -8,17 +8,18 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{Address, Counter, SlotWord, hook, mode, reason, slot_flag, verdict},
-    classify::NO_NAMES,
     packet::protocol,
 };
 
 use crate::{
+    claim,
     decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns,
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
     socket::{self, RAW, SocketState, UNBOUND, note_caller},
+    stream,
     workload::{self, Membership, slot_word},
 };
 
@@ -79,6 +80,12 @@ pub fn permits(call: &Call) -> bool {
     };
     if call.hook == hook::CONNECT {
         state.connected = 1;
+        // What was said on the socket's last connection, and what was decided with it, ends with that.
+        if number == u32::from(protocol::TCP) || number == MPTCP {
+            state.word = 0;
+            stream::forget(sk);
+            claim::forget_all(sk);
+        }
     }
     if state.netns == 0 {
         // SAFETY: the helper takes the context.
@@ -106,16 +113,15 @@ pub fn permits(call: &Call) -> bool {
     if has_port && dns::is_resolver(call.destination, port, number) {
         return true;
     }
-    let mut question = Question {
+    let question = Question {
         destination: call.destination,
         port: if has_port { port } else { 0 },
         has_port,
         protocol: number,
         said: Said::unread(number != protocol::TCP),
         opened_ns: 0,
-        names: NO_NAMES,
     };
-    let decision = decide(word, state.slot, state.netns, &mut question);
+    let decision = decide(word, state.slot, state.netns, &question);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SockAddrContext::new(call.address),

@@ -3,7 +3,7 @@
 use ebfw_common::classify::Tables;
 use ebfw_common::{
     abi::{
-        Address, MAX_INSTANCES, NAMES_PER_ADDRESS, SlotRef, SlotWord, reason, slot_flag, verdict,
+        Address, MAX_INSTANCES, SlotRef, SlotWord, reason, slot_flag, verdict,
     },
     classify::{Claim, Content, Flow, Outcome, Request, classify},
     layout::{Header, header_flag},
@@ -43,6 +43,28 @@ impl Decision {
         }
     }
 
+    /// In one number, as functions with external linkage return it.
+    #[inline(always)]
+    pub fn packed(self) -> u64 {
+        u64::from(self.verdict)
+            | u64::from(self.reason) << 8
+            | u64::from(self.rule) << 16
+            | u64::from(self.opaque) << 32
+            | u64::from(self.settled) << 33
+    }
+
+    /// From that number.
+    #[inline(always)]
+    pub fn unpacked(packed: u64) -> Self {
+        Self {
+            verdict: packed as u8,
+            reason: (packed >> 8) as u8,
+            rule: (packed >> 16) as u16,
+            opaque: packed >> 32 & 1 != 0,
+            settled: packed >> 33 & 1 != 0,
+        }
+    }
+
     /// A packet that may not leave whatever the rules say.
     pub const fn malformed(why: Malformed) -> Self {
         Self::because(
@@ -70,8 +92,6 @@ pub struct Question {
     pub said: Said,
     /// When the flow was judged first; 0: now. What has expired since then is still one of its names.
     pub opened_ns: u64,
-    /// The destination's names, see [`Flow::names`]: [`decide`] fills them in.
-    pub names: [u32; NAMES_PER_ADDRESS as usize],
 }
 
 /// What is known of a flow's payload: [`Content`], flat, since no enum with fields may stand in a signature.
@@ -160,7 +180,7 @@ impl Question {
                 << (INSTANCE_BITS + CLASS_BITS + REQUEST_BITS)
     }
 
-    /// Port, protocol, whether there is a port, what the client said, and the last name in the upper half.
+    /// Port, protocol, whether there is a port, what the client said. The upper half is free.
     #[inline(always)]
     fn flow(&self) -> u64 {
         u64::from(self.port)
@@ -168,15 +188,6 @@ impl Question {
             | u64::from(self.has_port) << 24
             | low(self.said.claim.into(), 2) << 25
             | low(self.said.request.into(), 2) << 27
-            | u64::from(self.names[3]) << 32
-    }
-
-    /// The other names.
-    #[inline(always)]
-    fn three_names(&self) -> u64 {
-        u64::from(self.names[0])
-            | u64::from(self.names[1]) << CLASS_BITS
-            | u64::from(self.names[2]) << (2 * CLASS_BITS)
     }
 }
 
@@ -188,46 +199,35 @@ pub fn passes_as_loopback(word: SlotWord, is_loopback: bool) -> bool {
 
 /// Applies the ruleset of the workload in `slot`, whose word is `word`, to a flow of a socket in the network namespace `netns`.
 #[inline(always)]
-pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question) -> Decision {
+pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &Question) -> Decision {
     if !word.has(slot_flag::GOVERNED) {
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
-    names::resolve(word, slot, netns, question);
+    let [a, b, c, d] = names::resolved(
+        word,
+        slot,
+        netns,
+        question.destination,
+        question.opened_ns,
+    );
     let [first, second] = question.destination.halves();
     let packed = ebfw_decide(
         question.classes(word.instance()),
         first,
         second,
-        question.flow(),
-        question.three_names(),
+        question.flow() | d << 32,
+        a | b << CLASS_BITS | c << (2 * CLASS_BITS),
     );
-    Decision {
-        verdict: packed as u8,
-        reason: (packed >> 8) as u8,
-        rule: (packed >> 16) as u16,
-        opaque: packed >> 32 & 1 != 0,
-        settled: packed >> 33 & 1 != 0,
-    }
+    Decision::unpacked(packed)
 }
 
 /// A function with external linkage, which the verifier follows once, whoever calls it and with what: hence only numbers go in and out
 /// (Documentation/bpf/verifier.rst; kernel 5.6).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_decide(
-    classes: u64,
-    first: u64,
-    second: u64,
-    flow: u64,
-    names: u64,
-) -> u64 {
+pub extern "C" fn ebfw_decide(classes: u64, first: u64, second: u64, flow: u64, names: u64) -> u64 {
     let destination = Address::from_halves([first, second]);
-    let decision = apply(classes, destination, flow, names);
-    u64::from(decision.verdict)
-        | u64::from(decision.reason) << 8
-        | u64::from(decision.rule) << 16
-        | u64::from(decision.opaque) << 32
-        | u64::from(decision.settled) << 33
+    apply(classes, destination, flow, names).packed()
 }
 
 #[inline(always)]

@@ -5,15 +5,18 @@
 
 mod cached;
 mod call;
+mod claim;
 mod decide;
 mod dns;
 mod egress;
+mod follow;
 mod maps;
 mod names;
 mod reply;
 mod report;
 mod skb;
 mod socket;
+mod spoken;
 mod stream;
 mod tables;
 mod verifier;

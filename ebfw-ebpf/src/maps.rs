@@ -9,11 +9,12 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{
-        Address, COUNTERS as COUNTER_COUNT, Config, FlowEvent, LearnedName, MAX_AUTOMATA,
-        MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS, NameEvent, NameKey,
-        Request, SlotRef,
+        Address, COUNTERS as COUNTER_COUNT, ClaimEvent, Config, FlowEvent, LearnedName,
+        MAX_AUTOMATA, MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS, NameEvent,
+        NameKey, Request, SlotRef,
     },
     layout::Block,
+    stream::Facts,
 };
 
 use crate::{
@@ -76,6 +77,11 @@ pub static SOCKETS: SkStorage<SocketState, INHERITED> = SkStorage::new();
 /// once nothing to come can change a fact. Full (the socket's option memory is used up): what waits for it is denied.
 #[btf_map]
 pub static STREAMS: SkStorage<Followed, OWN> = SkStorage::new();
+
+/// What the client of a followed connection claimed last. Written by egress, under the socket's lock; freed with the socket, so that a new
+/// policy judges what was claimed under an old one. Full, as `STREAMS`.
+#[btf_map]
+pub static CLAIMS: SkStorage<Facts, OWN> = SkStorage::new();
 
 /// What the program that only tests use has read, see [`crate::stream::trial`].
 #[btf_map]
@@ -146,6 +152,10 @@ pub static NAME_EVENTS: RingBuf<NameEvent, { 512 * 1024 }> = RingBuf::new();
 /// Decisions about flows, to the agent. Full: the event is lost and counted.
 #[btf_map]
 pub static EVENTS: RingBuf<FlowEvent, { 1024 * 1024 }> = RingBuf::new();
+
+/// What clients say, to the agent: a ring of its own, as `NAME_EVENTS`. Full: the event is lost and counted.
+#[btf_map]
+pub static CLAIM_EVENTS: RingBuf<ClaimEvent, { 1024 * 1024 }> = RingBuf::new();
 
 /// Requests to the agent. Full: the request is lost, counted and repeated with the next packet.
 #[btf_map]

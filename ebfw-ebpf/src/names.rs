@@ -8,7 +8,6 @@ use ebfw_common::{
 };
 
 use crate::{
-    decide::Question,
     maps::{AUTOMATA, Cells, NAMES},
     report::boot_ns,
     tables::Instance,
@@ -22,37 +21,52 @@ const _: () = assert!(MAX_CELLS == 1 << CLASS_BITS);
 
 /// No name stands there.
 const ABSENT: u32 = u32::MAX;
+const ABSENT_WIDE: u64 = ABSENT as u64;
 
-/// Fills in the classes of the names that the workload resolved to the destination, as [`ebfw_common::classify::Flow::names`] wants them. A
-/// function of its own for the sake of the stack.
-#[inline(never)]
-pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question) {
+/// The classes of the names that the workload resolved to an address, as [`ebfw_common::classify::Flow::names`] wants them. `since`: names that
+/// had expired by then do not count; 0: now.
+#[inline(always)]
+pub fn resolved(
+    word: SlotWord,
+    slot: SlotRef,
+    netns: u64,
+    destination: Address,
+    since: u64,
+) -> [u64; PLACES] {
     if !word.has(slot_flag::NAMES) || netns == 0 {
-        return;
+        return [0; _];
     }
-    let [first, second] = question.destination.halves();
-    let since = match question.opened_ns {
-        0 => boot_ns(),
-        opened => opened,
-    };
-    for place in 0..PLACES {
-        let at = u64::from(slot.0)
-            | (place as u64) << PLACE_SHIFT
-            | u64::from(word.instance()) << INSTANCE_SHIFT;
-        question.names[place] = ebfw_class(first, second, at, since, netns);
-    }
-    // Places without a name repeat one that is there.
-    let mut known = NO_CLASS;
-    for class in question.names {
-        if class != ABSENT {
-            known = class;
+    let [first, second] = destination.halves();
+    let since = if since == 0 { boot_ns() } else { since };
+    let at = u64::from(slot.0) | u64::from(word.instance()) << INSTANCE_SHIFT;
+    let lower = ebfw_names(first, second, at, since, netns);
+    let upper = ebfw_names(first, second, at | 2 << PLACE_SHIFT, since, netns);
+    let known = one_of(one_of(lower, lower >> 32), one_of(upper, upper >> 32));
+    [lower, lower >> 32, upper, upper >> 32].map(|class| {
+        match one_of(class, known) {
+            ABSENT_WIDE => NO_CLASS.into(),
+            class => class,
         }
+    })
+}
+
+/// The class, or the other where that is [`ABSENT`].
+#[inline(always)]
+fn one_of(class: u64, other: u64) -> u64 {
+    if class as u32 == ABSENT {
+        other & u64::from(u32::MAX)
+    } else {
+        class & u64::from(u32::MAX)
     }
-    for class in &mut question.names {
-        if *class == ABSENT {
-            *class = known;
-        }
-    }
+}
+
+/// The classes of the names in two places of an address, of which `at` has the first: see [`ebfw_class`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_names(first: u64, second: u64, at: u64, since: u64, netns: u64) -> u64 {
+    let class = u64::from(ebfw_class(first, second, at, since, netns));
+    let next = ebfw_class(first, second, at + (1 << PLACE_SHIFT), since, netns);
+    class | u64::from(next) << 32
 }
 
 /// Where the number of an address's place stands in the third argument of [`ebfw_class`], above the slot.
@@ -102,7 +116,8 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, at: u64, since: u64, netns
     class
 }
 
-struct Loaded(&'static Cells);
+/// The cells of an automaton that is loaded.
+pub struct Loaded(pub &'static Cells);
 
 impl names::Cells for Loaded {
     #[inline(always)]

@@ -185,7 +185,11 @@ pub extern "C" fn ebfw_window(context: *mut __sk_buff, from: u32, to: u32) -> u6
         }
         relearn();
         // SAFETY: the mask keeps to the array.
-        let byte = unsafe { *followed.window.get_unchecked(masked::<{ WINDOW - 1 }>(index)) };
+        let byte = unsafe {
+            *followed
+                .window
+                .get_unchecked(masked::<{ WINDOW - 1 }>(index))
+        };
         let step = followed.stream.step(byte);
         if step != Step::More {
             return Progress::new(at + index + 1, step, Progress::READ).0;
