@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, env};
 
-use ebfw_common::classify::{Content, Flow};
+use ebfw_common::classify::{Flow, Said};
 use ebfw_policy::{
     compile::{NoNames, Tables, View, compile},
     domain::Name,
@@ -79,10 +79,10 @@ fn by_name(
     let patterns = rule.matches.domains.entries()?;
     let meant = |name: &Name| patterns.iter().any(|pattern| pattern.matches(name));
     let (any, all) = (resolved.iter().any(meant), resolved.iter().all(meant));
-    Some(match (rule.action, verdict.decision, flow.content) {
-        (_, Decision::Allow | Decision::Modify, Content::PENDING) => "allowed before the payload",
+    Some(match (rule.action, verdict.decision, flow.said) {
+        (_, Decision::Allow | Decision::Modify, Said::NOTHING) => "allowed before the payload",
         (_, Decision::Allow | Decision::Modify, _) => "allowed without a claim",
-        (_, Decision::Deny, Content::PENDING) => "denied by all",
+        (_, Decision::Deny, Said::NOTHING) => "denied by all",
         (_, Decision::Deny, _) if !all => "denied by any, not by all",
         (_, Decision::Deny, _) => "denied by any",
         (Action::Deny, Decision::Held, _) if any && !all => "held since not all are meant",
@@ -107,8 +107,8 @@ fn tables_and_engine_agree_on_resolved_names() {
             let (resolved, classes) = names.resolved(&mut rng);
             let mut flow = testgen::flow(&mut rng, &ruleset);
             flow.names = classes;
-            for content in [Content::PENDING, Content::OPAQUE] {
-                flow.content = content;
+            for said in [Said::NOTHING, Said::UNREAD] {
+                flow.said = said;
                 let facts = testgen::facts(&flow).with_resolved(resolved.clone());
                 let verdict = ruleset.evaluate(&facts);
                 if let Some(expected) = testgen::expected(&ruleset, &verdict) {
