@@ -11,3 +11,4 @@ pub mod layout;
 pub mod names;
 pub mod packet;
 pub mod request;
+pub mod trial;

@@ -134,6 +134,12 @@ pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
     names::resolve(word, slot, netns, question);
+    judge(word, question)
+}
+
+/// Applies the ruleset of a governed workload to a flow whose names are known.
+#[inline(always)]
+pub fn judge(word: SlotWord, question: &Question) -> Decision {
     let [first, second] = question.destination.halves();
     let packed = ebfw_decide(
         question.classes(word.instance()),
@@ -155,13 +161,7 @@ pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question
 /// (Documentation/bpf/verifier.rst; kernel 5.6).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_decide(
-    classes: u64,
-    first: u64,
-    second: u64,
-    flow: u64,
-    names: u64,
-) -> u64 {
+pub extern "C" fn ebfw_decide(classes: u64, first: u64, second: u64, flow: u64, names: u64) -> u64 {
     let destination = Address::from_halves([first, second]);
     let decision = apply(classes, destination, flow, names);
     u64::from(decision.verdict)

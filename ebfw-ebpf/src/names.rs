@@ -91,7 +91,8 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, net
     class
 }
 
-struct Loaded(&'static Cells);
+/// The cells of an automaton that is loaded.
+pub struct Loaded(pub &'static Cells);
 
 impl names::Cells for Loaded {
     #[inline(always)]

@@ -4,12 +4,20 @@
 
 use std::{io, path::Path};
 
+use aya::maps::{Array, MapError};
+use ebfw_common::trial::Trial;
+
 use super::{AttachError, Datapath, LoadError, PROGRAMS, link, syscall, syscall::TestRun};
 
 const EGRESS: &str = "ebfw_egress";
 /// Programs for benchmarks: one that does nothing, and egress for a socket that remembers nothing.
 const EMPTY: &str = "ebfw_empty";
 const UNCACHED: &str = "ebfw_uncached";
+/// One that walks over a name, and one for tests: the verdict on what [`Trial`] says.
+const WALK: &str = "ebfw_walk";
+const TRIAL: &str = "ebfw_trial";
+
+const TRIAL_WORDS: usize = size_of::<Trial>() / size_of::<u64>();
 
 impl Datapath {
     /// Runs the egress program on a packet that begins with its IP header, without attaching anything (`BPF_PROG_TEST_RUN`).
@@ -28,7 +36,38 @@ impl Datapath {
     /// Where the kernel refuses one.
     pub fn load_benchmarks(&mut self) -> Result<(), LoadError> {
         link::load(&mut self.ebpf, EMPTY)?;
-        link::load(&mut self.ebpf, UNCACHED)
+        link::load(&mut self.ebpf, UNCACHED)?;
+        link::load(&mut self.ebpf, WALK)?;
+        link::load(&mut self.ebpf, TRIAL)
+    }
+
+    /// Sets the names, the claim and the request of the packets that [`Datapath::test_trial`] and [`Datapath::test_walk`] run on.
+    ///
+    /// # Errors
+    ///
+    /// Where the map refuses.
+    pub fn set_trial(&mut self, trial: &Trial) -> Result<(), MapError> {
+        let words: [u64; TRIAL_WORDS] = zerocopy::transmute!(*trial);
+        let map = self.ebpf.map_mut("TRIAL").expect("the object has the map");
+        Array::<_, [u64; TRIAL_WORDS]>::try_from(map)?.set(0, words, 0)
+    }
+
+    /// As [`Datapath::test_egress`], with what [`Datapath::set_trial`] set: [`ebfw_common::trial::AS_EXPECTED`], or the verdict.
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    pub fn test_trial(&self, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+        self.test(TRIAL, packet, repeat)
+    }
+
+    /// As [`Datapath::test_egress`], with a program that only finds the workload and walks over the first name.
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    pub fn test_walk(&self, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+        self.test(WALK, packet, repeat)
     }
 
     /// As [`Datapath::test_egress`], with the program that does nothing.
