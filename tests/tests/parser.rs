@@ -118,12 +118,12 @@ fn a_plain_packet_shows_its_flow() {
             Said::UNREAD,
         ),
     ];
-    for (why, upper, port, content) in cases {
+    for (why, upper, port, said) in cases {
         let flow = |destination| Flow {
             destination,
             protocol: upper.protocol,
             port,
-            content,
+            said,
             names: NO_NAMES,
         };
         let packet = V4::plain(TO, upper).build();
