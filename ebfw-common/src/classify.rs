@@ -55,55 +55,76 @@ impl Destination {
     }
 }
 
-/// The name that the client claims.
+/// What the client said: the name that it claims and its request. Numbers and not enums with fields, which no signature of a kernel
+/// function takes, and of which the verifier would follow every variant.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub struct Said {
+    /// [`claim`].
+    pub claim: u32,
+    /// Class of the claimed name; 0 if there is none.
+    pub claimed: u32,
+    /// [`request`].
+    pub request: u32,
+    /// Class of the request's method, see [`crate::request::class_of_method`]; 0 if it is not known.
+    pub method: u32,
+    /// Class of its path, see [`crate::request::class_of_path`]; 0 if it is not known.
+    pub path: u32,
+}
+
+/// Values of [`Said::claim`].
+pub mod claim {
     /// No payload yet: a name may still come.
-    Pending,
+    pub const PENDING: u32 = 0;
     /// The payload carries none.
-    Nameless,
-    /// A name of this class, one of those that the workload resolved to the address.
-    Resolved(u32),
-    /// A name of this class, which the workload did not resolve to the address.
-    Foreign(u32),
+    pub const NAMELESS: u32 = 1;
+    /// One of the names that the workload resolved to the address.
+    pub const RESOLVED: u32 = 2;
+    /// A name that the workload did not resolve to the address.
+    pub const FOREIGN: u32 = 3;
+    /// How many there are.
+    pub const STATES: usize = 4;
 }
 
-/// The HTTP request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+/// Values of [`Said::request`].
+pub mod request {
     /// One may still come.
-    Pending,
+    pub const PENDING: u32 = 0;
     /// None can be read.
-    Opaque,
-    /// It is there.
-    Known {
-        /// Class of its method, see [`crate::request::class_of_method`].
-        method: u32,
-        /// Class of its path, see [`crate::request::class_of_path`].
-        path: u32,
-    },
+    pub const OPAQUE: u32 = 1;
+    /// Method and path are known.
+    pub const KNOWN: u32 = 2;
+    /// One more than there are, so that a mask keeps to the tables.
+    pub const STATES: usize = 4;
 }
 
-/// What is known of the payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Content {
-    /// The name that the client claims.
-    pub claim: Claim,
-    /// Its request.
-    pub request: Request,
-}
+impl Said {
+    /// Nothing yet: names that the client claims, method and path may still come.
+    pub const NOTHING: Self = Self {
+        claim: claim::PENDING,
+        claimed: 0,
+        request: request::PENDING,
+        method: 0,
+        path: 0,
+    };
+    /// Payload that is not read: it carries neither a name nor a request.
+    pub const UNREAD: Self = Self {
+        claim: claim::NAMELESS,
+        request: request::OPAQUE,
+        ..Self::NOTHING
+    };
 
-impl Content {
-    /// Nothing was sent yet: names that the client claims, method and path may still come.
-    pub const PENDING: Self = Self {
-        claim: Claim::Pending,
-        request: Request::Pending,
-    };
-    /// It carries neither a name nor a request that can be read.
-    pub const OPAQUE: Self = Self {
-        claim: Claim::Nameless,
-        request: Request::Opaque,
-    };
+    /// What is known where nobody reads the payload.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unread(payload: bool) -> Self {
+        // No branch, which the verifier would follow both ways.
+        Self {
+            claim: payload as u32 * claim::NAMELESS,
+            request: payload as u32 * request::OPAQUE,
+            ..Self::NOTHING
+        }
+    }
 }
 
 /// [`Flow::names`] of a flow whose address has no name.
@@ -118,8 +139,8 @@ pub struct Flow {
     pub protocol: u8,
     /// Destination port in host order; `None` where the protocol has none or the packet does not show it.
     pub port: Option<u16>,
-    /// What is known of the payload.
-    pub content: Content,
+    /// What the client said.
+    pub said: Said,
     /// Classes of the names that the workload resolved to the address, in any order. Places that are left repeat the first
     /// name. Class 0 are the names that no pattern means; see [`NO_NAMES`].
     pub names: [u32; NAMES],
@@ -135,7 +156,7 @@ pub enum Outcome {
         rule: u16,
         /// Whether it lets the flow through.
         permits: bool,
-        /// Of a flow whose claim is pending: nothing that the client may say can change it.
+        /// Of a flow whose claim is pending: nothing that the client may say can change it. It can take an Allow by name away.
         settled: bool,
     },
     /// No rule matches, whatever the client may say if it has said nothing yet.
@@ -311,47 +332,29 @@ impl Rules for ByAddress<'_> {
     }
 }
 
-/// The rules that a request satisfies: two bitmaps to be ANDed, of which a request that is not known has the same twice.
+/// The rules that a request satisfies: two bitmaps to be ANDed, whose numbers depend on the state of the request without a branch.
 struct ByRequest<'a> {
-    pending: bool,
     method: Bitmap<'a>,
     path: Bitmap<'a>,
+    /// Class of the rules that match, of those that may.
+    certain: u32,
 }
 
 impl<'a> ByRequest<'a> {
     #[inline(always)]
-    fn of<T: Tables>(tables: &'a T, header: &Header, request: Request) -> Result<Self, TableError> {
-        let same = |class| ((header.bitmaps, class), (header.bitmaps, class));
-        let ((methods, method), (paths, path)) = match request {
-            Request::Pending => same(header.requests_pending),
-            Request::Opaque => same(header.requests_opaque),
-            Request::Known { method, path } => {
-                if method >= header.methods || path >= header.paths {
-                    return Err(TableError);
-                }
-                ((header.method_bitmaps, method), (header.path_bitmaps, path))
-            }
-        };
+    fn of<T: Tables>(tables: &'a T, header: &Header, said: &Said) -> Result<Self, TableError> {
+        if said.method >= header.methods || said.path >= header.paths {
+            return Err(TableError);
+        }
+        let state = said.request as usize & (request::STATES - 1);
+        let method = header.method_classes[state].wrapping_add(said.method);
+        let path = header.path_classes[state].wrapping_add(said.path);
         Ok(Self {
-            pending: matches!(request, Request::Pending),
-            method: numbered(tables, header, methods, method)?,
-            path: numbered(tables, header, paths, path)?,
+            method: numbered(tables, header, header.method_bitmaps[state], method)?,
+            path: numbered(tables, header, header.path_bitmaps[state], path)?,
+            certain: header.requests_certain[state],
         })
     }
-}
-
-/// The rules of word `index` that match a request, of those that may.
-#[inline(always)]
-fn certain_of_request<T: Tables>(
-    tables: &T,
-    header: &Header,
-    pending: bool,
-    index: u32,
-) -> Result<u64, TableError> {
-    if !pending {
-        return Ok(u64::MAX);
-    }
-    Ok(bitmap(tables, header, header.requests_pending_yes)?.word(index))
 }
 
 /// No rule looks at names.
@@ -364,9 +367,9 @@ impl Rules for Nameless<'_> {
     #[inline(always)]
     fn candidates(&self) -> u64 {
         let ByRequest {
-            pending: _,
             method,
             path,
+            certain: _,
         } = &self.by_request;
         self.by_address.candidates() & method.candidates & path.candidates
     }
@@ -374,9 +377,9 @@ impl Rules for Nameless<'_> {
     #[inline(always)]
     fn word(&self, index: u32) -> u64 {
         let ByRequest {
-            pending: _,
             method,
             path,
+            certain: _,
         } = &self.by_request;
         self.by_address.word(index) & method.word(index) & path.word(index)
     }
@@ -388,7 +391,7 @@ impl Rules for Nameless<'_> {
         header: &Header,
         index: u32,
     ) -> Result<u64, TableError> {
-        certain_of_request(tables, header, self.by_request.pending, index)
+        Ok(bitmap(tables, header, self.by_request.certain)?.word(index))
     }
 
     #[inline(always)]
@@ -402,9 +405,9 @@ const NAMES: usize = NAMES_PER_ADDRESS as usize;
 
 /// Rules look at names, and at requests if `REQUESTS`.
 struct ByName<'a, const REQUESTS: bool> {
-    claim_pending: bool,
-    request_pending: bool,
     candidates: u64,
+    /// Classes of the rules that match by name and by request, of those that may.
+    certain: [u32; 2],
     /// Transport, address, the rules that the payload satisfies whatever the names are, those that mean each name and the claimed one,
     /// and those that the method and the path satisfy. The bitmaps are taken apart, since ten blocks and ten offsets, in eight
     /// bytes each, would not fit on the kernel's stack.
@@ -449,30 +452,8 @@ impl<'a, const REQUESTS: bool> ByName<'a, REQUESTS> {
         let candidates = black_box(transport.candidates & address.candidates);
         let offsets = packed(packed(0, &transport, TRANSPORT), &address, ADDRESS);
 
-        let [first, second, third, fourth] = flow.names;
-        // A name that was resolved and is claimed is the only one that counts.
-        let (always, foreign, first, second, third, fourth, claimed) = match flow.content.claim {
-            Claim::Pending => (
-                header.names_pending,
-                0,
-                first,
-                second,
-                third,
-                fourth,
-                fourth,
-            ),
-            Claim::Nameless => (header.names_said, 0, first, second, third, fourth, fourth),
-            Claim::Resolved(name) => (header.names_said, 0, name, name, name, name, name),
-            Claim::Foreign(name) => (
-                header.names_said,
-                u64::MAX,
-                first,
-                second,
-                third,
-                fourth,
-                name,
-            ),
-        };
+        let state = flow.said.claim as usize & (claim::STATES - 1);
+        let [first, second, third, fourth, claimed] = counted(flow);
         let a = meaning(tables, header, first)?;
         let offsets = packed(offsets, &a, FIRST_NAME);
         let any = a.candidates;
@@ -489,28 +470,28 @@ impl<'a, const REQUESTS: bool> ByName<'a, REQUESTS> {
         let offsets = packed(offsets, &e, CLAIMED);
         let any = black_box(any | e.candidates);
 
-        let always = bitmap(tables, header, always)?;
+        let always = bitmap(tables, header, header.names_always[state])?;
         let offsets = packed(offsets, &always, ALWAYS);
         let candidates = black_box(candidates & (any | always.candidates));
-        let (candidates, offsets, method, path) = if REQUESTS {
+        let (candidates, offsets, method, path, certain) = if REQUESTS {
             let ByRequest {
-                pending: _,
                 method,
                 path,
-            } = ByRequest::of(tables, header, flow.content.request)?;
+                certain,
+            } = ByRequest::of(tables, header, &flow.said)?;
             (
                 candidates & method.candidates & path.candidates,
                 packed(packed(offsets, &method, METHOD), &path, PATH),
                 method.block,
                 path.block,
+                certain,
             )
         } else {
-            (candidates, offsets, transport.block, transport.block)
+            (candidates, offsets, transport.block, transport.block, 0)
         };
         Ok(Self {
-            claim_pending: matches!(flow.content.claim, Claim::Pending),
-            request_pending: matches!(flow.content.request, Request::Pending),
             candidates,
+            certain: [header.names_certain[state], certain],
             blocks: [
                 transport.block,
                 address.block,
@@ -525,7 +506,7 @@ impl<'a, const REQUESTS: bool> ByName<'a, REQUESTS> {
             ],
             offsets,
             permits: tables.block(header.permits).ok_or(TableError)?,
-            foreign,
+            foreign: every_bit_if(flow.said.claim & flow.said.claim >> 1),
         })
     }
 
@@ -577,18 +558,15 @@ impl<const REQUESTS: bool> Rules for ByName<'_, REQUESTS> {
         header: &Header,
         index: u32,
     ) -> Result<u64, TableError> {
-        let by_request = if REQUESTS {
-            certain_of_request(tables, header, self.request_pending, index)?
-        } else {
-            u64::MAX
-        };
-        if !self.claim_pending {
-            return Ok(by_request);
-        }
+        let [by_name, by_request] = self.certain;
         // A claim can only take an Allow away, but it can bring a Deny about unless all names are meant.
-        let yes = bitmap(tables, header, header.names_pending_yes)?.word(index);
+        let by_name = bitmap(tables, header, by_name)?.word(index);
         let [a, b, c, d] = self.meant(black_box(self.offsets), index);
-        Ok(by_request & (yes | a & b & c & d))
+        let certain = by_name | a & b & c & d;
+        if !REQUESTS {
+            return Ok(certain);
+        }
+        Ok(certain & bitmap(tables, header, by_request)?.word(index))
     }
 
     #[inline(always)]
@@ -599,9 +577,33 @@ impl<const REQUESTS: bool> Rules for ByName<'_, REQUESTS> {
         index: u32,
         permits: u64,
     ) -> Result<u64, TableError> {
-        let by_address = bitmap(tables, header, header.names_said)?.word(index);
-        Ok(!permits | by_address)
+        let nameless = header.names_always[claim::NAMELESS as usize];
+        Ok(!permits | bitmap(tables, header, nameless)?.word(index))
     }
+}
+
+/// All bits if the lowest bit of `condition` is set, else none: no branch, which the verifier would follow both ways.
+#[inline(always)]
+fn every_bit_if(condition: u32) -> u64 {
+    black_box(u64::from(condition & 1).wrapping_neg())
+}
+
+/// The names that count, and the claimed one: where one of the resolved names is claimed, it alone; where none is claimed, any of them in
+/// its place.
+#[inline(always)]
+fn counted(flow: &Flow) -> [u32; NAMES + 1] {
+    let said = &flow.said;
+    let choose = |mask: u64, one: u32, other: u32| one ^ (one ^ other) & mask as u32;
+    let resolved = every_bit_if(said.claim >> 1 & !said.claim);
+    let claimed = every_bit_if(said.claim >> 1);
+    let [a, b, c, d] = flow.names;
+    [
+        choose(resolved, a, said.claimed),
+        choose(resolved, b, said.claimed),
+        choose(resolved, c, said.claimed),
+        choose(resolved, d, said.claimed),
+        choose(claimed, d, said.claimed),
+    ]
 }
 
 /// The rules that mean the names of a class.
@@ -651,7 +653,7 @@ pub fn classify<T: Tables>(
     }
     let by_address = ByAddress { transport, address };
     if requests {
-        let by_request = ByRequest::of(tables, header, flow.content.request)?;
+        let by_request = ByRequest::of(tables, header, &flow.said)?;
         return first_match(
             tables,
             header,

@@ -13,3 +13,4 @@ pub mod packet;
 pub mod plain;
 pub mod request;
 pub mod stream;
+pub mod trial;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Bytes of a method that are looked at. A longer one is none that a rule names.
-pub const MAX_METHOD: usize = 32;
+pub const MAX_METHOD: usize = 24;
 /// Bytes of a path that are looked at: where one is longer, the rest does not count.
 pub const MAX_PATH: usize = 512;
 /// Bytes of a `pathPrefix` at most. One less than of a path, so that what follows the prefix is seen.

@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{Address, Counter, SlotWord, hook, mode, reason, slot_flag, verdict},
+    classify::NO_NAMES,
     packet::protocol,
 };
 
@@ -113,15 +114,16 @@ pub fn permits(call: &Call) -> bool {
     if has_port && dns::is_resolver(call.destination, port, number) {
         return true;
     }
-    let question = Question {
+    let mut question = Question {
         destination: call.destination,
         port: if has_port { port } else { 0 },
         has_port,
         protocol: number,
         said: Said::unread(number != protocol::TCP),
         opened_ns: 0,
+        names: NO_NAMES,
     };
-    let decision = decide(word, state.slot, state.netns, &question);
+    let decision = decide(word, state.slot, state.netns, &mut question);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SockAddrContext::new(call.address),
@@ -134,7 +136,7 @@ pub fn permits(call: &Call) -> bool {
         decision.reason,
         decision.rule
     );
-    if decision.verdict != verdict::DENY || is_reply(call, &question) {
+    if decision.verdict != verdict::DENY || is_reply(call, &mut question) {
         return true;
     }
     tell(call, state, word, &question, decision);

@@ -3,12 +3,14 @@
 use ebfw_common::classify::Tables;
 use ebfw_common::{
     abi::{
-        Address, MAX_INSTANCES, SlotRef, SlotWord, reason, slot_flag, verdict,
+        Address, MAX_INSTANCES, NAMES_PER_ADDRESS, SlotRef, SlotWord, reason, slot_flag, verdict,
     },
-    classify::{Claim, Content, Flow, Outcome, Request, classify},
+    classify::{Flow, Outcome, classify},
     layout::{Header, header_flag},
     packet::Malformed,
 };
+
+pub use ebfw_common::classify::{Said, claim, request};
 
 use crate::{
     names::{self, CLASS_BITS},
@@ -92,69 +94,12 @@ pub struct Question {
     pub said: Said,
     /// When the flow was judged first; 0: now. What has expired since then is still one of its names.
     pub opened_ns: u64,
+    /// The destination's names, see [`Flow::names`]: [`decide`] fills them in.
+    pub names: [u32; NAMES_PER_ADDRESS as usize],
 }
 
-/// What is known of a flow's payload: [`Content`], flat, since no enum with fields may stand in a signature.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Said {
-    /// [`claim`].
-    pub claim: u32,
-    /// Class of the claimed name, if there is one; [`BROKEN_CLASS`] denies.
-    pub claimed: u32,
-    /// [`request`].
-    pub request: u32,
-    /// Class of the request's method, if it is known; [`BROKEN_CLASS`] denies.
-    pub method: u32,
-    /// Class of its path, likewise.
-    pub path: u32,
-}
-
-/// Values of [`Said::claim`], as those of [`Claim`].
-pub mod claim {
-    /// No payload yet: a name may still come.
-    pub const PENDING: u32 = 0;
-    /// The payload carries none.
-    pub const NAMELESS: u32 = 1;
-    /// One of those that the workload resolved to the address.
-    pub const RESOLVED: u32 = 2;
-    /// One that the workload did not resolve to the address.
-    pub const FOREIGN: u32 = 3;
-}
-
-/// Values of [`Said::request`], as those of [`Request`].
-pub mod request {
-    /// One may still come.
-    pub const PENDING: u32 = 0;
-    /// None can be read.
-    pub const OPAQUE: u32 = 1;
-    /// Method and path are known.
-    pub const KNOWN: u32 = 2;
-}
-
-/// No class of any table: what could not be looked up.
+/// No class of any table: what could not be looked up, so that the flow is denied.
 pub const BROKEN_CLASS: u32 = u32::MAX;
-
-impl Said {
-    /// Nothing yet.
-    pub const NOTHING: Self = Self {
-        claim: claim::PENDING,
-        claimed: 0,
-        request: request::PENDING,
-        method: 0,
-        path: 0,
-    };
-
-    /// What can be said of payload that is not read: all that it could tell is passed over.
-    #[inline(always)]
-    pub const fn unread(payload: bool) -> Self {
-        Self {
-            claim: payload as u32 * claim::NAMELESS,
-            request: payload as u32 * request::OPAQUE,
-            ..Self::NOTHING
-        }
-    }
-}
 
 /// Bits of the class of a method or a path.
 const REQUEST_BITS: u32 = 16;
@@ -180,7 +125,7 @@ impl Question {
                 << (INSTANCE_BITS + CLASS_BITS + REQUEST_BITS)
     }
 
-    /// Port, protocol, whether there is a port, what the client said. The upper half is free.
+    /// Port, protocol, whether there is a port, what the client said, and the last name in the upper half.
     #[inline(always)]
     fn flow(&self) -> u64 {
         u64::from(self.port)
@@ -188,6 +133,15 @@ impl Question {
             | u64::from(self.has_port) << 24
             | low(self.said.claim.into(), 2) << 25
             | low(self.said.request.into(), 2) << 27
+            | u64::from(self.names[3]) << 32
+    }
+
+    /// The other names.
+    #[inline(always)]
+    fn three_names(&self) -> u64 {
+        u64::from(self.names[0])
+            | u64::from(self.names[1]) << CLASS_BITS
+            | u64::from(self.names[2]) << (2 * CLASS_BITS)
     }
 }
 
@@ -199,24 +153,24 @@ pub fn passes_as_loopback(word: SlotWord, is_loopback: bool) -> bool {
 
 /// Applies the ruleset of the workload in `slot`, whose word is `word`, to a flow of a socket in the network namespace `netns`.
 #[inline(always)]
-pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &Question) -> Decision {
+pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question) -> Decision {
     if !word.has(slot_flag::GOVERNED) {
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
-    let [a, b, c, d] = names::resolved(
-        word,
-        slot,
-        netns,
-        question.destination,
-        question.opened_ns,
-    );
+    question.names = names::resolved(word, slot, netns, question.destination, question.opened_ns);
+    judge(word, question)
+}
+
+/// Applies the ruleset of a governed workload to a flow whose names are known.
+#[inline(always)]
+pub fn judge(word: SlotWord, question: &Question) -> Decision {
     let [first, second] = question.destination.halves();
     let packed = ebfw_decide(
         question.classes(word.instance()),
         first,
         second,
-        question.flow() | d << 32,
-        a | b << CLASS_BITS | c << (2 * CLASS_BITS),
+        question.flow(),
+        question.three_names(),
     );
     Decision::unpacked(packed)
 }
@@ -239,7 +193,13 @@ fn apply(classes: u64, destination: Address, flow: u64, names: u64) -> Decision 
     let Some(header) = instance.block(0).map(Header::of) else {
         return BROKEN;
     };
-    let content = content(classes, flow);
+    let said = Said {
+        claim: low(flow >> 25, 2) as u32,
+        claimed: low(classes >> INSTANCE_BITS, CLASS_BITS) as u32,
+        request: low(flow >> 27, 2) as u32,
+        method: low(classes >> (INSTANCE_BITS + CLASS_BITS), REQUEST_BITS) as u32,
+        path: (classes >> (INSTANCE_BITS + CLASS_BITS + REQUEST_BITS)) as u32,
+    };
     let class = |bits: u64| low(bits, CLASS_BITS) as u32;
     let flow = Flow {
         destination,
@@ -249,7 +209,7 @@ fn apply(classes: u64, destination: Address, flow: u64, names: u64) -> Decision 
         } else {
             None
         },
-        content,
+        said,
         names: [
             class(names),
             class(names >> CLASS_BITS),
@@ -257,10 +217,8 @@ fn apply(classes: u64, destination: Address, flow: u64, names: u64) -> Decision 
             class(flow >> 32),
         ],
     };
-    let nameless = matches!(content.claim, Claim::Nameless);
-    let unreadable = matches!(content.request, Request::Opaque);
-    let opaque = header.flags & header_flag::NAMES != 0 && nameless
-        || header.flags & header_flag::REQUESTS != 0 && unreadable;
+    let opaque = header.flags & header_flag::NAMES != 0 && said.claim == claim::NAMELESS
+        || header.flags & header_flag::REQUESTS != 0 && said.request == request::OPAQUE;
     let permit = |permits| {
         if permits {
             verdict::ALLOW
@@ -295,26 +253,5 @@ fn apply(classes: u64, destination: Address, flow: u64, names: u64) -> Decision 
             settled: false,
         },
         Err(_) => BROKEN,
-    }
-}
-
-/// What the client said, from the numbers of [`Question::classes`] and [`Question::flow`].
-#[inline(always)]
-fn content(classes: u64, flow: u64) -> Content {
-    let claimed = low(classes >> INSTANCE_BITS, CLASS_BITS) as u32;
-    let method = low(classes >> (INSTANCE_BITS + CLASS_BITS), REQUEST_BITS) as u32;
-    let path = (classes >> (INSTANCE_BITS + CLASS_BITS + REQUEST_BITS)) as u32;
-    Content {
-        claim: match low(flow >> 25, 2) as u32 {
-            claim::PENDING => Claim::Pending,
-            claim::NAMELESS => Claim::Nameless,
-            claim::RESOLVED => Claim::Resolved(claimed),
-            _ => Claim::Foreign(claimed),
-        },
-        request: match low(flow >> 27, 2) as u32 {
-            request::PENDING => Request::Pending,
-            request::KNOWN => Request::Known { method, path },
-            _ => Request::Opaque,
-        },
     }
 }

@@ -8,6 +8,7 @@ use ebfw_common::{
         Address, Counter, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
         verdict,
     },
+    classify::NO_NAMES,
     packet::{Malformed, Packet, Transport, Upper, protocol},
 };
 
@@ -210,15 +211,16 @@ fn judge<const CACHED: bool>(
         Some(state) => (state.netns, state.opened(transport, destination)),
         None => (0, 0),
     };
-    let question = Question {
+    let mut question = Question {
         destination,
         port,
         has_port,
         protocol: packet.protocol,
         said: Said::unread(payload && !is_stream),
         opened_ns,
+        names: NO_NAMES,
     };
-    let mut decision = decide(word, slot, netns, &question);
+    let mut decision = decide(word, slot, netns, &mut question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
     let sk = skb.socket();
     let state = socket::find(sk);

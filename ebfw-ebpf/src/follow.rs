@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{Counter, SharedPages, SlotWord, inspect, mode, reason, verdict},
+    classify::NO_NAMES,
     packet::{Source as _, protocol},
     stream::{Step, flag},
 };
@@ -121,15 +122,16 @@ pub extern "C" fn ebfw_anew(context: *mut __sk_buff, word: u64) -> u64 {
     } else {
         Said::unread(true)
     };
-    let question = Question {
+    let mut question = Question {
         destination,
         port: (transport >> 16) as u16,
         has_port: transport & 1 != 0,
         protocol: (transport >> 8) as u8,
         said,
         opened_ns,
+        names: NO_NAMES,
     };
-    decide(word, slot, netns, &question).packed()
+    decide(word, slot, netns, &mut question).packed()
 }
 
 /// Sequence number of the first byte that the socket's client sends on its connection; 0 in the upper half where it is known.

@@ -19,6 +19,7 @@ mod socket;
 mod spoken;
 mod stream;
 mod tables;
+mod trial;
 mod verifier;
 mod workload;
 
@@ -79,6 +80,19 @@ pub fn ebfw_sendmsg6(context: SockAddrContext) -> i32 {
 #[cgroup_skb(egress)]
 pub fn ebfw_uncached(context: SkBuffContext) -> i32 {
     egress::egress::<false>(context.skb.skb) as i32
+}
+
+/// The verdict on what the map `TRIAL` says of a packet, for tests.
+#[cgroup_skb(egress)]
+pub fn ebfw_trial(context: SkBuffContext) -> i32 {
+    trial::trial(context.skb.skb) as i32
+}
+
+/// Finds the workload and walks over the name in the map `TRIAL`, for benchmarks.
+#[cgroup_skb(egress)]
+pub fn ebfw_walk(context: SkBuffContext) -> i32 {
+    trial::walk(context.skb.skb);
+    1
 }
 
 /// Lets every packet pass: what the hook itself costs, for benchmarks.

@@ -15,6 +15,7 @@ use ebfw_common::{
     },
     layout::Block,
     stream::Facts,
+    trial::Trial,
 };
 
 use crate::{
@@ -144,6 +145,10 @@ pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 /// Zeros, to make entries of `QUESTIONS` of that are filled in place: none would fit on the stack.
 #[btf_map]
 pub static BLANK: Array<Question, 1> = Array::new();
+
+/// What a test says of a flow. Written by tests and benchmarks, read by the programs that only they load.
+#[btf_map]
+pub static TRIAL: Array<Trial, 1> = Array::new();
 
 /// What is said about names, to the agent: a ring of its own, so that no flood hides decisions. Full: the event is lost and counted.
 #[btf_map]

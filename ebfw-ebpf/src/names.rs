@@ -2,7 +2,7 @@
 
 use ebfw_common::{
     abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef, SlotWord, slot_flag},
-    classify::Tables,
+    classify::{NO_NAMES, Tables},
     layout::Header,
     names::{self, MAX_CELLS, NO_CLASS, Text},
 };
@@ -21,7 +21,6 @@ const _: () = assert!(MAX_CELLS == 1 << CLASS_BITS);
 
 /// No name stands there.
 const ABSENT: u32 = u32::MAX;
-const ABSENT_WIDE: u64 = ABSENT as u64;
 
 /// The classes of the names that the workload resolved to an address, as [`ebfw_common::classify::Flow::names`] wants them. `since`: names that
 /// had expired by then do not count; 0: now.
@@ -32,32 +31,33 @@ pub fn resolved(
     netns: u64,
     destination: Address,
     since: u64,
-) -> [u64; PLACES] {
+) -> [u32; PLACES] {
     if !word.has(slot_flag::NAMES) || netns == 0 {
-        return [0; _];
+        return NO_NAMES;
     }
     let [first, second] = destination.halves();
     let since = if since == 0 { boot_ns() } else { since };
     let at = u64::from(slot.0) | u64::from(word.instance()) << INSTANCE_SHIFT;
     let lower = ebfw_names(first, second, at, since, netns);
     let upper = ebfw_names(first, second, at | 2 << PLACE_SHIFT, since, netns);
-    let known = one_of(one_of(lower, lower >> 32), one_of(upper, upper >> 32));
-    [lower, lower >> 32, upper, upper >> 32].map(|class| {
-        match one_of(class, known) {
-            ABSENT_WIDE => NO_CLASS.into(),
-            class => class,
-        }
-    })
+    let names = [
+        lower as u32,
+        (lower >> 32) as u32,
+        upper as u32,
+        (upper >> 32) as u32,
+    ];
+    // Places without a name repeat one that is there.
+    let mut known = NO_CLASS;
+    for class in names {
+        known = one_of(class, known);
+    }
+    names.map(|class| one_of(class, known))
 }
 
 /// The class, or the other where that is [`ABSENT`].
 #[inline(always)]
-fn one_of(class: u64, other: u64) -> u64 {
-    if class as u32 == ABSENT {
-        other & u64::from(u32::MAX)
-    } else {
-        class & u64::from(u32::MAX)
-    }
+fn one_of(class: u32, other: u32) -> u32 {
+    if class == ABSENT { other } else { class }
 }
 
 /// The classes of the names in two places of an address, of which `at` has the first: see [`ebfw_class`].

@@ -11,14 +11,23 @@ use ebfw_agent::{
     metrics::{Counters, KernelCounters},
 };
 use ebfw_common::{
-    abi::{Config, Counter, mode, pending},
-    classify::Flow,
+    abi::{Config, Counter, mode, pending, reason, verdict},
+    classify::{Flow, Outcome, request},
+    trial::{self, Trial},
 };
-use ebfw_policy::{evaluate::Decision, policy::Action, ruleset::Ruleset, testgen};
+use ebfw_policy::{
+    evaluate::Decision,
+    facts::{Claim, Request},
+    http::{Method, RequestPath},
+    policy::Action,
+    ruleset::Ruleset,
+    testgen::{self, Conversation, NameTable},
+};
 use ebfw_tests::packet::{
     Extension, Meaning, Options, Packet, Part, SourceRoute, Upper, V4, V6, disguise,
 };
 use fastrand::Rng;
+use zerocopy::FromZeros as _;
 
 /// Pairs of a ruleset and a packet that a plain `cargo test` judges.
 const PAIRS: u64 = 210_000;
@@ -259,6 +268,121 @@ fn a_remembered_verdict_is_the_one_that_was_taken() {
         }
     }
     assert!(passed > RULESETS * PACKETS / 10, "{passed} packets passed");
+}
+
+/// A conversation as the kernel reads it, and what must come of it.
+fn trial(said: &Conversation, expected: Outcome) -> Trial {
+    let mut trial = Trial::new_zeroed();
+    trial.claim = said.claim_state();
+    let claimed = match &said.claim {
+        Claim::Name(name) => Some(name),
+        Claim::NotYet | Claim::Nameless => None,
+    };
+    let first = said.resolved.first();
+    for place in 0..trial::NAMES {
+        let name = if place == trial::NAMES - 1 {
+            claimed
+        } else {
+            said.resolved.get(place).or(first)
+        };
+        if let Some(name) = name {
+            trial.name_lengths[place] = put(&mut trial.names[place], name.as_str());
+        }
+    }
+    match &said.request {
+        Request::NotYet => trial.request = request::PENDING,
+        Request::Opaque => trial.request = request::OPAQUE,
+        Request::Known { method, path } => {
+            trial.request = request::KNOWN;
+            let method = method.as_ref().map_or("", Method::as_str);
+            let path = path.as_ref().map_or("", RequestPath::as_str);
+            trial.method_length = put(&mut trial.method, method);
+            trial.path_length = put(&mut trial.path, path);
+        }
+    }
+    let (verdict, reason, rule, settled) = match expected {
+        Outcome::Rule {
+            rule,
+            permits,
+            settled,
+        } => (u8::from(permits), reason::RULE, rule, settled),
+        Outcome::Default { permits } => (u8::from(permits), reason::DEFAULT, 0, true),
+        Outcome::Held { rule } => (verdict::HELD, reason::RULE, rule, false),
+    };
+    trial.expected = u64::from(verdict)
+        | u64::from(reason) << 8
+        | u64::from(rule) << 16
+        | u64::from(settled) << 33;
+    trial
+}
+
+/// As much of `text` as fits; says how long all of it is.
+fn put(memory: &mut [u8], text: &str) -> u32 {
+    let kept = text.len().min(memory.len());
+    memory[..kept].copy_from_slice(&text.as_bytes()[..kept]);
+    text.len() as u32
+}
+
+/// Pairs of a ruleset and a conversation that a plain `cargo test` judges.
+const CONVERSATIONS: u64 = 100_000;
+
+#[test]
+fn kernel_and_engine_agree_on_what_clients_say() {
+    let Some(mut kernel) = Kernel::load() else {
+        return;
+    };
+    kernel
+        .datapath
+        .load_benchmarks()
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    let setting =
+        |name, default| env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let (pairs, first) = (
+        setting("EBFW_DIFF_PAIRS", CONVERSATIONS),
+        setting("EBFW_DIFF_SEED", 1),
+    );
+    let (mut judged, mut seed) = (0, first);
+    let mut kinds: BTreeMap<(u32, u32, u64), u64> = BTreeMap::new();
+    while judged < pairs {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = Arc::new(testgen::ruleset(&mut rng));
+        let names = NameTable::random(&mut rng, &ruleset);
+        kernel.enforce(Some(&ruleset));
+        for _ in 0..PACKETS {
+            let flow = testgen::flow(&mut rng, &ruleset);
+            let packet = disguise(&mut rng, &flow);
+            let Meaning::Flow(flow) = packet.meaning else {
+                continue;
+            };
+            let said = Conversation::random(&mut rng, &ruleset, &names);
+            let verdict = ruleset.evaluate(&said.facts(&flow));
+            let Some(expected) = testgen::expected(&ruleset, &verdict) else {
+                continue;
+            };
+            let trial = trial(&said, expected);
+            kernel.datapath.set_trial(&trial).expect("the map takes it");
+            let answer = match kernel.datapath.test_trial(&packet.bytes, 1) {
+                Ok(run) => run.returned,
+                Err(error) if error.raw_os_error() == Some(EINVAL) => continue,
+                Err(error) => panic!("the kernel does not run the program: {error}"),
+            };
+            assert_eq!(
+                answer,
+                trial::AS_EXPECTED,
+                "seed {seed}: {flow:?}\n{said:?}\nengine: {expected:?} ({:?})\n{}",
+                verdict.reason,
+                testgen::words(&ruleset, 100),
+            );
+            let verdict = trial.expected & 0xff;
+            *kinds
+                .entry((trial.claim, trial.request, verdict))
+                .or_default() += 1;
+            judged += 1;
+        }
+        seed += 1;
+    }
+    println!("{judged} pairs, seeds {first} to {}: {kinds:?}", seed - 1);
+    assert_eq!(kinds.len(), 24 + 6, "{kinds:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebfw_common::{
-    classify::{Content, Destination, Flow, NO_NAMES},
+    classify::{Destination, Flow, NO_NAMES, Said},
     packet::{Bytes, MAX_EXTENSIONS, Malformed, Packet as Parsed, parse_v4, parse_v6},
     plain::{Plain, plain_v4, plain_v6},
 };
@@ -37,11 +37,7 @@ fn flow(packet: &Parsed) -> Flow {
         destination: packet.destination,
         protocol: packet.protocol,
         port: packet.ports().map(|ports| ports.destination),
-        content: if pending {
-            Content::PENDING
-        } else {
-            Content::OPAQUE
-        },
+        said: if pending { Said::NOTHING } else { Said::UNREAD },
         names: NO_NAMES,
     }
 }
@@ -248,13 +244,13 @@ fn a_plain_packet_shows_its_flow() {
             "TCP without payload",
             Upper::new(6, 443, 0),
             Some(443),
-            Content::PENDING,
+            Said::NOTHING,
         ),
         (
             "TCP with payload",
             Upper::new(6, 443, 1),
             Some(443),
-            Content::OPAQUE,
+            Said::UNREAD,
         ),
         (
             "TCP with options only",
@@ -263,43 +259,38 @@ fn a_plain_packet_shows_its_flow() {
                 ..Upper::new(6, 443, 0)
             },
             Some(443),
-            Content::PENDING,
+            Said::NOTHING,
         ),
-        ("port 0", Upper::new(6, 0, 0), Some(0), Content::PENDING),
-        ("UDP", Upper::new(17, 53, 30), Some(53), Content::OPAQUE),
+        ("port 0", Upper::new(6, 0, 0), Some(0), Said::NOTHING),
+        ("UDP", Upper::new(17, 53, 30), Some(53), Said::UNREAD),
         (
             "an empty UDP datagram",
             Upper::new(17, 53, 0),
             Some(53),
-            Content::OPAQUE,
+            Said::UNREAD,
         ),
-        (
-            "SCTP",
-            Upper::new(132, 65535, 4),
-            Some(65535),
-            Content::OPAQUE,
-        ),
+        ("SCTP", Upper::new(132, 65535, 4), Some(65535), Said::UNREAD),
         (
             "UDP-Lite has ports that do not count",
             Upper::new(UDP_LITE, 53, 4),
             None,
-            Content::OPAQUE,
+            Said::UNREAD,
         ),
-        ("ICMP", Upper::new(1, 0, 8), None, Content::OPAQUE),
-        ("ICMPv6", Upper::new(58, 0, 8), None, Content::OPAQUE),
+        ("ICMP", Upper::new(1, 0, 8), None, Said::UNREAD),
+        ("ICMPv6", Upper::new(58, 0, 8), None, Said::UNREAD),
         (
             "an unknown protocol without a byte",
             Upper::new(253, 0, 0),
             None,
-            Content::OPAQUE,
+            Said::UNREAD,
         ),
     ];
-    for (why, upper, port, content) in cases {
+    for (why, upper, port, said) in cases {
         let flow = |destination| Flow {
             destination,
             protocol: upper.protocol,
             port,
-            content,
+            said,
             names: NO_NAMES,
         };
         let packet = V4::plain(TO, upper).build();

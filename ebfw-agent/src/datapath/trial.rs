@@ -4,8 +4,14 @@
 
 use std::{io, path::Path};
 
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, maps::Array};
-use ebfw_common::stream::{Facts, Step};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Array, MapError},
+};
+use ebfw_common::{
+    stream::{Facts, Step},
+    trial::Trial,
+};
 use zerocopy::FromBytes as _;
 
 use super::{AttachError, Datapath, LoadError, PROGRAMS, link, syscall, syscall::TestRun};
@@ -20,6 +26,12 @@ const READ: &str = "ebfw_read";
 const HEADS: &str = "HEADS";
 const HEAD: usize = 16 + size_of::<Facts>();
 const HEADS_KEPT: u32 = 16;
+
+/// One that walks over a name, and one for tests: the verdict on what [`Trial`] says.
+const WALK: &str = "ebfw_walk";
+const TRIAL: &str = "ebfw_trial";
+
+const TRIAL_WORDS: usize = size_of::<Trial>() / size_of::<u64>();
 
 /// What the program that reads streams noted.
 #[derive(Clone, Debug)]
@@ -122,7 +134,38 @@ impl Datapath {
     /// Where the kernel refuses one.
     pub fn load_benchmarks(&mut self) -> Result<(), LoadError> {
         link::load(&mut self.ebpf, EMPTY)?;
-        link::load(&mut self.ebpf, UNCACHED)
+        link::load(&mut self.ebpf, UNCACHED)?;
+        link::load(&mut self.ebpf, WALK)?;
+        link::load(&mut self.ebpf, TRIAL)
+    }
+
+    /// Sets the names, the claim and the request of the packets that [`Datapath::test_trial`] and [`Datapath::test_walk`] run on.
+    ///
+    /// # Errors
+    ///
+    /// Where the map refuses.
+    pub fn set_trial(&mut self, trial: &Trial) -> Result<(), MapError> {
+        let words: [u64; TRIAL_WORDS] = zerocopy::transmute!(*trial);
+        let map = self.ebpf.map_mut("TRIAL").expect("the object has the map");
+        Array::<_, [u64; TRIAL_WORDS]>::try_from(map)?.set(0, words, 0)
+    }
+
+    /// As [`Datapath::test_egress`], with what [`Datapath::set_trial`] set: [`ebfw_common::trial::AS_EXPECTED`], or the verdict.
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    pub fn test_trial(&self, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+        self.test(TRIAL, packet, repeat)
+    }
+
+    /// As [`Datapath::test_egress`], with a program that only finds the workload and walks over the first name.
+    ///
+    /// # Errors
+    ///
+    /// What the system call says.
+    pub fn test_walk(&self, packet: &[u8], repeat: u32) -> io::Result<TestRun> {
+        self.test(WALK, packet, repeat)
     }
 
     /// As [`Datapath::test_egress`], with the program that does nothing.

@@ -18,9 +18,7 @@ pub(super) struct NameSets {
 
 /// The rules that match without a look at method and path.
 pub(super) struct RequestSets {
-    /// While no request was made: these may match.
-    pub(super) pending: Bitmap,
-    /// Of those that may, these do.
+    /// While no request was made, when all may match.
     pub(super) pending_yes: Bitmap,
     /// Where no request can be read.
     pub(super) opaque: Bitmap,
@@ -45,7 +43,6 @@ pub(super) fn requests(rules: &[Arc<Rule>], words: usize) -> Option<RequestSets>
     let reads = |rule: &Rule| rule.matches.reads_requests();
     let strict = |rule: &Rule| rule.strict_l7 && rule.action == Action::Deny;
     rules.iter().any(|rule| reads(rule)).then(|| RequestSets {
-        pending: those(rules, words, |_| true),
         pending_yes: those(rules, words, |rule| !reads(rule)),
         opaque: those(rules, words, |rule| !reads(rule) || strict(rule)),
     })

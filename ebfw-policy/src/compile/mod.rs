@@ -15,7 +15,10 @@ mod requests;
 mod tests;
 mod view;
 
-use ebfw_common::layout::{Block, Header, MAX_SHIFT, SUMMARY_SHIFT, header_flag};
+use ebfw_common::{
+    classify::request,
+    layout::{Block, Header, MAX_SHIFT, SUMMARY_SHIFT, header_flag},
+};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use self::{
@@ -154,12 +157,19 @@ pub fn compile(ruleset: &Ruleset, names: &impl NameClasses) -> Result<Tables, Co
     compiler.by_name(&mut header, names)?;
     compiler.by_request(&mut header)?;
     header.bitmaps = compiler.blocks.push_classes(&compiler.classes, shift);
+    for state in [request::PENDING, request::OPAQUE, UNUSED_STATE].map(|state| state as usize) {
+        header.method_bitmaps[state] = header.bitmaps;
+        header.path_bitmaps[state] = header.bitmaps;
+    }
     Ok(Tables {
         blocks: compiler.blocks.finish(header),
         v4,
         v6,
     })
 }
+
+/// The state of a request that has no meaning; it is taken as opaque.
+const UNUSED_STATE: u32 = request::STATES as u32 - 1;
 
 /// What is shared by the dimensions while a ruleset is compiled.
 struct Compiler<'a> {
@@ -297,9 +307,10 @@ impl<'a> Compiler<'a> {
             return Ok(());
         };
         header.flags |= header_flag::NAMES;
-        header.names_pending = self.number(&pending);
-        header.names_pending_yes = self.number(&pending_yes);
-        header.names_said = self.number(&said);
+        let [pending, pending_yes, said, all] =
+            [&pending, &pending_yes, &said, &self.all()].map(|set| self.number(set));
+        header.names_always = [pending, said, said, said];
+        header.names_certain = [pending_yes, all, all, all];
         let name_index::Index {
             classes,
             top,
@@ -315,30 +326,40 @@ impl<'a> Compiler<'a> {
 
     fn by_request(&mut self, header: &mut Header) -> Result<(), TooLarge> {
         let Some(RequestSets {
-            pending,
             pending_yes,
             opaque,
         }) = content::requests(&self.ruleset.rules, self.words)
         else {
             return Ok(());
         };
-        header.flags |= header_flag::REQUESTS;
-        header.requests_pending = self.number(&pending);
-        header.requests_pending_yes = self.number(&pending_yes);
-        header.requests_opaque = self.number(&opaque);
         let Requests {
             cells,
             methods,
             paths,
         } = requests::compile(&self.ruleset.rules, self.words)?;
+        header.flags |= header_flag::REQUESTS;
+        let [pending_yes, opaque, all] =
+            [&pending_yes, &opaque, &self.all()].map(|set| self.number(set));
+        // While no request was made all rules may match.
+        header.requests_certain = [pending_yes, all, all, all];
+        header.method_classes = [all, opaque, 0, opaque];
+        header.path_classes = [all, all, 0, all];
         header.methods = methods.classes.len();
-        header.method_root = methods.root;
-        header.method_bitmaps = self.blocks.push_classes(&methods.classes, header.shift);
         header.paths = paths.classes.len();
+        header.method_root = methods.root;
         header.path_root = paths.root;
-        header.path_bitmaps = self.blocks.push_classes(&paths.classes, header.shift);
+        let shift = header.shift;
+        header.method_bitmaps[request::KNOWN as usize] =
+            self.blocks.push_classes(&methods.classes, shift);
+        header.path_bitmaps[request::KNOWN as usize] =
+            self.blocks.push_classes(&paths.classes, shift);
         header.cells = self.blocks.push_cells(&cells);
         Ok(())
+    }
+
+    /// The set of all rules.
+    fn all(&self) -> Bitmap {
+        Bitmap::of(self.words, 0..self.ruleset.rules.len())
     }
 
     fn number(&mut self, set: &Bitmap) -> u32 {

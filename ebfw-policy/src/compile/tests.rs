@@ -10,7 +10,7 @@ use crate::{
     ruleset::{Ruleset, TooManyRules},
 };
 use ebfw_common::{
-    classify::{Content, Flow, NO_NAMES, Outcome},
+    classify::{Flow, NO_NAMES, Outcome, Said},
     layout::header_flag,
 };
 
@@ -70,7 +70,7 @@ fn to(address: &str, protocol: u8, port: Option<u16>) -> Flow {
         destination: address.parse::<IpAddr>().unwrap().into(),
         protocol,
         port,
-        content: Content::OPAQUE,
+        said: Said::UNREAD,
         names: NO_NAMES,
     }
 }
@@ -281,11 +281,11 @@ fn a_rule_that_waits_for_content_holds_the_flow_until_it_is_opaque() {
         }
     };
     let pending = Flow {
-        content: Content::PENDING,
+        said: Said::NOTHING,
         ..to("192.0.2.1", 6, Some(80))
     };
     let opaque = Flow {
-        content: Content::OPAQUE,
+        said: Said::UNREAD,
         ..pending
     };
     let cases = [

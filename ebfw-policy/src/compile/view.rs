@@ -8,7 +8,7 @@ use std::{
 
 use ebfw_common::{
     abi::Address,
-    classify::{self, Flow, Outcome, Request, TableError},
+    classify::{self, Flow, Outcome, TableError},
     layout::{Block, Header, header_flag},
     names::NO_CLASS,
     request::{class_of_method, class_of_path},
@@ -49,7 +49,7 @@ impl View<'_> {
         classify::classify(self, header, flow)
     }
 
-    /// The request as the kernel sees it; a method or path that is not known is one that no rule means.
+    /// The classes of a request's method and path, as the kernel finds them; what is not given is none that a rule means.
     ///
     /// # Errors
     ///
@@ -58,10 +58,10 @@ impl View<'_> {
         &self,
         method: Option<&Method>,
         path: Option<&RequestPath>,
-    ) -> Result<Request, TableError> {
+    ) -> Result<(u32, u32), TableError> {
         let header = Header::of(self.blocks.first().ok_or(TableError)?);
         if header.flags & header_flag::REQUESTS == 0 {
-            return Ok(Request::Known { method: 0, path: 0 });
+            return Ok((NO_CLASS, NO_CLASS));
         }
         let length = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX);
         let method = method.map_or(Ok(NO_CLASS), |method| {
@@ -72,7 +72,7 @@ impl View<'_> {
             let text = path.as_str();
             class_of_path(self, header, text.as_bytes(), length(text))
         })?;
-        Ok(Request::Known { method, path })
+        Ok((method, path))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ebfw_common::classify::{Content, Destination, Flow, NO_NAMES, Outcome};
+use ebfw_common::classify::{Destination, Flow, NO_NAMES, Outcome, Said};
 use fastrand::Rng;
 use ipnet::IpNet;
 
@@ -63,10 +63,10 @@ fn anything(rng: &mut Rng, ruleset: &Ruleset) -> Flow {
         destination: address(rng).mapped(),
         protocol: protocol.0,
         port: Some(if rng.u8(..8) == 0 { 0 } else { port(rng) }),
-        content: if rng.bool() {
-            Content::PENDING
+        said: if rng.bool() {
+            Said::NOTHING
         } else {
-            Content::OPAQUE
+            Said::UNREAD
         },
         names: NO_NAMES,
     };
@@ -157,7 +157,7 @@ fn showable(rng: &mut Rng, mut flow: Flow) -> Flow {
         flow.port = None;
     }
     if flow.protocol != Protocol::TCP.0 || flow.port.is_none() {
-        flow.content = Content::OPAQUE;
+        flow.said = Said::UNREAD;
     }
     flow
 }
@@ -169,8 +169,8 @@ pub fn facts(flow: &Flow) -> Facts {
         Destination::V4(address) => address.into(),
         Destination::V6(address) => Ipv6Addr::from(address).into(),
     };
-    let stage = match flow.content {
-        Content::PENDING => Stage::Pending,
+    let stage = match flow.said {
+        Said::NOTHING => Stage::Pending,
         _ => Stage::Opaque,
     };
     Facts::packet(Protocol(flow.protocol), destination, flow.port, stage)

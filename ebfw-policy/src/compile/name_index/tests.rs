@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ebfw_common::{
     abi::Address,
-    classify::{Content, Flow, NO_NAMES, Outcome, TableError},
+    classify::{Flow, NO_NAMES, Outcome, Said, TableError},
     layout::header_flag,
 };
 
@@ -70,14 +70,14 @@ fn opaque(names: [u32; 4]) -> Flow {
         destination: Address::mapped([192, 0, 2, 1]),
         protocol: 6,
         port: Some(443),
-        content: Content::OPAQUE,
+        said: Said::UNREAD,
         names,
     }
 }
 
 fn pending(names: [u32; 4]) -> Flow {
     Flow {
-        content: Content::PENDING,
+        said: Said::NOTHING,
         ..opaque(names)
     }
 }
