@@ -16,12 +16,12 @@ use crate::{
     cached,
     decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns::{self, Talk},
-    follow,
+    follow::{self, ebfw_reads},
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
     skb::{Parsed, Skb},
-    socket::{self, LISTEN, RAW, READ, STREAM, SocketState, UNBOUND, flow_key},
+    socket::{self, ANEW, LISTEN, RAW, READ, STREAM, SocketState, UNBOUND, flow_key},
     workload::{self, Membership, slot_word},
 };
 
@@ -75,13 +75,13 @@ pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
         return Fate::Pass;
     }
     match long_way::<CACHED>(skb) {
-        Fate::Read => follow::read(skb),
+        Fate::Read => follow::go_on(skb),
         fate => fate,
     }
 }
 
-/// All that the short way does not know. A function of its own, so that what it needs of the stack is free again for reading payload.
-#[inline(never)]
+/// All that the short way does not know.
+#[inline(always)]
 fn long_way<const CACHED: bool>(skb: Skb) -> Fate {
     let context = skb.0;
     let Some(config) = CONFIG.get(0) else {
@@ -197,7 +197,7 @@ fn judge<const CACHED: bool>(
         && state.destination == destination
         && !(payload && state.verdict == u32::from(verdict::HELD))
     {
-        if payload && state.verdict & READ != 0 {
+        if state.verdict & ANEW != 0 || payload && state.verdict & READ != 0 {
             return Fate::Read;
         }
         return if state.verdict == u32::from(verdict::DENY) {
@@ -226,7 +226,12 @@ fn judge<const CACHED: bool>(
     let state = socket::find(sk);
     let mut reads = 0;
     if is_stream {
-        (decision, reads) = follow::begin(skb, word, decision);
+        let needs = !decision.settled;
+        reads = ebfw_reads(skb.0, u32::from(needs));
+        if needs && state.is_null() {
+            // Nothing can be kept of the socket, so nothing can be waited for.
+            decision = Decision::because(verdict::DENY, reason::SOCKET_STATE);
+        }
     } else if payload && !decision.settled && is_raw(sk) {
         decision = Decision::because(verdict::DENY, reason::UNREADABLE);
     }
@@ -258,6 +263,9 @@ fn judge<const CACHED: bool>(
     };
     if CACHED {
         remember(sk, state, &judged);
+    }
+    if CACHED && reads & ANEW != 0 {
+        return Fate::Read;
     }
     tell(skb, state, &judged);
     if decision.verdict == verdict::DENY {

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
-    helpers::generated::{bpf_probe_read_kernel, bpf_tcp_sock},
+    helpers::generated::{bpf_probe_read_kernel, bpf_tail_call, bpf_tcp_sock},
 };
 use ebfw_common::{
     abi::{Counter, SharedPages, SlotWord, inspect, mode, reason, verdict},
@@ -18,10 +18,10 @@ use crate::{
     claim,
     decide::{Decision, Question, Said, decide},
     egress::{Fate, destroy},
-    maps::CONFIG,
+    maps::{CONFIG, READERS},
     report::count,
     skb::{ETH_P_IP, Skb},
-    socket::{self, NEEDED, READ},
+    socket::{self, ANEW, NEEDED, READ},
     spoken,
     stream::{self, Progress, ebfw_stream},
 };
@@ -33,6 +33,8 @@ const SPOILT: u32 = 1;
 
 /// What there is to decide.
 mod fact {
+    /// What was claimed is judged under another policy.
+    pub(super) const ANEW: u32 = 8;
     /// Nothing: the payload is read to its end.
     pub(super) const NONE: u32 = 6;
     /// Nothing yet: the payload is too long to be read at once.
@@ -51,57 +53,38 @@ mod fact {
     pub(super) const FINISHED: u32 = 5;
 }
 
-/// What is to be read of a TCP connection, as bits of [`crate::socket::SocketState::verdict`], and the decision on it: `first` was taken as if its client had
-/// said nothing. Where that may matter, it is taken anew with what the client has said so far; where nothing can be kept of the socket,
-/// nothing can be waited for.
-#[inline(always)]
-pub fn begin(skb: Skb, word: SlotWord, first: Decision) -> (Decision, u32) {
-    let packed = ebfw_begin(skb.0, word.0, first.packed());
-    (Decision::unpacked(packed), (packed >> READS_SHIFT) as u32)
-}
-
-/// Where what is to be read stands in the result of [`ebfw_begin`], above the decision.
-const READS_SHIFT: u32 = 40;
-
-/// See [`begin`]. With external linkage, as `ebfw_decide`.
+/// What is to be read of a TCP connection, as bits of [`crate::socket::SocketState::verdict`]. `needs`: the decision that was taken as if its
+/// client had said nothing may change with what it says. With external linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_begin(context: *mut __sk_buff, word: u64, first: u64) -> u64 {
-    const STATELESS: Decision = Decision::because(verdict::DENY, reason::SOCKET_STATE);
-    let skb = Skb(context);
-    let decision = Decision::unpacked(first);
-    let needs = decision.verdict == verdict::HELD || !decision.settled;
+pub extern "C" fn ebfw_reads(context: *mut __sk_buff, needs: u32) -> u32 {
     let inspects = CONFIG
         .get(0)
         .is_some_and(|config| config.inspect != inspect::OFF);
-    if !needs && !inspects {
-        return first;
-    }
-    let sk = skb.socket();
-    if sk.is_null() || socket::find(sk).is_null() {
-        return if needs { STATELESS.packed() } else { first };
+    let sk = Skb(context).socket();
+    if needs == 0 && !inspects || sk.is_null() {
+        return 0;
     }
     let spoke = !claim::find(sk).is_null();
     let reads = if spoke && stream::find(sk).is_null() {
         0
-    } else if needs {
-        u64::from(READ | NEEDED)
+    } else if needs != 0 {
+        READ | NEEDED
     } else {
-        u64::from(READ)
+        READ
     };
-    let decision = if needs && spoke {
-        ebfw_anew(context, word)
+    if needs != 0 && spoke {
+        reads | ANEW
     } else {
-        first
-    };
-    decision | reads << READS_SHIFT
+        reads
+    }
 }
 
-/// The decision on the flow that the packet's socket remembers, with what its client has said so far: [`Decision::packed`]. `word`: under
-/// which; 0: under that by which the socket was judged last. With external linkage, as `ebfw_decide`.
+/// The decision on the flow that the packet's socket remembers, with what its client has said so far: [`Decision::packed`]. With external
+/// linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_anew(context: *mut __sk_buff, word: u64) -> u64 {
+pub extern "C" fn ebfw_anew(context: *mut __sk_buff) -> u64 {
     const BROKEN: Decision = Decision::because(verdict::DENY, reason::SOCKET_STATE);
     let skb = Skb(context);
     let sk = skb.socket();
@@ -115,8 +98,7 @@ pub extern "C" fn ebfw_anew(context: *mut __sk_buff, word: u64) -> u64 {
     };
     let (transport, destination) = (state.transport, state.destination);
     let (netns, opened_ns) = (state.netns, state.opened_ns);
-    let word = SlotWord(if word == 0 { state.word } else { word });
-    let slot = state.slot;
+    let (word, slot) = (SlotWord(state.word), state.slot);
     let said = if spoke {
         claim::said(skb, word, destination, transport)
     } else {
@@ -180,12 +162,31 @@ fn is_shared(skb: Skb, at: SharedPages) -> bool {
     u16::from(flags) & at.mask != 0
 }
 
+/// Goes on with the program that reads payload. One of its own: with its readers, egress would be more than the verifier follows, and its
+/// calls deeper than the stack.
+#[inline(always)]
+pub fn go_on(skb: Skb) -> Fate {
+    // SAFETY: the helper takes the context and the map. Where it succeeds it does not return, and nothing here waits to be dropped.
+    unsafe { bpf_tail_call(skb.0.cast(), (&raw const READERS).cast_mut().cast(), 0) };
+    // There is no program: a failure closes.
+    count(Counter::TableError);
+    Fate::Drop
+}
+
 /// Reads the payload of a packet of a flow that is to be read, and decides at each claim.
 #[inline(always)]
 pub fn read(skb: Skb) -> Fate {
     let context = skb.0;
+    let kept = ebfw_kept(context);
+    if kept & ANEW != 0 && ebfw_settle(context, fact::ANEW, ebfw_anew(context)) != 0 {
+        refuse(skb);
+        return Fate::Drop;
+    }
+    if kept & READ == 0 {
+        return Fate::Pass;
+    }
     for _ in 0..HEADS {
-        let fact = ebfw_follow(context);
+        let fact = ebfw_advance(context);
         if fact == fact::NONE {
             return Fate::Pass;
         }
@@ -193,7 +194,7 @@ pub fn read(skb: Skb) -> Fate {
             return Fate::Lose;
         }
         let decision = if matches!(fact, fact::HEAD | fact::OPAQUE) {
-            ebfw_anew(context, 0)
+            ebfw_anew(context)
         } else {
             0
         };
@@ -206,6 +207,17 @@ pub fn read(skb: Skb) -> Fate {
         }
     }
     Fate::Lose
+}
+
+/// What the packet's socket remembers as its verdict.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_kept(context: *mut __sk_buff) -> u32 {
+    // SAFETY: checked against null; entries live until the program ends.
+    match unsafe { socket::find(Skb(context).socket()).as_ref() } {
+        Some(state) => state.verdict,
+        None => 0,
+    }
 }
 
 /// The consequence of a Deny.
@@ -222,7 +234,7 @@ fn refuse(skb: Skb) {
 /// external linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_follow(context: *mut __sk_buff) -> u32 {
+pub extern "C" fn ebfw_advance(context: *mut __sk_buff) -> u32 {
     let skb = Skb(context);
     let sk = skb.socket();
     if sk.is_null() {
@@ -317,14 +329,14 @@ pub extern "C" fn ebfw_settle(context: *mut __sk_buff, fact: u32, decision: u64)
     };
     // Nothing is to be read any more, or nobody waits for it.
     let waits = state.verdict & NEEDED != 0;
-    let ends = fact != fact::HEAD;
+    let ends = !matches!(fact, fact::HEAD | fact::ANEW);
     if fact == fact::FINISHED || ends && !waits {
         state.verdict &= !(READ | NEEDED);
         stream::forget(sk);
         return 0;
     }
     let decision = match fact {
-        fact::HEAD => Decision::unpacked(decision),
+        fact::HEAD | fact::ANEW => Decision::unpacked(decision),
         fact::OPAQUE => {
             stream::forget(sk);
             Decision::unpacked(decision)
@@ -333,7 +345,13 @@ pub extern "C" fn ebfw_settle(context: *mut __sk_buff, fact: u32, decision: u64)
         fact::AMBIGUOUS => irregular(Counter::Ambiguous, reason::AMBIGUOUS),
         _ => irregular(Counter::SocketStateFull, reason::SOCKET_STATE),
     };
-    spoken::tell(skb, SlotWord(state.word), state.slot, decision, !ends);
+    spoken::tell(
+        skb,
+        SlotWord(state.word),
+        state.slot,
+        decision,
+        fact == fact::HEAD,
+    );
     let reads = if ends {
         0
     } else {

@@ -38,6 +38,12 @@ pub fn ebfw_egress(context: SkBuffContext) -> i32 {
     egress::egress::<true>(context.skb.skb) as i32
 }
 
+/// Reads what the client of a TCP connection says, for [`ebfw_egress`], which goes on with it where a decision or an event waits for that.
+#[cgroup_skb(egress)]
+pub fn ebfw_reader(context: SkBuffContext) -> i32 {
+    follow::read(skb::Skb(context.skb.skb)) as i32
+}
+
 /// Notes who may be answered; lets everything in.
 #[cgroup_skb(ingress)]
 pub fn ebfw_ingress(context: SkBuffContext) -> i32 {

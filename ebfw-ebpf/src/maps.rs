@@ -4,7 +4,9 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    },
     macros::btf_map,
 };
 use ebfw_common::{
@@ -83,6 +85,10 @@ pub static STREAMS: SkStorage<Followed, OWN> = SkStorage::new();
 /// policy judges what was claimed under an old one. Full, as `STREAMS`.
 #[btf_map]
 pub static CLAIMS: SkStorage<Facts, OWN> = SkStorage::new();
+
+/// The program that reads payload, at 0. Written by the agent before it attaches the others; as many entries as there are.
+#[btf_map]
+pub static READERS: ProgramArray<1> = ProgramArray::new();
 
 /// What the program that only tests use has read, see [`crate::stream::trial`].
 #[btf_map]

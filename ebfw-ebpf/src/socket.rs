@@ -30,10 +30,13 @@ pub const READ: u32 = 8;
 /// Set there beside it: the decision waits for what is read.
 pub const NEEDED: u32 = 16;
 
+/// Set there: what the client has claimed is to be judged anew, since the verdict was taken as if it had claimed nothing.
+pub const ANEW: u32 = 32;
+
 /// The verdict in [`SocketState::verdict`].
 #[inline(always)]
 pub const fn verdict(kept: u32) -> u32 {
-    kept & !(READ | NEEDED)
+    kept & !(READ | NEEDED | ANEW)
 }
 
 /// Reads a field of a socket by itself: the verifier refuses computed offsets here.
@@ -93,7 +96,7 @@ pub struct SocketState {
     pub destination: Address,
     /// Slot word under which `verdict` was taken; 0: none was.
     pub word: u64,
-    /// `ebfw_common::abi::verdict`, with [`READ`] and [`NEEDED`].
+    /// `ebfw_common::abi::verdict`, with [`READ`], [`NEEDED`] and [`ANEW`].
     pub verdict: u32,
     /// Zero.
     pub _pad: u32,

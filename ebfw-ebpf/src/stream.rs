@@ -13,10 +13,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     helpers::generated::{bpf_probe_read_kernel, bpf_sk_storage_delete, bpf_sk_storage_get},
 };
-use ebfw_common::{
-    packet::Source as _,
-    stream::{Facts, Step, Stream, protocol},
-};
+use ebfw_common::stream::{Facts, Step, Stream, protocol};
 
 use crate::{
     maps::{HEADS, STREAMS},
@@ -24,9 +21,11 @@ use crate::{
     verifier::masked,
 };
 
-/// Bytes that are read in one call.
-const WINDOW: u32 = 32;
-/// Windows of one [`ebfw_stretch`], and stretches of one [`ebfw_stream`]: together 128 KiB of bytes that are read; those passed over do not
+/// Bytes that are loaded at once.
+const WINDOW: u32 = 64;
+/// Bytes that a reader takes in one call: what the verifier has to follow grows with them.
+const STEPS: u32 = 8;
+/// Windows of one [`ebfw_stretch`], and stretches of one [`ebfw_stream`]: together 256 KiB of bytes that are read; those passed over do not
 /// count.
 const WINDOWS: u32 = 64;
 const STRETCHES: u32 = 64;
@@ -179,23 +178,59 @@ pub extern "C" fn ebfw_window(context: *mut __sk_buff, from: u32, to: u32) -> u6
     if followed.stream.is_fresh() {
         followed.stream.begin(followed.window[0]);
     }
-    for index in 0..WINDOW {
-        if index >= length {
+    let protocol = followed.stream.protocol();
+    for part in 0..WINDOW / STEPS {
+        let done = part * STEPS;
+        if done >= length {
+            break;
+        }
+        let read = Progress(match protocol {
+            protocol::TLS => ebfw_tls(context, done, length),
+            protocol::HTTP1 => ebfw_http(context, done, length),
+            _ => Progress::new(1, Step::Opaque, 0).0,
+        });
+        if read.step() != Step::More {
+            return Progress::new(at + read.at(), read.step(), Progress::READ).0;
+        }
+    }
+    Progress::new(at + length, Step::More, Progress::READ).0
+}
+
+/// Reads bytes `from`..`to` of the window as TLS, [`STEPS`] of them at most. Each protocol has a function of its own, to be followed by
+/// itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_tls(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
+    read(Skb(context), from, to, Stream::step_tls).0
+}
+
+/// As [`ebfw_tls`], for HTTP/1.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_http(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
+    read(Skb(context), from, to, Stream::step_http).0
+}
+
+#[inline(always)]
+fn read(skb: Skb, from: u32, to: u32, mut step: impl FnMut(&mut Stream, u8) -> Step) -> Progress {
+    let Some(followed) = followed(skb) else {
+        return LOST;
+    };
+    let mut at = from;
+    for _ in 0..STEPS {
+        if at >= to {
             break;
         }
         relearn();
         // SAFETY: the mask keeps to the array.
-        let byte = unsafe {
-            *followed
-                .window
-                .get_unchecked(masked::<{ WINDOW - 1 }>(index))
-        };
-        let step = followed.stream.step(byte);
+        let byte = unsafe { *followed.window.get_unchecked(masked::<{ WINDOW - 1 }>(at)) };
+        let step = step(&mut followed.stream, byte);
+        at += 1;
         if step != Step::More {
-            return Progress::new(at + index + 1, step, Progress::READ).0;
+            return Progress::new(at, step, 0);
         }
     }
-    Progress::new(at + length, Step::More, Progress::READ).0
+    Progress::new(at, Step::More, 0)
 }
 
 /// Has all memory read again: what the compiler kept of it in registers would keep paths apart for the verifier.
@@ -217,8 +252,8 @@ pub struct Head {
     step: u32,
     /// `ebfw_common::stream::why`.
     why: u32,
-    /// Zero.
-    _pad: u32,
+    /// Whether bytes were read and not only passed over.
+    read: u32,
     /// What is claimed.
     facts: Facts,
 }
@@ -249,6 +284,7 @@ pub fn trial(context: *mut __sk_buff) -> i32 {
         head.at = progress.at() - start;
         head.step = progress.step() as u32;
         head.why = followed.stream.why();
+        head.read = u32::from(progress.read());
         let facts = followed.stream.facts();
         // SAFETY: as many bytes, from one map to another.
         unsafe {

@@ -44,6 +44,17 @@ fn expected(bytes: &[u8]) -> Vec<(usize, Said)> {
     driver.said
 }
 
+const GET: &[u8] = b"GET /a/../%62 HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n";
+/// As a browser sends it.
+const REQUEST: &[u8] = b"GET /static/js/app.js?v=2024-11-25 HTTP/1.1\r\nHost: shop.example:8080\r\nConnection: keep-alive\r\n\
+User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n\
+Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
+Accept-Encoding: gzip, deflate, br\r\nAccept-Language: en-GB,en;q=0.9\r\nCookie: session=0123456789abcdef\r\n\r\n";
+const POST: &[u8] = b"POST /form HTTP/1.1\r\nHost: A.example.\r\nContent-Length: 40\r\n\r\n0123456789012345678901234567890123456789";
+const CHUNKS: &[u8] = b"PUT /x HTTP/1.1\r\nHost: 192.0.2.7\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n";
+const ABSOLUTE: &[u8] = b"GET http://a.example/%7Ex//y/./z?q HTTP/1.1\r\nHost: a.example\r\n\r\n";
+const CONNECT: &[u8] = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
+
 /// Streams of all kinds, whole.
 fn streams() -> Vec<(&'static str, Vec<u8>)> {
     let sni = server_name(b"Shop.Example.");
@@ -65,6 +76,11 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
             [small.clone(), record(20, &[1]), second].concat(),
         ),
         ("what comes behind", [small, record(23, &[1; 300])].concat()),
+        ("a request", REQUEST.to_vec()),
+        ("a request by itself", GET.to_vec()),
+        ("requests and bodies", [REQUEST, POST, CHUNKS, GET].concat()),
+        ("a target with a host", ABSOLUTE.to_vec()),
+        ("a tunnel", [CONNECT, b"\x16\x03\x01".as_slice()].concat()),
         ("another protocol", b"\0\0\0\x17hello".to_vec()),
     ]
 }

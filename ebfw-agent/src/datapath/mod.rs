@@ -25,7 +25,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf},
 };
 use ebfw_common::abi::{ABI_VERSION, COUNTERS, Config, SlotRef, SlotWord, slot_flag};
 use ebfw_policy::{
@@ -52,7 +52,7 @@ use crate::{
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 23] = [
+const PINNED_MAPS: [&str; 24] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
@@ -76,6 +76,7 @@ const PINNED_MAPS: [&str; 23] = [
     "STREAMS",
     "CLAIMS",
     "CLAIM_EVENTS",
+    "READERS",
 ];
 
 /// Why the kernel side cannot be loaded.
@@ -177,6 +178,8 @@ const PROGRAMS: [&str; 7] = [
     "ebfw_ingress",
     "ebfw_egress",
 ];
+/// The program that reads payload: egress goes on with it, so that it is attached nowhere.
+const READER: &str = "ebfw_reader";
 /// Instances by ruleset. What a rule caches inside takes no part in its equality or hash.
 type Loaded = StdHashMap<Arc<Ruleset>, instance::Instance>;
 
@@ -195,6 +198,7 @@ pub struct Datapath {
     names: Names,
     links: Vec<aya::programs::links::FdLink>,
     adopted: bool,
+    _readers: Option<ProgramArray<MapData>>,
 }
 
 impl Datapath {
@@ -231,6 +235,8 @@ impl Datapath {
         let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
         let cgroups: HashMap<_, u64, u32> =
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
+        let mut readers =
+            ProgramArray::try_from(take(&mut ebpf, "READERS")).map_err(map_error("READERS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
         let instances = Instances::open(&mut ebpf, &slots, adopted)?;
         let grace = GracePeriods::prepare().map_err(|source| LoadError::Io {
@@ -260,10 +266,15 @@ impl Datapath {
             names,
             links: Vec::new(),
             adopted,
+            _readers: None,
         };
         for name in PROGRAMS {
             link::load(&mut datapath.ebpf, name)?;
         }
+        link::load(&mut datapath.ebpf, READER)?;
+        link::put_in_place(&mut datapath.ebpf, READER, &mut readers)?;
+        // The array is emptied when nobody in user space holds it any more.
+        datapath._readers = Some(readers);
         Ok(datapath)
     }
 

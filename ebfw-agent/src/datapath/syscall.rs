@@ -194,6 +194,7 @@ fn data(map: &Map) -> io::Result<&MapData> {
         | Map::PerCpuArray(data)
         | Map::RingBuf(data)
         | Map::SkStorage(data)
+        | Map::ProgramArray(data)
         | Map::ArrayOfMaps(data) => Ok(data),
         _ => Err(io::Error::other("the programs have no map of this kind")),
     }

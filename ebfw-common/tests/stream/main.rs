@@ -2,6 +2,8 @@
 
 mod cuts;
 mod drive;
+mod heads;
 mod hello;
 mod http;
+mod path;
 mod tls;
