@@ -27,12 +27,12 @@ pub fn passes(skb: Skb, sk: &bpf_sock, state: &SocketState) -> bool {
     if !passed || state.word == 0 || word_of(state) != Some(state.word) {
         return false;
     }
-    // Compared in each branch, or the four words of the address would lie on the stack, of which there is little.
-    match skb.ethertype() {
-        ETH_P_IP => plain_v4(&Linear(skb)).is_some_and(|plain| is_remembered(&plain, sk, state)),
-        ETH_P_IPV6 => plain_v6(&Linear(skb)).is_some_and(|plain| is_remembered(&plain, sk, state)),
-        _ => false,
-    }
+    let plain = match skb.ethertype() {
+        ETH_P_IP => plain_v4(&Linear(skb)),
+        ETH_P_IPV6 => plain_v6(&Linear(skb)),
+        _ => None,
+    };
+    plain.is_some_and(|plain| is_remembered(&plain, sk, state))
 }
 
 #[inline(always)]

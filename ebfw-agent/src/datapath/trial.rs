@@ -14,7 +14,7 @@ use ebfw_common::{
 };
 use zerocopy::FromBytes as _;
 
-use super::{AttachError, Datapath, LoadError, PROGRAMS, link, syscall, syscall::TestRun};
+use super::{AttachError, Datapath, LoadError, PROGRAMS, READER, link, syscall, syscall::TestRun};
 
 const EGRESS: &str = "ebfw_egress";
 /// Programs for benchmarks: one that does nothing, and egress for a socket that remembers nothing.
@@ -200,6 +200,7 @@ impl Datapath {
     pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
         PROGRAMS
             .into_iter()
+            .chain([READER])
             .map(|name| {
                 let info = self
                     .ebpf

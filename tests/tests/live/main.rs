@@ -4,6 +4,7 @@
 mod agent;
 mod cgroups;
 mod changes;
+mod claims;
 mod events;
 mod modes;
 mod names;
