@@ -71,12 +71,10 @@ pub(super) fn put_in_place(
         name,
         source: Box::new(source),
     })?;
-    readers
-        .set(0, fd, 0)
-        .map_err(|source| LoadError::Map {
-            name: "READERS",
-            source: Box::new(source),
-        })
+    readers.set(0, fd, 0).map_err(|source| LoadError::Map {
+        name: "READERS",
+        source: Box::new(source),
+    })
 }
 
 /// Attaches a loaded program to `cgroup`. With a folder of links: replaces the program of the link that is pinned there for this cgroup,
