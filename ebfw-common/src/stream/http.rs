@@ -10,6 +10,7 @@ use super::{
     Step, Stream,
     authority::{Authority, hex},
     facts::{MAX_METHOD, MAX_PATH, flag},
+    hpack::kind,
     path::Path,
     protocol, why,
 };
@@ -66,7 +67,7 @@ mod field {
 }
 
 /// Flags of [`Http::seen`].
-mod seen {
+pub(super) mod seen {
     /// There was a request, or an empty line before one: what follows is HTTP. This alone outlives a request.
     pub(super) const HTTP: u32 = 1;
     /// Of the present request: its fields.
@@ -75,7 +76,7 @@ mod seen {
     pub(super) const CHUNKED: u32 = 8;
     pub(super) const UPGRADE: u32 = 16;
     /// Its target names a host, which [`HOST`] must repeat.
-    pub(super) const AUTHORITY: u32 = 32;
+    pub(in super::super) const AUTHORITY: u32 = 32;
     /// It is HTTP/1.0.
     pub(super) const OLD: u32 = 64;
     /// The fields are those behind a body.
@@ -85,7 +86,7 @@ mod seen {
 }
 
 /// Letters as a number: of words of up to eight bytes, the last one lowest.
-const fn word(letters: &[u8]) -> u64 {
+pub(super) const fn word(letters: &[u8]) -> u64 {
     let mut word = 0;
     let mut at = 0;
     while at < letters.len() {
@@ -113,16 +114,16 @@ pub(super) struct Http {
     /// [`state`].
     state: u32,
     /// [`seen`].
-    seen: u32,
+    pub(super) seen: u32,
     /// [`field`].
     field: u32,
     /// Bytes of the word or the number that were read.
     read: u32,
     /// Bytes of the name that the target has; whether it is an address.
-    name_length: u32,
-    literal: u32,
-    authority: Authority,
-    path: Path,
+    pub(super) name_length: u32,
+    pub(super) literal: u32,
+    pub(super) authority: Authority,
+    pub(super) path: Path,
 }
 
 /// Whether a byte may stand in a method or the name of a field (RFC 9110, 5.6.2).
@@ -155,7 +156,7 @@ pub(super) const fn is_token(byte: u8) -> bool {
 
 /// Whether a byte may stand in a target. Those that some servers read as a slash or an end may not.
 #[inline(always)]
-const fn is_in_targets(byte: u8) -> bool {
+pub(super) const fn is_in_targets(byte: u8) -> bool {
     byte > b' ' && byte != 0x7f && byte != b'#' && byte != b'\\'
 }
 
@@ -173,13 +174,13 @@ impl Http {
 
     /// Forgets the last word.
     #[inline(always)]
-    fn begin_word(&mut self) {
+    pub(super) fn begin_word(&mut self) {
         self.word = [0; 3];
         self.read = 0;
     }
 
     #[inline(always)]
-    fn push_word(&mut self, byte: u8) {
+    pub(super) fn push_word(&mut self, byte: u8) {
         let [a, b, c] = self.word;
         self.word = [a << 8 | u64::from(byte), b << 8 | a >> 56, c << 8 | b >> 56];
         self.read += 1;
@@ -639,24 +640,10 @@ fn value(stream: &mut Stream, byte: u8) -> Step {
 /// Ends a field.
 #[inline(always)]
 fn end_value(stream: &mut Stream) -> Step {
-    let Stream {
-        http, facts, name, ..
-    } = stream;
+    let http = &mut stream.http;
     http.state = state::FIELD;
     match http.field {
-        field::HOST => {
-            // An empty one names nothing.
-            let named = !http.authority.is_empty();
-            if named && !http.authority.finish(name, facts) {
-                return stream.malformed(why::NAME);
-            }
-            let differs = name.differs(facts, http.name_length)
-                || facts.flags & flag::LITERAL != http.literal
-                || !named;
-            if http.has(seen::AUTHORITY) && differs {
-                return stream.malformed(why::TWO_HOSTS);
-            }
-        }
+        field::HOST => return end_host_value(stream),
         field::LENGTH => {
             let again = http.has(seen::LENGTH) && http.length != http.number;
             if http.read == 0 || again {
@@ -669,6 +656,44 @@ fn end_value(stream: &mut Stream) -> Step {
         _ => {}
     }
     Step::More
+}
+
+/// Ends the value that names the host. Where another did before, it must be the same.
+#[inline(always)]
+pub(super) fn end_host_value(stream: &mut Stream) -> Step {
+    let Stream {
+        http, facts, name, ..
+    } = stream;
+    // An empty one names nothing.
+    let named = !http.authority.is_empty();
+    if named && !http.authority.finish(name, facts) {
+        return stream.malformed(why::NAME);
+    }
+    let differs = name.differs(facts, http.name_length)
+        || facts.flags & flag::LITERAL != http.literal
+        || !named;
+    if http.has(seen::AUTHORITY) && differs {
+        return stream.malformed(why::TWO_HOSTS);
+    }
+    Step::More
+}
+
+/// What a field of HTTP/2 means whose name is the last word.
+#[inline(always)]
+pub(super) fn kind_of_word(http: &Http) -> u32 {
+    if is_word!(http, b":authority") {
+        kind::AUTHORITY
+    } else if is_word!(http, b":method") {
+        kind::METHOD
+    } else if is_word!(http, b":path") {
+        kind::PATH
+    } else if is_word!(http, b"host") {
+        kind::HOST
+    } else if is_word!(http, b":scheme") {
+        kind::PSEUDO
+    } else {
+        kind::OTHER
+    }
 }
 
 /// Ends a head, or the fields behind a body.

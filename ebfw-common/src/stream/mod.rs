@@ -8,14 +8,20 @@
 
 mod authority;
 mod facts;
+mod hpack;
 mod http;
+mod http2;
+mod huffman;
 mod name;
 mod path;
 mod tls;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub use self::facts::{Facts, MAX_METHOD, MAX_PATH, MAX_PREFIX, flag};
+pub use self::{
+    facts::{Facts, MAX_METHOD, MAX_PATH, MAX_PREFIX, flag},
+    http2::Http2,
+};
 use self::{http::Http, name::Reader, tls::Tls};
 
 /// What a byte led to.
@@ -32,8 +38,10 @@ pub enum Step {
     Finished = 3,
     /// What a server could read in another way than this reader; [`Stream::why`] says what it is.
     Malformed = 4,
-    /// From here on HTTP/2.
+    /// From here on HTTP/2: [`Stream::step_http2`] with a zeroed [`Http2`].
     Http2 = 5,
+    /// The same byte is to be read again.
+    Again = 6,
 }
 
 impl Step {
@@ -47,6 +55,7 @@ impl Step {
             2 => Self::Opaque,
             3 => Self::Finished,
             5 => Self::Http2,
+            6 => Self::Again,
             _ => Self::Malformed,
         }
     }
@@ -78,6 +87,10 @@ pub mod why {
     pub const NO_HOST: u32 = 10;
     /// A body whose length cannot be told, or that servers tell in different ways.
     pub const BODY: u32 = 11;
+    /// A frame of HTTP/2 that has no place there, or does not fit its length.
+    pub const FRAME: u32 = 12;
+    /// A reference into a table that is not there, or a table that is larger than what is kept.
+    pub const TABLE: u32 = 13;
 }
 
 /// Protocols, [`Stream::protocol`].
@@ -175,7 +188,7 @@ impl Stream {
         };
     }
 
-    /// Reads a byte. [`Stream::begin`] must have seen the first.
+    /// Reads a byte of a stream that is not HTTP/2. [`Stream::begin`] must have seen the first.
     #[inline(always)]
     pub fn step(&mut self, byte: u8) -> Step {
         if self.end != 0 {
@@ -215,6 +228,17 @@ impl Stream {
         self.ended(step)
     }
 
+    /// As [`Stream::step`], for a stream that is HTTP/2. May say [`Step::Again`].
+    #[inline(always)]
+    pub fn step_http2(&mut self, http2: &mut Http2, byte: u8) -> Step {
+        if self.skip != 0 {
+            self.skip -= 1;
+            return Step::More;
+        }
+        let step = http2::step(self, http2, byte);
+        self.ended(step)
+    }
+
     /// The step that ended the stream; [`Step::More`] where it has not ended.
     #[inline(always)]
     #[must_use]
@@ -224,7 +248,7 @@ impl Stream {
 
     #[inline(always)]
     fn ended(&mut self, step: Step) -> Step {
-        if !matches!(step, Step::More | Step::Head | Step::Http2) {
+        if !matches!(step, Step::More | Step::Head | Step::Http2 | Step::Again) {
             self.end = step as u32;
         }
         step

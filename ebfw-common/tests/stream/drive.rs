@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use ebfw_common::stream::{Facts, Step, Stream};
+use ebfw_common::stream::{Facts, Http2, Step, Stream};
 
 /// What a stream said, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ fn text(bytes: &[u8]) -> String {
 pub(crate) struct Driver {
     pub(crate) stream: Stream,
     pub(crate) said: Vec<(usize, Said)>,
+    http2: Option<Box<Http2>>,
     at: usize,
     slow: bool,
 }
@@ -35,6 +36,7 @@ impl Driver {
         Self {
             stream: Stream::default(),
             said: Vec::new(),
+            http2: None,
             at: 0,
             slow,
         }
@@ -57,11 +59,18 @@ impl Driver {
             if self.stream.is_fresh() {
                 self.stream.begin(*byte);
             }
-            let step = self.stream.step(*byte);
+            let step = match &mut self.http2 {
+                Some(http2) => self.stream.step_http2(http2, *byte),
+                None => self.stream.step(*byte),
+            };
+            if step == Step::Again {
+                continue;
+            }
             self.at += 1;
             packet = &packet[1..];
             match step {
-                Step::More => {}
+                Step::More | Step::Again => {}
+                Step::Http2 => self.http2 = Some(Box::default()),
                 step => {
                     let said = heard(step, self.stream.facts(), self.stream.why());
                     self.said.push((self.at, said));

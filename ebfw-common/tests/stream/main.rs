@@ -2,8 +2,10 @@
 
 mod cuts;
 mod drive;
+mod frames;
 mod heads;
 mod hello;
 mod http;
+mod http2;
 mod path;
 mod tls;
