@@ -380,7 +380,7 @@ pub struct FlowEvent {
     pub verdict: u8,
     /// [`reason`].
     pub reason: u8,
-    /// 1: it was decided with a payload that shows neither name nor request; rules that need one are `opaque`.
+    /// 1: it was decided with a payload that shows no name, or no request, where rules ask for one; rules that need a request are `opaque`.
     pub opaque: u8,
     /// [`mode`] at that time.
     pub mode: u32,
