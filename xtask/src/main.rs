@@ -12,6 +12,7 @@ mod interrupt;
 mod lint;
 mod setup;
 mod test;
+mod verifier;
 mod vm;
 mod workspace;
 
@@ -51,6 +52,8 @@ enum Task {
     Generate(generate::Options),
     /// Do what CI does
     Ci,
+    /// Write docs/verifier.md: what each kernel's verifier has to follow
+    Verifier,
     /// Run the kernel side's tests on old and new kernels in virtual machines
     Vm(vm::Options),
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Generate(options) => generate::run(options),
         Task::Ci => ci::run(),
+        Task::Verifier => verifier::run(),
         Task::Vm(options) => vm::run(&options),
     };
     match outcome {
