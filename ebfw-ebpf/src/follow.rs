@@ -308,7 +308,7 @@ pub extern "C" fn ebfw_advance(context: *mut __sk_buff) -> u32 {
             fact::OPAQUE
         }
         Step::Finished => fact::FINISHED,
-        Step::Http2 => fact::UNREADABLE,
+        Step::Http2 | Step::Again => fact::UNREADABLE,
         Step::Malformed => fact::AMBIGUOUS,
     }
 }

@@ -23,7 +23,7 @@ use hickory_proto::{
     rr::{Name, RData, Record, rdata::CNAME},
 };
 
-use super::{at, code};
+use super::{at, code, found};
 
 /// Only the names below good.example are allowed.
 const GOOD_NAMES: &str = "
@@ -513,9 +513,4 @@ fn real_programs_reach_what_they_resolved_and_nothing_else() {
             assert_eq!(reached.is_ok(), good, "{program} {name}: {reached:?}");
         }
     }
-}
-
-fn found(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
