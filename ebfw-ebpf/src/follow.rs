@@ -27,9 +27,17 @@ use crate::{
 };
 
 /// Heads that are judged in one packet. What is behind them is lost, as on the way, and read when it is sent again.
-const HEADS: u32 = 32;
+const HEADS: u32 = 64;
 /// Set in [`stream::Followed::note`]: bytes were read that cannot be relied on.
 const SPOILT: u32 = 1;
+
+/// What becomes of a packet. Other numbers than those of a program's return values: the compiler would hand them through, and the verifier
+/// would not know their range.
+mod outcome {
+    pub(super) const PASS: u32 = 16;
+    pub(super) const LOSE: u32 = 32;
+    pub(super) const DENY: u32 = 48;
+}
 
 /// What there is to decide.
 mod fact {
@@ -178,7 +186,7 @@ pub fn go_on(skb: Skb) -> Fate {
 pub fn read(skb: Skb) -> Fate {
     let context = skb.0;
     let kept = ebfw_kept(context);
-    if kept & ANEW != 0 && ebfw_settle(context, fact::ANEW, ebfw_anew(context)) != 0 {
+    if kept & ANEW != 0 && ebfw_settle(context, fact::ANEW, ebfw_anew(context)) != outcome::PASS {
         refuse(skb);
         return Fate::Drop;
     }
@@ -190,23 +198,29 @@ pub fn read(skb: Skb) -> Fate {
         if fact == fact::NONE {
             return Fate::Pass;
         }
-        if fact == fact::LATE {
-            return Fate::Lose;
-        }
         let decision = if matches!(fact, fact::HEAD | fact::OPAQUE) {
             ebfw_anew(context)
         } else {
             0
         };
-        if ebfw_settle(context, fact, decision) != 0 {
-            refuse(skb);
-            return Fate::Drop;
-        }
-        if fact != fact::HEAD {
-            return Fate::Pass;
+        match ebfw_settle(context, fact, decision) {
+            outcome::PASS if fact == fact::HEAD => {}
+            outcome::PASS => return Fate::Pass,
+            outcome::LOSE => return Fate::Lose,
+            _ => {
+                refuse(skb);
+                return Fate::Drop;
+            }
         }
     }
-    Fate::Lose
+    match ebfw_settle(context, fact::LATE, 0) {
+        outcome::PASS => Fate::Pass,
+        outcome::LOSE => Fate::Lose,
+        _ => {
+            refuse(skb);
+            Fate::Drop
+        }
+    }
 }
 
 /// What the packet's socket remembers as its verdict.
@@ -279,6 +293,10 @@ pub extern "C" fn ebfw_advance(context: *mut __sk_buff) -> u32 {
     let Some(config) = CONFIG.get(0) else {
         return fact::UNREADABLE;
     };
+    let head = match followed.stream.until_head() {
+        Some(skipped) if skipped < u64::from(end - from) => from + skipped as u32,
+        Some(_) | None => 0,
+    };
     let progress = Progress(ebfw_stream(context, from, end));
     // SAFETY: as above.
     let Some(followed) = (unsafe { stream::find(sk).as_mut() }) else {
@@ -296,6 +314,7 @@ pub extern "C" fn ebfw_advance(context: *mut __sk_buff) -> u32 {
         }
         Step::Head => {
             followed.position = sequence.wrapping_add(at.wrapping_sub(start));
+            followed.head = if head == 0 { [0, 0] } else { [head, at] };
             let kept = claim::keep(sk, followed.stream.facts());
             if kept { fact::HEAD } else { fact::NO_MEMORY }
         }
@@ -314,18 +333,18 @@ pub extern "C" fn ebfw_advance(context: *mut __sk_buff) -> u32 {
 }
 
 /// Keeps and tells the decision that `fact` makes possible; `decision` is that on what was said ([`Decision::packed`]), where something was.
-/// Returns 1 where the packet is denied. With external linkage, as `ebfw_decide`.
+/// Returns an [`outcome`]. With external linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_settle(context: *mut __sk_buff, fact: u32, decision: u64) -> u32 {
     let skb = Skb(context);
     let sk = skb.socket();
     let (Some(config), false) = (CONFIG.get(0), sk.is_null()) else {
-        return 1;
+        return outcome::DENY;
     };
     // SAFETY: checked against null; the entry lives until the program ends, which holds the socket's lock.
     let Some(state) = (unsafe { socket::get(sk).as_mut() }) else {
-        return 1;
+        return outcome::DENY;
     };
     // Nothing is to be read any more, or nobody waits for it.
     let waits = state.verdict & NEEDED != 0;
@@ -333,7 +352,11 @@ pub extern "C" fn ebfw_settle(context: *mut __sk_buff, fact: u32, decision: u64)
     if fact == fact::FINISHED || ends && !waits {
         state.verdict &= !(READ | NEEDED);
         stream::forget(sk);
-        return 0;
+        return outcome::PASS;
+    }
+    // What is lost is read when it is sent again; where nothing may be dropped, reading ends here.
+    if fact == fact::LATE && config.mode == mode::ENFORCE {
+        return outcome::LOSE;
     }
     let decision = match fact {
         fact::HEAD | fact::ANEW => Decision::unpacked(decision),
@@ -341,7 +364,7 @@ pub extern "C" fn ebfw_settle(context: *mut __sk_buff, fact: u32, decision: u64)
             stream::forget(sk);
             Decision::unpacked(decision)
         }
-        fact::UNREADABLE => irregular(Counter::Unreadable, reason::UNREADABLE),
+        fact::UNREADABLE | fact::LATE => irregular(Counter::Unreadable, reason::UNREADABLE),
         fact::AMBIGUOUS => irregular(Counter::Ambiguous, reason::AMBIGUOUS),
         _ => irregular(Counter::SocketStateFull, reason::SOCKET_STATE),
     };
@@ -367,7 +390,11 @@ pub extern "C" fn ebfw_settle(context: *mut __sk_buff, fact: u32, decision: u64)
     } else {
         u32::from(decision.verdict) | reads
     };
-    u32::from(carried_out)
+    if carried_out {
+        outcome::DENY
+    } else {
+        outcome::PASS
+    }
 }
 
 #[inline(always)]

@@ -3,8 +3,8 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_probe_read_kernel};
 use ebfw_common::{
     abi::{
-        Address, ClaimEvent, Counter, FlowEvent, MAX_PATH, SlotRef, SlotWord, claim_kind, hook,
-        inspect, reason, verdict,
+        Address, ClaimEvent, Counter, FlowEvent, MAX_HEAD, MAX_PATH, SlotRef, SlotWord, claim_kind,
+        hook, inspect, reason, verdict,
     },
     stream::{Facts, flag},
 };
@@ -15,7 +15,7 @@ use crate::{
     maps::{CLAIM_EVENTS, CONFIG, EVENTS},
     report::{self, RateKey, count},
     skb::Skb,
-    socket, workload,
+    socket, stream, workload,
 };
 
 /// Set in [`RateKey::verdict`] of what clients say: it has a limit of its own beside that of the flow.
@@ -109,6 +109,17 @@ pub extern "C" fn ebfw_tell_claim(context: *mut __sk_buff, word: u64, packed: u6
     let Some(facts) = (unsafe { claim::find(socket).as_ref() }) else {
         return 0;
     };
+    let with_heads = CONFIG
+        .get(0)
+        .is_some_and(|config| config.inspect == inspect::HEADS);
+    // SAFETY: as above.
+    if with_heads
+        && facts.has(flag::REQUEST)
+        && let Some(followed) = unsafe { stream::find(socket).as_ref() }
+        && followed.head[1] > followed.head[0]
+    {
+        return with_head(skb, facts, followed.head, word, packed, suppressed);
+    }
     let Some(mut entry) = CLAIM_EVENTS.reserve(0) else {
         count(Counter::ClaimEventLost);
         return 0;
@@ -117,6 +128,43 @@ pub extern "C" fn ebfw_tell_claim(context: *mut __sk_buff, word: u64, packed: u6
     let event = unsafe { &mut *entry.as_mut_ptr() };
     fill(&mut event.flow, skb, word, packed, suppressed);
     said(event, facts);
+    entry.submit(0);
+    1
+}
+
+/// An event with the head as it was sent, as much of it as there is room for.
+#[repr(C)]
+struct WithHead {
+    event: ClaimEvent,
+    head: [u8; MAX_HEAD],
+}
+
+#[inline(always)]
+fn with_head(
+    skb: Skb,
+    facts: &Facts,
+    [from, to]: [u32; 2],
+    word: u64,
+    packed: u64,
+    suppressed: u32,
+) -> u32 {
+    let Some(mut entry) = CLAIM_EVENTS.reserve_untyped::<WithHead>(0) else {
+        count(Counter::ClaimEventLost);
+        return 0;
+    };
+    // SAFETY: every field that counts is set below; every bit pattern is an event.
+    let WithHead { event, head } = unsafe { &mut *entry.as_mut_ptr() };
+    fill(&mut event.flow, skb, word, packed, suppressed);
+    said(event, facts);
+    let length = to - from;
+    let length = if length < MAX_HEAD as u32 {
+        length
+    } else {
+        MAX_HEAD as u32
+    };
+    if skb.load_bytes(from, head, length) {
+        event.head_length = length;
+    }
     entry.submit(0);
     1
 }

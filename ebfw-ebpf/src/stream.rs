@@ -37,6 +37,9 @@ pub struct Followed {
     pub position: u32,
     /// Free, for the same.
     pub note: u32,
+    /// Where in the packet that is read the head begins and ends that was read last; both 0 where it begins in another packet. For the
+    /// same.
+    pub head: [u32; 2],
     /// The reader.
     pub stream: Stream,
     window: [u8; WINDOW as usize],
@@ -132,10 +135,8 @@ pub extern "C" fn ebfw_stream(context: *mut __sk_buff, from: u32, to: u32) -> u6
         }
         at = progress.at();
     }
-    if at >= to {
-        return Progress::new(at, Step::More, read).0;
-    }
-    LOST.0
+    // As far as it goes: whoever calls sees that there is more.
+    Progress::new(at, Step::More, read).0
 }
 
 /// A part of [`ebfw_stream`].

@@ -172,6 +172,12 @@ impl Http {
         self.seen & flag != 0
     }
 
+    /// Whether the next byte that is read may be the first of a head.
+    #[inline(always)]
+    pub(super) fn is_between_heads(&self) -> bool {
+        self.state == state::START
+    }
+
     /// Forgets the last word.
     #[inline(always)]
     pub(super) fn begin_word(&mut self) {

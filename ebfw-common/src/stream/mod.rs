@@ -169,6 +169,15 @@ impl Stream {
         passed
     }
 
+    /// Bytes until the next head of HTTP/1 begins, where that is known.
+    #[inline(always)]
+    #[must_use]
+    pub fn until_head(&self) -> Option<u64> {
+        let between = self.is_fresh()
+            || self.protocol == protocol::HTTP1 && self.http.is_between_heads();
+        between.then_some(self.skip)
+    }
+
     /// Whether the next byte would be the first.
     #[inline(always)]
     #[must_use]
