@@ -10,6 +10,7 @@ use ebfw_common::abi::{claim_kind, inspect, verdict};
 use ebfw_test_need::not_run;
 use ebfw_tests::lab::{
     Lab,
+    agent::{Agent, Home},
     net::{v4, v6},
     recorder::Recorder,
     resolver::{A, AAAA, answer, ask, wire},
@@ -71,7 +72,10 @@ fn lab(policy: &str) -> Option<(Lab, Recorder)> {
 }
 
 fn say(parts: &[&[u8]]) -> io::Result<()> {
-    let to = SocketAddr::new(v4(2), HTTP);
+    say_to(SocketAddr::new(v4(2), HTTP), parts)
+}
+
+fn say_to(to: SocketAddr, parts: &[&[u8]]) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(AT_ONCE))?;
@@ -322,4 +326,37 @@ fn real_clients_are_told_apart() {
             (claim_kind::HTTP, verdict::DENY)
         ]
     );
+}
+
+#[test]
+fn the_agent_tells_requests_and_keeps_secrets() {
+    let Some(lab) = Lab::open() else { return };
+    let _server = Recorder::start(&lab.net().far, HTTP);
+    let home = Home::new();
+    home.write_policy(NO_DELETE);
+    let agent = Agent::start_with(&home, &lab, &[("EBFW_INSPECT_HEADERS", "true")]);
+    let said = |method: &str| {
+        format!("{method} /a/../b?q=1 HTTP/1.1\r\nHost: Example.com\r\nCookie: secret\r\nAccept: */*\r\n\r\n")
+    };
+    // The addresses of IPv4 are among those without events.
+    let to = SocketAddr::new(v6(2), HTTP);
+    lab.inside(|| say_to(to, &[said("GET").as_bytes()])).unwrap();
+    let event = agent.events.wait_for(&["\"kind\":\"http\"", "\"allow\""]);
+    for part in [
+        r#""domain":"Example.com""#,
+        r#""method":"GET""#,
+        r#""path":"/a/../b?q=1""#,
+        r#"{"name":"Cookie","value":"(redacted)"}"#,
+        r#"{"name":"Accept","value":"*/*"}"#,
+        r#""port":8123"#,
+        r#""rule":"(default)""#,
+        r#""pid":"#,
+    ] {
+        assert!(event.contains(part), "{part} in {event}");
+    }
+    let denied = lab.inside(|| say_to(to, &[said("DELETE").as_bytes()]));
+    assert!(is_ended(&denied), "the agent itself ends it: {denied:?}");
+    let event = agent.events.wait_for(&["\"kind\":\"http\"", "\"deny\""]);
+    assert!(event.contains(r#""rule":"delete""#), "{event}");
+    assert!(!event.contains("secret"), "{event}");
 }
