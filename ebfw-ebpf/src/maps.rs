@@ -14,6 +14,7 @@ use ebfw_common::{
         Request, SlotRef,
     },
     layout::Block,
+    stream::Http2,
 };
 
 use crate::{
@@ -76,6 +77,10 @@ pub static SOCKETS: SkStorage<SocketState, INHERITED> = SkStorage::new();
 /// once nothing to come can change a fact. Full (the socket's option memory is used up): what waits for it is denied.
 #[btf_map]
 pub static STREAMS: SkStorage<Followed, OWN> = SkStorage::new();
+
+/// What client and server of an HTTP/2 connection that is followed have in their tables. As `STREAMS`.
+#[btf_map]
+pub static HTTP2: SkStorage<Http2, OWN> = SkStorage::new();
 
 /// What the program that only tests use has read, see [`crate::stream::trial`].
 #[btf_map]
