@@ -16,7 +16,7 @@ use ebfw_common::{
         NameKey, Request, SlotRef,
     },
     layout::Block,
-    stream::Facts,
+    stream::{Facts, Http2},
     trial::Trial,
 };
 
@@ -89,6 +89,10 @@ pub static CLAIMS: SkStorage<Facts, OWN> = SkStorage::new();
 /// The program that reads payload, at 0. Written by the agent before it attaches the others; as many entries as there are.
 #[btf_map]
 pub static READERS: ProgramArray<1> = ProgramArray::new();
+
+/// What client and server of an HTTP/2 connection that is followed have in their tables. As `STREAMS`.
+#[btf_map]
+pub static HTTP2: SkStorage<Http2, OWN> = SkStorage::new();
 
 /// What the program that only tests use has read, see [`crate::stream::trial`].
 #[btf_map]

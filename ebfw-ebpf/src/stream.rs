@@ -13,10 +13,10 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     helpers::generated::{bpf_probe_read_kernel, bpf_sk_storage_delete, bpf_sk_storage_get},
 };
-use ebfw_common::stream::{Facts, Step, Stream, protocol};
+use ebfw_common::stream::{Facts, Http2, Step, Stream, protocol};
 
 use crate::{
-    maps::{HEADS, STREAMS},
+    maps::{HEADS, HTTP2, STREAMS},
     skb::{Parsed, Skb},
     verifier::masked,
 };
@@ -50,6 +50,11 @@ fn map() -> *mut core::ffi::c_void {
     (&raw const STREAMS).cast_mut().cast()
 }
 
+#[inline(always)]
+fn tables() -> *mut core::ffi::c_void {
+    (&raw const HTTP2).cast_mut().cast()
+}
+
 /// What is known of the connection of `socket`, which must not be null; null where it is not followed.
 #[inline(always)]
 pub fn find(socket: *mut bpf_sock) -> *mut Followed {
@@ -69,7 +74,10 @@ pub fn follow(socket: *mut bpf_sock) -> *mut Followed {
 #[inline(always)]
 pub fn forget(socket: *mut bpf_sock) {
     // SAFETY: as in `find`.
-    unsafe { bpf_sk_storage_delete(map(), socket.cast()) };
+    unsafe {
+        bpf_sk_storage_delete(map(), socket.cast());
+        bpf_sk_storage_delete(tables(), socket.cast());
+    }
 }
 
 /// The packet's socket, if it is followed.
@@ -180,21 +188,30 @@ pub extern "C" fn ebfw_window(context: *mut __sk_buff, from: u32, to: u32) -> u6
         followed.stream.begin(followed.window[0]);
     }
     let protocol = followed.stream.protocol();
-    for part in 0..WINDOW / STEPS {
-        let done = part * STEPS;
+    let mut done = 0;
+    for _ in 0..WINDOW / STEPS {
         if done >= length {
             break;
         }
         let read = Progress(match protocol {
             protocol::TLS => ebfw_tls(context, done, length),
             protocol::HTTP1 => ebfw_http(context, done, length),
+            protocol::HTTP2 => ebfw_http2(context, done, length),
             _ => Progress::new(1, Step::Opaque, 0).0,
         });
-        if read.step() != Step::More {
-            return Progress::new(at + read.at(), read.step(), Progress::READ).0;
+        done = read.at();
+        let step = read.step();
+        if step == Step::Http2 {
+            if http2(skb, BPF_SK_STORAGE_GET_F_CREATE).is_none() {
+                return LOST.0;
+            }
+            break;
+        }
+        if step != Step::More {
+            return Progress::new(at + done, step, Progress::READ).0;
         }
     }
-    Progress::new(at + length, Step::More, Progress::READ).0
+    Progress::new(at + done, Step::More, Progress::READ).0
 }
 
 /// Reads bytes `from`..`to` of the window as TLS, [`STEPS`] of them at most. Each protocol has a function of its own, to be followed by
@@ -212,6 +229,32 @@ pub extern "C" fn ebfw_http(context: *mut __sk_buff, from: u32, to: u32) -> u64 
     read(Skb(context), from, to, Stream::step_http).0
 }
 
+/// As [`ebfw_tls`], for HTTP/2.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_http2(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
+    let skb = Skb(context);
+    let Some(http2) = http2(skb, 0) else {
+        return LOST.0;
+    };
+    read(skb, from, to, |stream, byte| stream.step_http2(http2, byte)).0
+}
+
+/// What is known of the packet's connection beside its stream; made of zeros with `BPF_SK_STORAGE_GET_F_CREATE`.
+#[inline(always)]
+fn http2(skb: Skb, flags: u32) -> Option<&'static mut Http2> {
+    let socket = skb.socket();
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: as in `followed`.
+    unsafe {
+        let state =
+            bpf_sk_storage_get(tables(), socket.cast(), ptr::null_mut(), u64::from(flags));
+        state.cast::<Http2>().as_mut()
+    }
+}
+
 #[inline(always)]
 fn read(skb: Skb, from: u32, to: u32, mut step: impl FnMut(&mut Stream, u8) -> Step) -> Progress {
     let Some(followed) = followed(skb) else {
@@ -226,6 +269,9 @@ fn read(skb: Skb, from: u32, to: u32, mut step: impl FnMut(&mut Stream, u8) -> S
         // SAFETY: the mask keeps to the array.
         let byte = unsafe { *followed.window.get_unchecked(masked::<{ WINDOW - 1 }>(at)) };
         let step = step(&mut followed.stream, byte);
+        if step == Step::Again {
+            continue;
+        }
         at += 1;
         if step != Step::More {
             return Progress::new(at, step, 0);

@@ -2,6 +2,9 @@
 
 #[path = "../../ebfw-common/tests/stream/drive.rs"]
 mod drive;
+#[expect(dead_code, reason = "the reader's own tests use the rest")]
+#[path = "../../ebfw-common/tests/stream/frames.rs"]
+mod frames;
 #[path = "../../ebfw-common/tests/stream/hello.rs"]
 mod hello;
 
@@ -11,6 +14,7 @@ use fastrand::Rng;
 
 use crate::{
     drive::{Driver, Said, heard},
+    frames::{PREFACE, Writer, frame, headers},
     hello::{extension, hello, record, records, server_name},
 };
 
@@ -55,6 +59,33 @@ const CHUNKS: &[u8] = b"PUT /x HTTP/1.1\r\nHost: 192.0.2.7\r\nTransfer-Encoding:
 const ABSOLUTE: &[u8] = b"GET http://a.example/%7Ex//y/./z?q HTTP/1.1\r\nHost: a.example\r\n\r\n";
 const CONNECT: &[u8] = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
 
+const UPGRADE: &[u8] = b"GET /u HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+
+/// A connection with requests to these authorities and paths.
+fn http2(requests: &[&[&str; 2]]) -> Vec<u8> {
+    let mut rng = Rng::with_seed(9);
+    let mut writer = Writer::new();
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend(frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]));
+    for (&[authority, path], id) in requests.iter().zip((1..).step_by(2)) {
+        let mut block = Vec::new();
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", authority),
+            ("content-type", "application/grpc"),
+            ("user-agent", "grpc-go/1.70.0"),
+            ("te", "trailers"),
+        ] {
+            block.extend(writer.field(&mut rng, name, value));
+        }
+        bytes.extend(headers(id, &block));
+        bytes.extend(frame(0, 1, id, &[0; 45]));
+    }
+    bytes
+}
+
 /// Streams of all kinds, whole.
 fn streams() -> Vec<(&'static str, Vec<u8>)> {
     let sni = server_name(b"Shop.Example.");
@@ -81,6 +112,23 @@ fn streams() -> Vec<(&'static str, Vec<u8>)> {
         ("requests and bodies", [REQUEST, POST, CHUNKS, GET].concat()),
         ("a target with a host", ABSOLUTE.to_vec()),
         ("a tunnel", [CONNECT, b"\x16\x03\x01".as_slice()].concat()),
+        ("HTTP/2", http2(&[&["a.example", "/"]; 1])),
+        (
+            "HTTP/2 as gRPC speaks it",
+            http2(&[&["grpc.example:50051", "/pkg.Service/Method"]; 12]),
+        ),
+        (
+            "HTTP/2 with other paths",
+            http2(&[
+                &["a.example", "/x/../%41"],
+                &["b.example", "/y?z"],
+                &["a.example", "*"],
+            ]),
+        ),
+        (
+            "HTTP/2 behind an upgrade",
+            [UPGRADE, &http2(&[&["a.example", "/"]; 2])].concat(),
+        ),
         ("another protocol", b"\0\0\0\x17hello".to_vec()),
     ]
 }

@@ -52,7 +52,7 @@ use crate::{
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 24] = [
+const PINNED_MAPS: [&str; 25] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
@@ -74,6 +74,7 @@ const PINNED_MAPS: [&str; 24] = [
     "NAME_COUNTS",
     "NAME_EVENTS",
     "STREAMS",
+    "HTTP2",
     "CLAIMS",
     "CLAIM_EVENTS",
     "READERS",

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     Step, Stream,
-    facts::{MAX_METHOD, flag},
+    facts::{MAX_METHOD, flag, masked},
     http::{self, is_in_targets, is_token, seen, word},
     huffman::Transition,
     why,
@@ -42,15 +42,24 @@ pub(super) const fn has(seen: u32, kind: u32) -> bool {
     seen >> kind & SEEN != 0
 }
 
-/// Where in a field the block is; 0 is before one.
+/// Where in a field the block is; 0 is before one. What is done at the end of a number or string is a state of its own, in which the last
+/// byte waits: so each part is there once, and the verifier need not follow it behind every other.
 mod state {
     pub(super) const FIELD: u32 = 0;
     pub(super) const INTEGER: u32 = 1;
+    /// The number is known.
+    pub(super) const NUMBER: u32 = 2;
     /// The length of a name or value.
-    pub(super) const LENGTH: u32 = 2;
-    pub(super) const STRING: u32 = 3;
+    pub(super) const LENGTH: u32 = 3;
+    /// A value begins, which is in the block.
+    pub(super) const VALUE: u32 = 4;
+    /// A value begins, which was sent before.
+    pub(super) const OLD_VALUE: u32 = 5;
+    pub(super) const STRING: u32 = 6;
     /// Bytes that were sent before are read again.
-    pub(super) const AGAIN: u32 = 4;
+    pub(super) const OLD_STRING: u32 = 7;
+    /// The string is complete.
+    pub(super) const END: u32 = 8;
 }
 
 /// What the number is that is read.
@@ -134,7 +143,7 @@ mod path {
 
 /// Lengths of the static table's names, a byte each.
 #[inline(always)]
-const fn static_name_length(index: u32) -> u32 {
+fn static_name_length(index: u32) -> u32 {
     const LENGTHS: [u8; 64] = [
         0, 10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16,
         16, 14, 16, 13, 12, 6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7,
@@ -159,7 +168,7 @@ const fn static_name_length(index: u32) -> u32 {
         eight(48),
         eight(56),
     ];
-    let word = WORDS[(index >> 3 & 7) as usize];
+    let word = WORDS[masked(index >> 3, 7)];
     (word >> (8 * (index & 7))) as u32 & 0xff
 }
 
@@ -189,13 +198,14 @@ impl Hpack {
 
     /// The place of the entry with this index, if there is one.
     #[inline(always)]
-    fn place(&self, index: u32) -> Option<usize> {
+    fn place(&self, index: u32) -> Option<u32> {
         let back = u64::from(index - STATIC);
         if back > self.inserted || back > u64::from(MAX_ENTRIES) {
             return None;
         }
-        let place = (self.inserted - back) as usize & (MAX_ENTRIES as usize - 1);
-        (self.entries[place].before >= self.evicted).then_some(place)
+        let place = (self.inserted - back) as u32;
+        let before = self.entries[masked(place, MAX_ENTRIES - 1)].before;
+        (before >= self.evicted).then_some(place)
     }
 
     /// Evicts what no longer fits.
@@ -208,10 +218,20 @@ impl Hpack {
         }
     }
 
+    /// Notes a byte of a value that may go into the table.
+    #[inline(always)]
+    fn keep_byte(&mut self, byte: u8) {
+        self.value_length += 1;
+        if self.kind != kind::OTHER && self.keep != 0 {
+            self.values[masked(self.next, MAX_TABLE - 1)] = byte;
+            self.next = self.next.wrapping_add(1);
+        }
+    }
+
     /// Puts the field that was read into the table.
     #[inline(always)]
     fn insert(&mut self) {
-        let place = self.inserted as usize & (MAX_ENTRIES as usize - 1);
+        let place = masked(self.inserted as u32, MAX_ENTRIES - 1);
         self.entries[place] = Entry {
             before: self.total,
             value: self.next.wrapping_sub(self.value_length),
@@ -230,30 +250,33 @@ impl Hpack {
 #[inline(always)]
 pub(super) fn step(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -> Step {
     match hpack.state {
-        state::FIELD => representation(stream, hpack, trailer, byte),
+        state::FIELD => representation(stream, hpack, byte),
         state::INTEGER => {
             hpack.number += u32::from(byte & 0x7f) << (7 * (hpack.more & 3));
             hpack.more += 1;
             if byte & 0x80 == 0 {
-                return take(stream, hpack, trailer);
+                hpack.state = state::NUMBER;
+                return Step::Again;
             }
             if hpack.more >= MAX_MORE {
                 return stream.malformed(why::FIELD);
             }
             Step::More
         }
+        state::NUMBER => take(stream, hpack),
         state::LENGTH => {
             hpack.huffman = u32::from(byte >> 7);
-            integer(stream, hpack, trailer, number::LENGTH, byte, 0x7f)
+            integer(hpack, number::LENGTH, byte, 0x7f)
         }
-        state::AGAIN => again(stream, hpack, trailer),
+        state::VALUE | state::OLD_VALUE => begin_value(stream, hpack, trailer),
+        state::END => end_string(stream, hpack, trailer),
         _ => string(stream, hpack, trailer, byte),
     }
 }
 
 /// Sees how a field is written (6).
 #[inline(always)]
-fn representation(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -> Step {
+fn representation(stream: &mut Stream, hpack: &mut Hpack, byte: u8) -> Step {
     let (what, mask) = if byte & 0x80 != 0 {
         (number::INDEX, 0x7f)
     } else if byte & 0x40 != 0 {
@@ -268,19 +291,12 @@ fn representation(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u
     } else if hpack.fields != 0 {
         return stream.malformed(why::FIELD);
     }
-    integer(stream, hpack, trailer, what, byte, mask)
+    integer(hpack, what, byte, mask)
 }
 
 /// Begins a number with the lower bits of `byte`.
 #[inline(always)]
-fn integer(
-    stream: &mut Stream,
-    hpack: &mut Hpack,
-    trailer: bool,
-    what: u32,
-    byte: u8,
-    mask: u8,
-) -> Step {
+fn integer(hpack: &mut Hpack, what: u32, byte: u8, mask: u8) -> Step {
     hpack.what = what;
     hpack.number = u32::from(byte & mask);
     hpack.more = 0;
@@ -288,15 +304,16 @@ fn integer(
         hpack.state = state::INTEGER;
         return Step::More;
     }
-    take(stream, hpack, trailer)
+    hpack.state = state::NUMBER;
+    Step::Again
 }
 
 /// Takes a number.
 #[inline(always)]
-fn take(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
+fn take(stream: &mut Stream, hpack: &mut Hpack) -> Step {
     let number = hpack.number;
     match hpack.what {
-        number::LENGTH => return begin_string(stream, hpack, trailer),
+        number::LENGTH => return begin_string(hpack),
         number::TABLE_SIZE => {
             hpack.state = state::FIELD;
             if number > MAX_TABLE {
@@ -310,18 +327,17 @@ fn take(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
     }
     let indexed = hpack.what == number::INDEX;
     hpack.keep = u32::from(hpack.what == number::NAME_TO_KEEP);
-    hpack.is_value = 1;
+    hpack.state = state::LENGTH;
     if number == 0 {
+        if indexed {
+            return stream.malformed(why::FIELD);
+        }
         hpack.is_value = 0;
         hpack.name_length = 0;
         stream.http.begin_word();
-        hpack.state = state::LENGTH;
-        return if indexed {
-            stream.malformed(why::FIELD)
-        } else {
-            Step::More
-        };
+        return Step::More;
     }
+    hpack.is_value = 1;
     if number <= STATIC {
         hpack.kind = static_kind(number);
         hpack.name_length = static_name_length(number);
@@ -345,72 +361,38 @@ fn take(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
             length,
             kind,
             name_length,
-        } = hpack.entries[place];
+        } = hpack.entries[masked(place, MAX_ENTRIES - 1)];
         hpack.kind = kind;
         hpack.name_length = name_length;
         hpack.is_constant = 0;
         hpack.again = value;
-        hpack.left = length;
+        // Of others the value is not kept.
+        hpack.left = if kind == kind::OTHER { 0 } else { length };
     }
     if !indexed {
-        hpack.state = state::LENGTH;
         return Step::More;
     }
-    if hpack.kind == kind::OTHER || hpack.kind == kind::PSEUDO {
-        return begin_value(stream, hpack, trailer);
-    }
-    hpack.value_length = 0;
-    hpack.state = state::AGAIN;
-    let step = begin_value(stream, hpack, trailer);
-    if step == Step::More {
-        hpack.state = state::AGAIN;
-        return Step::Again;
-    }
-    step
-}
-
-/// Reads a byte of a value that was sent before.
-#[inline(always)]
-fn again(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
-    if hpack.left == 0 {
-        return end_value(stream, hpack, trailer);
-    }
-    hpack.left -= 1;
-    let byte = if hpack.is_constant != 0 {
-        let [first, second] = hpack.constant;
-        hpack.constant = [first << 8 | second >> 56, second << 8];
-        (first >> 56) as u8
-    } else {
-        let byte = hpack.values[(hpack.again & (MAX_TABLE - 1)) as usize];
-        hpack.again = hpack.again.wrapping_add(1);
-        byte
-    };
-    let step = value_byte(stream, hpack, trailer, byte);
-    if step == Step::More {
-        Step::Again
-    } else {
-        step
-    }
+    hpack.huffman = 0;
+    hpack.state = state::OLD_VALUE;
+    Step::Again
 }
 
 /// Begins a name or value of the length that was read.
 #[inline(always)]
-fn begin_string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
+fn begin_string(hpack: &mut Hpack) -> Step {
     hpack.left = hpack.number;
     hpack.node = 0;
     hpack.half = 0;
     hpack.may_end = 1;
-    hpack.state = state::STRING;
+    hpack.value_length = 0;
     if hpack.is_value != 0 {
-        hpack.value_length = 0;
-        let step = begin_value(stream, hpack, trailer);
-        if step != Step::More {
-            return step;
-        }
-        hpack.state = state::STRING;
+        hpack.state = state::VALUE;
+        return Step::Again;
     }
+    hpack.state = state::STRING;
     if hpack.left == 0 {
-        return end_string(stream, hpack, trailer);
+        hpack.state = state::END;
+        return Step::Again;
     }
     Step::More
 }
@@ -418,7 +400,9 @@ fn begin_string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
 /// Reads a byte of a string, or half of one.
 #[inline(always)]
 fn string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -> Step {
-    let mut symbol = Some(byte);
+    let old = hpack.state == state::OLD_STRING;
+    let mut symbol = byte;
+    let mut is_symbol = true;
     let mut whole = true;
     if hpack.huffman != 0 {
         let second = hpack.half != 0;
@@ -431,39 +415,51 @@ fn string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -> St
         }
         hpack.node = transition.node();
         hpack.may_end = u32::from(transition.may_end());
+        is_symbol = transition.is_symbol();
         symbol = transition.symbol();
+    } else if old {
+        symbol = old_byte(hpack);
     }
-    if let Some(symbol) = symbol {
-        let step = string_byte(stream, hpack, trailer, symbol);
-        if step != Step::More {
-            return step;
-        }
+    if whole {
+        hpack.left -= 1;
     }
-    if !whole {
-        return Step::Again;
+    let complete = hpack.left == 0;
+    if complete {
+        hpack.state = state::END;
     }
-    hpack.left -= 1;
-    if hpack.left == 0 {
-        return end_string(stream, hpack, trailer);
-    }
-    Step::More
-}
-
-#[inline(always)]
-fn string_byte(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -> Step {
-    if hpack.is_value == 0 {
+    let step = if !is_symbol {
+        Step::More
+    } else if hpack.is_value == 0 {
         hpack.name_length += 1;
-        stream.http.push_word(byte);
-        return Step::More;
+        stream.http.push_word(symbol);
+        Step::More
+    } else {
+        if !old {
+            hpack.keep_byte(symbol);
+        }
+        value_byte(stream, hpack, trailer, symbol)
+    };
+    if step == Step::More && (!whole || old || complete) {
+        Step::Again
+    } else {
+        step
     }
-    hpack.value_length += 1;
-    if hpack.kind != kind::OTHER && hpack.keep != 0 {
-        hpack.values[(hpack.next & (MAX_TABLE - 1)) as usize] = byte;
-        hpack.next = hpack.next.wrapping_add(1);
-    }
-    value_byte(stream, hpack, trailer, byte)
 }
 
+/// The next byte of a value that was sent before.
+#[inline(always)]
+fn old_byte(hpack: &mut Hpack) -> u8 {
+    if hpack.is_constant != 0 {
+        let [first, second] = hpack.constant;
+        hpack.constant = [first << 8 | second >> 56, second << 8];
+        return (first >> 56) as u8;
+    }
+    let byte = hpack.values[masked(hpack.again, MAX_TABLE - 1)];
+    hpack.again = hpack.again.wrapping_add(1);
+    byte
+}
+
+/// Ends a name, or a value with its field.
 #[inline(always)]
 fn end_string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
     if hpack.huffman != 0 && hpack.may_end == 0 {
@@ -491,9 +487,18 @@ fn begin_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
         http, facts, name, ..
     } = stream;
     let kind = hpack.kind;
-    hpack.state = state::FIELD;
+    let old = hpack.state == state::OLD_VALUE;
+    let waits = old || hpack.left == 0;
+    hpack.state = if hpack.left == 0 {
+        state::END
+    } else if old {
+        state::OLD_STRING
+    } else {
+        state::STRING
+    };
+    let step = if waits { Step::Again } else { Step::More };
     if kind == kind::OTHER {
-        return Step::More;
+        return step;
     }
     if trailer {
         return if kind == kind::HOST {
@@ -519,7 +524,7 @@ fn begin_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
         http.authority.begin(name, facts);
     }
     hpack.path = path::START;
-    Step::More
+    step
 }
 
 /// Takes a byte of a value.
@@ -542,7 +547,7 @@ fn value_byte(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -
             if !is_token(byte) || length >= MAX_METHOD as u32 {
                 return stream.malformed(why::REQUEST_LINE);
             }
-            facts.method[(length & 31) as usize] = byte;
+            facts.method[masked(length, 31)] = byte;
             facts.method_length = length + 1;
         }
         kind::PATH => return path_byte(stream, hpack, byte),

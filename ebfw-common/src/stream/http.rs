@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::{
     Step, Stream,
     authority::{Authority, hex},
-    facts::{MAX_METHOD, MAX_PATH, flag},
+    facts::{MAX_METHOD, MAX_PATH, flag, masked},
     hpack::kind,
     path::Path,
     protocol, why,
@@ -274,7 +274,7 @@ fn first_line(stream: &mut Stream, byte: u8) -> Step {
         state::METHOD => {
             let length = facts.method_length;
             if is_token(byte) && length < MAX_METHOD as u32 {
-                facts.method[(length & 31) as usize] = byte;
+                facts.method[masked(length, 31)] = byte;
                 facts.method_length = length + 1;
             } else if byte == b' ' {
                 http.state = state::TARGET;
@@ -434,7 +434,7 @@ fn raw(stream: &mut Stream, byte: u8) {
     let facts = &mut stream.facts;
     let length = facts.path_length;
     if length < MAX_PATH as u32 {
-        facts.path[(length & (MAX_PATH as u32 - 1)) as usize] = byte;
+        facts.path[masked(length, MAX_PATH as u32 - 1)] = byte;
         facts.path_length = length + 1;
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The code is canonical, so that the lengths say it all. The machine is built when this is compiled.
 
+use super::facts::masked;
+
 /// Set in a transition: it gives a symbol.
 const SYMBOL: u32 = 1 << 16;
 /// Set: the string may end there, as what came behind the last symbol is padding.
@@ -17,7 +19,7 @@ impl Transition {
     /// From `node` with the four bits `bits`.
     #[inline(always)]
     pub(super) fn of(node: u32, bits: u32) -> Self {
-        Self(TRANSITIONS[((node & 0xff) << 4 | bits & 15) as usize])
+        Self(TRANSITIONS[masked(node << 4 | bits, NODES as u32 * 16 - 1)])
     }
 
     /// The next node. The first is 0.
@@ -26,14 +28,16 @@ impl Transition {
         self.0 & 0xff
     }
 
-    /// The symbol that was completed.
+    /// Whether a symbol was completed.
     #[inline(always)]
-    pub(super) const fn symbol(self) -> Option<u8> {
-        if self.0 & SYMBOL != 0 {
-            Some((self.0 >> 8) as u8)
-        } else {
-            None
-        }
+    pub(super) const fn is_symbol(self) -> bool {
+        self.0 & SYMBOL != 0
+    }
+
+    /// The symbol.
+    #[inline(always)]
+    pub(super) const fn symbol(self) -> u8 {
+        (self.0 >> 8) as u8
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::facts::{Facts, flag};
+use super::facts::{Facts, flag, masked};
 use crate::{
     abi::{Address, MAX_NAME},
     dns::lower,
@@ -68,7 +68,7 @@ impl Reader {
         if !is_in_names(byte) || length > MAX_NAME as u32 {
             return false;
         }
-        let place = &mut facts.name[(length & 0xff) as usize];
+        let place = &mut facts.name[masked(length, 0xff)];
         self.differs |= u32::from(*place ^ byte);
         *place = byte;
         facts.name_length = length + 1;

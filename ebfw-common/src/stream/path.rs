@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     authority::hex,
-    facts::{Facts, MAX_PATH},
+    facts::{Facts, MAX_PATH, masked},
 };
 
 /// Segments of a path that can be open at once.
@@ -98,7 +98,7 @@ impl Path {
             if self.depth >= MAX_DEPTH {
                 return false;
             }
-            self.starts[(self.depth & (MAX_DEPTH - 1)) as usize] = self.segment as u16;
+            self.starts[masked(self.depth, MAX_DEPTH - 1)] = self.segment as u16;
             self.depth += 1;
             self.write(facts, b'/');
             self.segment = facts.path_length;
@@ -115,7 +115,7 @@ impl Path {
         let kept = !(size == 0 || size == 1 && self.last & 0xff == DOT || up);
         if up && self.depth != 0 {
             self.depth -= 1;
-            let start = self.starts[(self.depth & (MAX_DEPTH - 1)) as usize];
+            let start = self.starts[masked(self.depth, MAX_DEPTH - 1)];
             self.segment = u32::from(start);
         }
         if !kept {
@@ -128,7 +128,7 @@ impl Path {
     fn write(&mut self, facts: &mut Facts, byte: u8) {
         let length = facts.path_length;
         if length < MAX_PATH as u32 {
-            facts.path[(length & (MAX_PATH as u32 - 1)) as usize] = byte;
+            facts.path[masked(length, MAX_PATH as u32 - 1)] = byte;
         }
         self.last = self.last << 8 | u32::from(byte);
         facts.path_length = length + 1;

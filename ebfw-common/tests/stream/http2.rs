@@ -626,7 +626,7 @@ fn generated_connections_are_read_as_they_were_meant() {
         "/static/js/app.js",
     ];
     let mut requests = 0;
-    for seed in 0..250 {
+    for seed in 0..60 {
         let mut rng = Rng::with_seed(seed);
         let mut writer = Writer::new();
         let mut library = loona_hpack::Decoder::new();
@@ -710,7 +710,7 @@ fn generated_connections_are_read_as_they_were_meant() {
             said(&bytes);
         }
     }
-    assert!(requests > 5000, "{requests} requests");
+    assert!(requests > 1000, "{requests} requests");
 }
 
 #[test]
