@@ -16,12 +16,12 @@ use crate::{
     cached,
     decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns::{self, Talk},
-    follow::{self, ebfw_reads},
+    follow,
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
     skb::{Parsed, Skb},
-    socket::{self, ANEW, LISTEN, RAW, READ, STREAM, SocketState, UNBOUND, flow_key},
+    socket::{self, ANEW, LISTEN, READ, STREAM, SocketState, UNBOUND, flow_key},
     workload::{self, Membership, slot_word},
 };
 
@@ -220,21 +220,14 @@ fn judge<const CACHED: bool>(
         opened_ns,
         names: NO_NAMES,
     };
-    let mut decision = decide(word, slot, netns, &mut question);
+    let decision = decide(word, slot, netns, &mut question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
     let sk = skb.socket();
     let state = socket::find(sk);
-    let mut reads = 0;
-    if is_stream {
-        let needs = !decision.settled;
-        reads = ebfw_reads(skb.0, u32::from(needs));
-        if needs && state.is_null() {
-            // Nothing can be kept of the socket, so nothing can be waited for.
-            decision = Decision::because(verdict::DENY, reason::SOCKET_STATE);
-        }
-    } else if payload && !decision.settled && is_raw(sk) {
-        decision = Decision::because(verdict::DENY, reason::UNREADABLE);
-    }
+    let is_tcp = packet.upper.transport == Transport::Tcp;
+    let parts = u32::from(is_stream) * follow::part::STREAM
+        | u32::from(is_tcp && payload) * follow::part::PAYLOAD;
+    let (decision, reads) = follow::weigh(skb, decision, parts);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SkBuffContext::new(skb.0),
@@ -283,13 +276,6 @@ fn is_stream(sk: *mut bpf_sock, packet: &Packet) -> bool {
     packet.upper.transport == Transport::Tcp
         // SAFETY: checked against null.
         && unsafe { sk.as_ref() }.is_some_and(|socket| socket.type_ == STREAM)
-}
-
-/// Whether a process has made the packet itself: then nothing tells what the other side takes for the stream.
-#[inline(always)]
-fn is_raw(sk: *mut bpf_sock) -> bool {
-    // SAFETY: checked against null.
-    unsafe { sk.as_ref() }.is_some_and(|socket| socket.type_ == RAW)
 }
 
 #[inline(never)]

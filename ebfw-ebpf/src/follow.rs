@@ -21,7 +21,7 @@ use crate::{
     maps::{CONFIG, READERS},
     report::count,
     skb::{ETH_P_IP, Skb},
-    socket::{self, ANEW, NEEDED, READ},
+    socket::{self, ANEW, NEEDED, RAW, READ},
     spoken,
     stream::{self, Progress, ebfw_stream},
 };
@@ -37,6 +37,8 @@ mod outcome {
     pub(super) const PASS: u32 = 16;
     pub(super) const LOSE: u32 = 32;
     pub(super) const DENY: u32 = 48;
+    /// It passes, as far as it was read.
+    pub(super) const NEXT: u32 = 64;
 }
 
 /// What there is to decide.
@@ -61,31 +63,73 @@ mod fact {
     pub(super) const FINISHED: u32 = 5;
 }
 
-/// What is to be read of a TCP connection, as bits of [`crate::socket::SocketState::verdict`]. `needs`: the decision that was taken as if its
-/// client had said nothing may change with what it says. With external linkage, as `ebfw_decide`.
+/// What of a packet matters for what is to be read.
+pub mod part {
+    /// It belongs to a TCP connection.
+    pub const STREAM: u32 = 1;
+    /// It is TCP and has payload.
+    pub const PAYLOAD: u32 = 2;
+}
+
+/// What is to be read of a flow, as bits of [`crate::socket::SocketState::verdict`], and the decision on it: `first` was taken as if its client
+/// had said nothing. `parts`: see [`part`].
+#[inline(always)]
+pub fn weigh(skb: Skb, first: Decision, parts: u32) -> (Decision, u32) {
+    let weighed = ebfw_weigh(skb.0, first.packed(), parts);
+    (Decision::unpacked(weighed), (weighed >> READS_SHIFT) as u32)
+}
+
+/// Where what is to be read stands in the result of [`ebfw_weigh`], above the decision.
+const READS_SHIFT: u32 = 40;
+
+/// See [`weigh`]. With external linkage, as `ebfw_decide`: the verifier would follow what comes behind it for each of these answers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_reads(context: *mut __sk_buff, needs: u32) -> u32 {
+pub extern "C" fn ebfw_weigh(context: *mut __sk_buff, first: u64, parts: u32) -> u64 {
+    if parts == 0 {
+        return first;
+    }
+    let needs = !Decision::unpacked(first).settled;
     let inspects = CONFIG
         .get(0)
         .is_some_and(|config| config.inspect != inspect::OFF);
+    if !needs && !inspects {
+        return first;
+    }
     let sk = Skb(context).socket();
-    if needs == 0 && !inspects || sk.is_null() {
-        return 0;
+    if sk.is_null() {
+        return first;
+    }
+    if parts & part::STREAM == 0 {
+        // A process that makes its packets itself says what nobody can read for sure.
+        // SAFETY: checked against null.
+        let raw = unsafe { (*sk).type_ } == RAW;
+        return if raw && needs && parts & part::PAYLOAD != 0 {
+            Decision::because(verdict::DENY, reason::UNREADABLE).packed()
+        } else {
+            first
+        };
+    }
+    if socket::get(sk).is_null() {
+        // Nothing can be kept of the socket, so nothing can be waited for.
+        return if needs {
+            Decision::because(verdict::DENY, reason::SOCKET_STATE).packed()
+        } else {
+            first
+        };
     }
     let spoke = !claim::find(sk).is_null();
-    let reads = if spoke && stream::find(sk).is_null() {
-        0
-    } else if needs != 0 {
-        READ | NEEDED
-    } else {
-        READ
-    };
-    if needs != 0 && spoke {
-        reads | ANEW
-    } else {
-        reads
+    let mut reads = 0;
+    if !spoke || !stream::find(sk).is_null() {
+        reads = READ;
+        if needs {
+            reads |= NEEDED;
+        }
     }
+    if needs && spoke {
+        reads |= ANEW;
+    }
+    first | u64::from(reads) << READS_SHIFT
 }
 
 /// The decision on the flow that the packet's socket remembers, with what its client has said so far: [`Decision::packed`]. With external
@@ -184,42 +228,56 @@ pub fn go_on(skb: Skb) -> Fate {
 /// Reads the payload of a packet of a flow that is to be read, and decides at each claim.
 #[inline(always)]
 pub fn read(skb: Skb) -> Fate {
-    let context = skb.0;
-    let kept = ebfw_kept(context);
-    if kept & ANEW != 0 && ebfw_settle(context, fact::ANEW, ebfw_anew(context)) != outcome::PASS {
-        refuse(skb);
-        return Fate::Drop;
-    }
-    if kept & READ == 0 {
-        return Fate::Pass;
-    }
-    for _ in 0..HEADS {
-        let fact = ebfw_advance(context);
-        if fact == fact::NONE {
-            return Fate::Pass;
-        }
-        let decision = if matches!(fact, fact::HEAD | fact::OPAQUE) {
-            ebfw_anew(context)
-        } else {
-            0
-        };
-        match ebfw_settle(context, fact, decision) {
-            outcome::PASS if fact == fact::HEAD => {}
-            outcome::PASS => return Fate::Pass,
-            outcome::LOSE => return Fate::Lose,
-            _ => {
-                refuse(skb);
-                return Fate::Drop;
-            }
-        }
-    }
-    match ebfw_settle(context, fact::LATE, 0) {
+    // What follows a Deny stands in one place, since the verifier follows it for each.
+    match converse(skb.0) {
         outcome::PASS => Fate::Pass,
         outcome::LOSE => Fate::Lose,
         _ => {
             refuse(skb);
             Fate::Drop
         }
+    }
+}
+
+#[inline(always)]
+fn converse(context: *mut __sk_buff) -> u32 {
+    let kept = ebfw_kept(context);
+    if kept & ANEW != 0 {
+        let outcome = ebfw_settle(context, fact::ANEW, ebfw_anew(context));
+        if outcome != outcome::PASS {
+            return outcome;
+        }
+    }
+    if kept & READ == 0 {
+        return outcome::PASS;
+    }
+    for _ in 0..HEADS {
+        let outcome = ebfw_head(context);
+        if outcome != outcome::NEXT {
+            return outcome;
+        }
+    }
+    ebfw_settle(context, fact::LATE, 0)
+}
+
+/// Reads on to the next head and decides on it. Returns an [`outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_head(context: *mut __sk_buff) -> u32 {
+    let fact = ebfw_advance(context);
+    if fact == fact::NONE {
+        return outcome::PASS;
+    }
+    let decision = if matches!(fact, fact::HEAD | fact::OPAQUE) {
+        ebfw_anew(context)
+    } else {
+        0
+    };
+    let outcome = ebfw_settle(context, fact, decision);
+    if fact == fact::HEAD && outcome == outcome::PASS {
+        outcome::NEXT
+    } else {
+        outcome
     }
 }
 

@@ -1,5 +1,7 @@
 //! From an address to the classes of the names that the workload resolved to it.
 
+use core::hint::black_box;
+
 use ebfw_common::{
     abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef, SlotWord, slot_flag},
     classify::{NO_NAMES, Tables},
@@ -19,8 +21,8 @@ const PLACES: usize = NAMES_PER_ADDRESS as usize;
 pub const CLASS_BITS: u32 = 20;
 const _: () = assert!(MAX_CELLS == 1 << CLASS_BITS);
 
-/// No name stands there.
-const ABSENT: u32 = u32::MAX;
+/// No name stands there. No class either: an automaton has a cell for each, and more.
+const ABSENT: u32 = (1 << CLASS_BITS) - 1;
 
 /// The classes of the names that the workload resolved to an address, as [`ebfw_common::classify::Flow::names`] wants them. `since`: names that
 /// had expired by then do not count; 0: now.
@@ -57,7 +59,9 @@ pub fn resolved(
 /// The class, or the other where that is [`ABSENT`].
 #[inline(always)]
 fn one_of(class: u32, other: u32) -> u32 {
-    if class == ABSENT { other } else { class }
+    // Without a branch, of which the verifier would follow both ways for each place.
+    let absent = (black_box(class ^ ABSENT).wrapping_sub(1).cast_signed() >> 31).cast_unsigned();
+    class & !absent | other & absent
 }
 
 /// The classes of the names in two places of an address, of which `at` has the first: see [`ebfw_class`].

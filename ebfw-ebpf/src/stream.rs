@@ -249,8 +249,7 @@ fn http2(skb: Skb, flags: u32) -> Option<&'static mut Http2> {
     }
     // SAFETY: as in `followed`.
     unsafe {
-        let state =
-            bpf_sk_storage_get(tables(), socket.cast(), ptr::null_mut(), u64::from(flags));
+        let state = bpf_sk_storage_get(tables(), socket.cast(), ptr::null_mut(), u64::from(flags));
         state.cast::<Http2>().as_mut()
     }
 }

@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn every_row_has_a_key_variable_and_flag_of_its_own() {
         let count = SETTINGS.len();
-        assert_eq!(count, 18, "a new key needs its row here");
+        assert_eq!(count, 20, "a new key needs its row here");
         assert_eq!(
             SETTINGS
                 .iter()

@@ -173,8 +173,8 @@ impl Stream {
     #[inline(always)]
     #[must_use]
     pub fn until_head(&self) -> Option<u64> {
-        let between = self.is_fresh()
-            || self.protocol == protocol::HTTP1 && self.http.is_between_heads();
+        let between =
+            self.is_fresh() || self.protocol == protocol::HTTP1 && self.http.is_between_heads();
         between.then_some(self.skip)
     }
 
