@@ -6,7 +6,7 @@
 
 use crate::{
     classify::{TableError, Tables},
-    layout::{BITS_WORDS, Header},
+    layout::{BITS_WORDS, Block, Header},
     names::{self, Cells, Text},
 };
 
@@ -19,19 +19,23 @@ pub const MAX_PATH_PREFIX: usize = MAX_PATH - 1;
 
 const CELLS_SHIFT: u32 = BITS_WORDS.trailing_zeros();
 
-/// The cells in the blocks of a ruleset.
+/// The cells in the blocks of a ruleset, of which the last one is kept in mind.
 struct InBlocks<'a, T> {
     tables: &'a T,
     first: u32,
+    number: u32,
+    block: &'a Block,
 }
 
 impl<T: Tables> Cells for InBlocks<'_, T> {
     #[inline(always)]
-    fn cell(&self, index: u32) -> Option<u64> {
-        let block = self
-            .tables
-            .block(self.first.wrapping_add(index >> CELLS_SHIFT))?;
-        Some(block[index as usize & (BITS_WORDS - 1)])
+    fn cell(&mut self, index: u32) -> Option<u64> {
+        let number = index >> CELLS_SHIFT;
+        if number != self.number {
+            self.block = self.tables.block(self.first.wrapping_add(number))?;
+            self.number = number;
+        }
+        Some(self.block[index as usize & (BITS_WORDS - 1)])
     }
 }
 
@@ -76,8 +80,15 @@ fn walk<const LIMIT: u32, T: Tables>(
     text: &(impl Text + ?Sized),
     length: u32,
 ) -> Result<u32, TableError> {
+    let block = tables.block(first).ok_or(TableError)?;
+    let mut cells = InBlocks {
+        tables,
+        first,
+        number: 0,
+        block,
+    };
     names::walk::<LIMIT>(
-        &InBlocks { tables, first },
+        &mut cells,
         root,
         length,
         |state| text.pass(state),

@@ -25,8 +25,8 @@ pub struct Trial {
     pub method_length: u32,
     /// Bytes of the path.
     pub path_length: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Number of the instance over whose automaton `ebfw_walk` walks.
+    pub instance: u32,
     /// The names in lower case.
     pub names: [[u8; 256]; NAMES],
     /// The method.

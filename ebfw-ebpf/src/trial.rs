@@ -5,15 +5,15 @@ use ebfw_common::{
     abi::SlotWord,
     classify::{Tables as _, claim, request},
     layout::Header,
-    names::{self, Text},
+    names::Text,
     request::{class_of_method, class_of_path},
     trial::{AS_EXPECTED, NAMES, Trial},
 };
 
 use crate::{
     decide::{BROKEN_CLASS, Question, Said, judge},
-    maps::{AUTOMATA, TRIAL},
-    names::Loaded,
+    maps::TRIAL,
+    names::class_of,
     skb::{Parsed, Skb},
     tables::Instance,
     verifier::{forget, masked},
@@ -82,9 +82,9 @@ fn verdict(word: SlotWord, question: &Question, trial: &Trial) -> u32 {
 
 /// Walks over the first name of the map.
 #[inline(always)]
-pub fn walk(context: *mut __sk_buff) {
-    if let Membership::Of(_, word) = workload::of_skb(context) {
-        ebfw_trial_class(0, word.instance());
+pub fn walk() {
+    if let Some(trial) = TRIAL.get(0) {
+        ebfw_trial_class(0, trial.instance);
     }
 }
 
@@ -107,19 +107,12 @@ pub extern "C" fn ebfw_trial_class(what: u32, instance: u32) -> u32 {
         let text = Words::<511>(&trial.path, trial);
         return class_of_path(&instance, header, &text, trial.path_length).unwrap_or(BROKEN_CLASS);
     }
-    let Some(cells) = AUTOMATA.get(header.automaton) else {
-        return BROKEN_CLASS;
-    };
     let place = masked::<7>(what);
     if place >= NAMES {
         return BROKEN_CLASS;
     }
-    names::class_of(
-        &Loaded(cells),
-        header.automaton_root,
-        &Words::<0xff>(&trial.names[place], trial),
-        trial.name_lengths[place],
-    )
+    let text = Words::<0xff>(&trial.names[place], trial);
+    class_of(header, &text, trial.name_lengths[place]).unwrap_or(BROKEN_CLASS)
 }
 
 /// A text of `MASK` + 1 bytes in the map.

@@ -41,13 +41,18 @@ impl Datapath {
         link::load(&mut self.ebpf, TRIAL)
     }
 
-    /// Sets the names, the claim and the request of the packets that [`Datapath::test_trial`] and [`Datapath::test_walk`] run on.
+    /// Sets the names, the claim and the request of the packets that [`Datapath::test_trial`] and [`Datapath::test_walk`] run on. The
+    /// instance is that of one of the workloads, all of which should have the same rules.
     ///
     /// # Errors
     ///
     /// Where the map refuses.
     pub fn set_trial(&mut self, trial: &Trial) -> Result<(), MapError> {
-        let words: [u64; TRIAL_WORDS] = zerocopy::transmute!(*trial);
+        let mut trial = *trial;
+        if let Some(slot) = self.known.values().next() {
+            trial.instance = self.slots.read(*slot).instance();
+        }
+        let words: [u64; TRIAL_WORDS] = zerocopy::transmute!(trial);
         let map = self.ebpf.map_mut("TRIAL").expect("the object has the map");
         Array::<_, [u64; TRIAL_WORDS]>::try_from(map)?.set(0, words, 0)
     }
@@ -61,7 +66,7 @@ impl Datapath {
         self.test(TRIAL, packet, repeat)
     }
 
-    /// As [`Datapath::test_egress`], with a program that only finds the workload and walks over the first name.
+    /// As [`Datapath::test_egress`], with a program that only walks over the first name.
     ///
     /// # Errors
     ///
