@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use ebfw_common::{
     abi::SlotWord,
-    classify::{Tables as _, claim, request},
+    classify::{NO_NAMES, Tables as _, claim, request},
     layout::Header,
     names::Text,
     request::{class_of_method, class_of_path},
@@ -13,7 +13,7 @@ use ebfw_common::{
 use crate::{
     decide::{BROKEN_CLASS, Question, Said, judge},
     maps::TRIAL,
-    names::class_of,
+    names::{class_of, resolve},
     skb::{Parsed, Skb},
     tables::Instance,
     verifier::{forget, masked},
@@ -28,7 +28,7 @@ const PATH: u32 = METHOD + 1;
 #[inline(always)]
 pub fn trial(context: *mut __sk_buff) -> u32 {
     let skb = Skb(context);
-    let (Membership::Of(_, word), Parsed::Packet(packet)) =
+    let (Membership::Of(slot, word), Parsed::Packet(packet)) =
         (workload::of_skb(context), skb.parse())
     else {
         return 0;
@@ -44,7 +44,7 @@ pub fn trial(context: *mut __sk_buff) -> u32 {
             0
         }
     };
-    let question = Question {
+    let mut question = Question {
         destination: packet.destination,
         port: packet.upper.ports.destination,
         has_port: packet.has_ports(),
@@ -56,13 +56,18 @@ pub fn trial(context: *mut __sk_buff) -> u32 {
             method: class(has_request, METHOD),
             path: class(has_request, PATH),
         },
-        names: [
+        names: NO_NAMES,
+    };
+    if trial.netns == 0 {
+        question.names = [
             class(true, 0),
             class(true, 1),
             class(true, 2),
             class(true, 3),
-        ],
-    };
+        ];
+    } else {
+        resolve(word, slot, trial.netns, &mut question);
+    }
     verdict(word, &question, trial)
 }
 

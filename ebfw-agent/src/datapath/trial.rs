@@ -2,10 +2,13 @@
 //!
 //! The agent itself uses none of this; nothing here touches what is pinned.
 
-use std::{io, path::Path};
+use std::{io, net::IpAddr, path::Path};
 
 use aya::maps::{Array, MapError};
-use ebfw_common::trial::Trial;
+use ebfw_common::{
+    abi::{LearnedName, NameKey},
+    trial::Trial,
+};
 
 use super::{AttachError, Datapath, LoadError, PROGRAMS, link, syscall, syscall::TestRun};
 
@@ -55,6 +58,44 @@ impl Datapath {
         let words: [u64; TRIAL_WORDS] = zerocopy::transmute!(trial);
         let map = self.ebpf.map_mut("TRIAL").expect("the object has the map");
         Array::<_, [u64; TRIAL_WORDS]>::try_from(map)?.set(0, words, 0)
+    }
+
+    /// Makes a name one that every workload has learned in a network namespace, good until `expires_ns`.
+    ///
+    /// # Errors
+    ///
+    /// Where the map refuses.
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than names are.
+    pub fn set_learned(
+        &mut self,
+        netns: u64,
+        address: IpAddr,
+        place: u32,
+        name: &str,
+        expires_ns: u64,
+    ) -> Result<(), MapError> {
+        let mut learned = LearnedName {
+            expires_ns,
+            class: 0,
+            hash: 0,
+            length: name.len() as u32,
+            _pad: 0,
+            text: [0; 256],
+        };
+        learned.text[..name.len()].copy_from_slice(name.as_bytes());
+        for slot in self.known.values() {
+            let key = NameKey {
+                slot: *slot,
+                place,
+                address: address.into(),
+                netns,
+            };
+            self.names.put(key, learned)?;
+        }
+        Ok(())
     }
 
     /// As [`Datapath::test_egress`], with what [`Datapath::set_trial`] set: [`ebfw_common::trial::AS_EXPECTED`], or the verdict.
