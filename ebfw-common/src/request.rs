@@ -6,7 +6,7 @@
 
 use crate::{
     classify::{TableError, Tables},
-    layout::{BITS_WORDS, Header},
+    layout::{BITS_WORDS, Block, Header},
     names::{self, Cells, Text},
 };
 
@@ -19,19 +19,36 @@ pub const MAX_PATH_PREFIX: usize = MAX_PATH - 1;
 
 const CELLS_SHIFT: u32 = BITS_WORDS.trailing_zeros();
 
-/// The cells in the blocks of a ruleset.
+/// The cells in the blocks of a ruleset, of which the last one is kept in mind.
 struct InBlocks<'a, T> {
     tables: &'a T,
     first: u32,
+    number: u32,
+    block: &'a Block,
+}
+
+impl<'a, T: Tables> InBlocks<'a, T> {
+    #[inline(always)]
+    fn new(tables: &'a T, first: u32) -> Result<Self, TableError> {
+        let block = tables.block(first).ok_or(TableError)?;
+        Ok(Self {
+            tables,
+            first,
+            number: 0,
+            block,
+        })
+    }
 }
 
 impl<T: Tables> Cells for InBlocks<'_, T> {
     #[inline(always)]
-    fn cell(&self, index: u32) -> Option<u64> {
-        let block = self
-            .tables
-            .block(self.first.wrapping_add(index >> CELLS_SHIFT))?;
-        Some(block[index as usize & (BITS_WORDS - 1)])
+    fn cell(&mut self, index: u32) -> Option<u64> {
+        let number = index >> CELLS_SHIFT;
+        if number != self.number {
+            self.block = self.tables.block(self.first.wrapping_add(number))?;
+            self.number = number;
+        }
+        Some(self.block[index as usize & (BITS_WORDS - 1)])
     }
 }
 
@@ -68,6 +85,41 @@ pub fn class_of_path<T: Tables>(
     walk::<{ MAX_PATH as u32 }, T>(tables, header.cells, header.path_root, text, length)
 }
 
+/// A part of [`class_of_path`], of `LIMIT` bytes at most: from byte `from` on, with `length` bytes left, in `state`, which at first is that of
+/// the header. The state behind it, or, with [`names::IS_CLASS`], the class.
+///
+/// # Errors
+///
+/// As [`class_of_method`].
+#[inline(always)]
+pub fn walk_over_path<const LIMIT: u32, T: Tables>(
+    tables: &T,
+    header: &Header,
+    text: &(impl Text + ?Sized),
+    state: u32,
+    from: u32,
+    length: u32,
+) -> Result<u32, TableError> {
+    names::walk_over::<LIMIT>(
+        &mut InBlocks::new(tables, header.cells)?,
+        state,
+        length,
+        |state| text.pass(state),
+        |read| names::exact(text.byte(from.wrapping_add(read))),
+    )
+    .ok_or(TableError)
+}
+
+/// The class of a path that ends in `state`.
+///
+/// # Errors
+///
+/// As [`class_of_method`].
+#[inline(always)]
+pub fn end_of_path<T: Tables>(tables: &T, header: &Header, state: u32) -> Result<u32, TableError> {
+    names::end(&mut InBlocks::new(tables, header.cells)?, state).ok_or(TableError)
+}
+
 #[inline(always)]
 fn walk<const LIMIT: u32, T: Tables>(
     tables: &T,
@@ -77,7 +129,7 @@ fn walk<const LIMIT: u32, T: Tables>(
     length: u32,
 ) -> Result<u32, TableError> {
     names::walk::<LIMIT>(
-        &InBlocks { tables, first },
+        &mut InBlocks::new(tables, first)?,
         root,
         length,
         |state| text.pass(state),

@@ -15,6 +15,8 @@ pub const NAMES: usize = NAMES_PER_ADDRESS as usize + 1;
 pub struct Trial {
     /// Verdict, reason and rule as they must come out: bits 0..8, 8..16, 16..32, and bit 33 if they are settled.
     pub expected: u64,
+    /// Cookie of the network namespace whose learned names are those of the flow; 0: `names` are.
+    pub netns: u64,
     /// [`crate::classify::claim`].
     pub claim: u32,
     /// [`crate::classify::request`].
@@ -25,9 +27,9 @@ pub struct Trial {
     pub method_length: u32,
     /// Bytes of the path.
     pub path_length: u32,
-    /// Zero.
-    pub _pad: u32,
-    /// The names in lower case.
+    /// Number of the instance over whose automaton `ebfw_walk` walks.
+    pub instance: u32,
+    /// The names in lower case, the claimed one last.
     pub names: [[u8; 256]; NAMES],
     /// The method.
     pub method: [u8; 32],

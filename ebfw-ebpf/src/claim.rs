@@ -12,14 +12,14 @@ use ebfw_common::{
     abi::{Address, MAX_NAME, NAMES_PER_ADDRESS, NameKey, SlotWord, slot_flag},
     classify::Tables as _,
     layout::Header,
-    names::{self, NO_CLASS, Text},
-    request::{class_of_method, class_of_path},
+    names::{IS_CLASS, NO_CLASS, Text, end_of_name, walk_over_name},
+    request::{MAX_PATH, class_of_method, end_of_path, walk_over_path},
     stream::{Facts, flag},
 };
 
 use crate::{
     decide::{BROKEN_CLASS, Said, claim, request},
-    maps::{AUTOMATA, CLAIMS, NAMES},
+    maps::{CLAIMS, NAMES},
     names::Loaded,
     skb::Skb,
     socket,
@@ -137,25 +137,68 @@ pub extern "C" fn ebfw_claimed(
 /// The class of the claimed name under the instance's automaton.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_claim_class(context: *mut __sk_buff, instance: u32) -> u32 {
+pub extern "C" fn ebfw_claim_class(context: *mut __sk_buff, instance_number: u32) -> u32 {
+    let Some(facts) = claimed(Skb(context)) else {
+        return BROKEN_CLASS;
+    };
+    let Some(instance) = Instance::get(instance_number) else {
+        return BROKEN_CLASS;
+    };
+    let Some(header) = instance.block(0).map(Header::of) else {
+        return BROKEN_CLASS;
+    };
+    let mut state = header.automaton_root;
+    for part in 0..PARTS_OF_NAME {
+        if part * PART >= facts.name_length {
+            break;
+        }
+        state = ebfw_name_part(context, instance_number, part * PART, state);
+        if state & IS_CLASS != 0 {
+            return class_in(state);
+        }
+    }
+    let Some(mut cells) = Loaded::of(header) else {
+        return BROKEN_CLASS;
+    };
+    end_of_name(&mut cells, state).unwrap_or(BROKEN_CLASS)
+}
+
+/// Bytes that are walked over in one call, which the verifier follows once however many there are.
+const PART: u32 = 64;
+const PARTS_OF_NAME: u32 = (MAX_NAME as u32).div_ceil(PART);
+const PARTS_OF_PATH: u32 = MAX_PATH as u32 / PART;
+
+/// The class that a part of a walk has found.
+#[inline(always)]
+fn class_in(state: u32) -> u32 {
+    if state == BROKEN_CLASS {
+        BROKEN_CLASS
+    } else {
+        state & !IS_CLASS
+    }
+}
+
+/// Walks over the claimed name behind the first `read` bytes of the walk, in `state`; see [`walk_over_name`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_name_part(
+    context: *mut __sk_buff,
+    instance: u32,
+    read: u32,
+    state: u32,
+) -> u32 {
     let Some(facts) = claimed(Skb(context)) else {
         return BROKEN_CLASS;
     };
     let Some(instance) = Instance::get(instance) else {
         return BROKEN_CLASS;
     };
-    let Some(header) = instance.block(0).map(Header::of) else {
+    let Some(mut cells) = instance.block(0).map(Header::of).and_then(Loaded::of) else {
         return BROKEN_CLASS;
     };
-    let Some(cells) = AUTOMATA.get(header.automaton) else {
-        return BROKEN_CLASS;
-    };
-    names::class_of(
-        &Loaded(cells),
-        header.automaton_root,
-        &Words::<255>(&facts.name, facts),
-        facts.name_length,
-    )
+    let text = Words::<255>(&facts.name, facts);
+    walk_over_name::<PART>(&mut cells, state, &text, read, facts.name_length)
+        .unwrap_or(BROKEN_CLASS)
 }
 
 /// Whether the claimed name stands in a place of an address, among the names that the workload resolved to it and that had not expired at
@@ -241,7 +284,38 @@ pub extern "C" fn ebfw_method(context: *mut __sk_buff, instance: u32) -> u32 {
 /// The class of the request's path.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_path(context: *mut __sk_buff, instance: u32) -> u32 {
+pub extern "C" fn ebfw_path(context: *mut __sk_buff, instance_number: u32) -> u32 {
+    let Some(facts) = claimed(Skb(context)) else {
+        return BROKEN_CLASS;
+    };
+    let Some(instance) = Instance::get(instance_number) else {
+        return BROKEN_CLASS;
+    };
+    let Some(header) = instance.block(0).map(Header::of) else {
+        return BROKEN_CLASS;
+    };
+    let mut state = header.path_root;
+    for part in 0..PARTS_OF_PATH {
+        if part * PART >= facts.path_length {
+            break;
+        }
+        state = ebfw_path_part(context, instance_number, part * PART, state);
+        if state & IS_CLASS != 0 {
+            return class_in(state);
+        }
+    }
+    end_of_path(&instance, header, state).unwrap_or(BROKEN_CLASS)
+}
+
+/// Walks over the request's path from byte `from` on, in `state`; see [`walk_over_path`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_path_part(
+    context: *mut __sk_buff,
+    instance: u32,
+    from: u32,
+    state: u32,
+) -> u32 {
     let Some(facts) = claimed(Skb(context)) else {
         return BROKEN_CLASS;
     };
@@ -252,7 +326,8 @@ pub extern "C" fn ebfw_path(context: *mut __sk_buff, instance: u32) -> u32 {
         return BROKEN_CLASS;
     };
     let text = Words::<511>(&facts.path, facts);
-    class_of_path(&instance, header, &text, facts.path_length).unwrap_or(BROKEN_CLASS)
+    let length = facts.path_length.wrapping_sub(from);
+    walk_over_path::<PART, _>(&instance, header, &text, state, from, length).unwrap_or(BROKEN_CLASS)
 }
 
 /// A text in the claims' memory, of which `MASK` + 1 bytes are there.

@@ -94,10 +94,10 @@ pub fn ebfw_trial(context: SkBuffContext) -> i32 {
     trial::trial(context.skb.skb) as i32
 }
 
-/// Finds the workload and walks over the name in the map `TRIAL`, for benchmarks.
+/// Walks over the name in the map `TRIAL`, for benchmarks.
 #[cgroup_skb(egress)]
-pub fn ebfw_walk(context: SkBuffContext) -> i32 {
-    trial::walk(context.skb.skb);
+pub fn ebfw_walk(_context: SkBuffContext) -> i32 {
+    trial::walk();
     1
 }
 

@@ -16,6 +16,7 @@ use ebfw_common::{
         NameKey, Request, SlotRef,
     },
     layout::Block,
+    names::CHUNK_CELLS,
     stream::{Facts, Http2},
     trial::Trial,
 };
@@ -35,8 +36,10 @@ pub type Prefixes4 = LpmTrie<[u8; 4], u32, 1>;
 /// The IPv6 prefixes of one instance, to their class.
 pub type Prefixes6 = LpmTrie<Address, u32, 1>;
 
+/// Cells that lie together.
+pub type Chunk = [u64; CHUNK_CELLS];
 /// The cells of one automaton.
-pub type Cells = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+pub type Cells = Array<Chunk, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
 /// Mode and what to do with pending workloads. Written by the agent.
 #[btf_map]

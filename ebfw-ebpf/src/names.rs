@@ -6,11 +6,11 @@ use ebfw_common::{
     abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef, SlotWord, slot_flag},
     classify::{NO_NAMES, Tables},
     layout::Header,
-    names::{self, MAX_CELLS, NO_CLASS, Text},
+    names::{self, CHUNK_CELLS, MAX_CELLS, NO_CLASS, Text},
 };
 
 use crate::{
-    maps::{AUTOMATA, Cells, NAMES},
+    maps::{AUTOMATA, Cells, Chunk, NAMES},
     report::boot_ns,
     tables::Instance,
     verifier::{forget, masked},
@@ -107,26 +107,57 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, at: u64, since: u64, netns
     if (known >> 32) as u32 == header.automaton_serial {
         return known as u32;
     }
-    let Some(cells) = AUTOMATA.get(header.automaton) else {
+    let Some(class) = class_of(header, &Learned(name), name.length) else {
         return ABSENT;
     };
-    let class = names::class_of(
-        &Loaded(cells),
-        header.automaton_root,
-        &Learned(name),
-        name.length,
-    );
     name.class = u64::from(header.automaton_serial) << 32 | u64::from(class);
     class
 }
 
-/// The cells of an automaton that is loaded.
-pub struct Loaded(pub &'static Cells);
+/// The class of a name of `length` bytes under the automaton of a ruleset; `None` where that is missing.
+#[inline(always)]
+pub fn class_of(header: &Header, text: &impl Text, length: u32) -> Option<u32> {
+    Some(names::class_of(
+        &mut Loaded::of(header)?,
+        header.automaton_root,
+        text,
+        length,
+    ))
+}
+
+/// The cells of an automaton that is loaded, and the chunk where the last one was found.
+pub struct Loaded {
+    cells: &'static Cells,
+    number: u32,
+    chunk: &'static Chunk,
+}
+
+impl Loaded {
+    /// That of a ruleset.
+    #[inline(always)]
+    pub fn of(header: &Header) -> Option<Self> {
+        let cells = AUTOMATA.get(header.automaton)?;
+        Some(Self {
+            cells,
+            number: 0,
+            chunk: cells.get(0)?,
+        })
+    }
+}
+
+const CHUNK_SHIFT: u32 = CHUNK_CELLS.trailing_zeros();
 
 impl names::Cells for Loaded {
     #[inline(always)]
-    fn cell(&self, index: u32) -> Option<u64> {
-        self.0.get(index).copied()
+    fn cell(&mut self, index: u32) -> Option<u64> {
+        let number = index >> CHUNK_SHIFT;
+        if number != self.number {
+            self.chunk = self.cells.get(number)?;
+            self.number = number;
+        }
+        let within = masked::<{ CHUNK_CELLS as u32 - 1 }>(index);
+        // SAFETY: the mask keeps to the chunk.
+        Some(unsafe { *self.chunk.get_unchecked(within) })
     }
 }
 

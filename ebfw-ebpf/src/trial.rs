@@ -3,17 +3,17 @@
 use aya_ebpf::bindings::__sk_buff;
 use ebfw_common::{
     abi::SlotWord,
-    classify::{Tables as _, claim, request},
+    classify::{NO_NAMES, Tables as _, claim, request},
     layout::Header,
-    names::{self, Text},
+    names::Text,
     request::{class_of_method, class_of_path},
     trial::{AS_EXPECTED, NAMES, Trial},
 };
 
 use crate::{
     decide::{BROKEN_CLASS, Question, Said, judge},
-    maps::{AUTOMATA, TRIAL},
-    names::Loaded,
+    maps::TRIAL,
+    names::{class_of, resolved},
     skb::{Parsed, Skb},
     tables::Instance,
     verifier::{forget, masked},
@@ -28,7 +28,7 @@ const PATH: u32 = METHOD + 1;
 #[inline(always)]
 pub fn trial(context: *mut __sk_buff) -> u32 {
     let skb = Skb(context);
-    let (Membership::Of(_, word), Parsed::Packet(packet)) =
+    let (Membership::Of(slot, word), Parsed::Packet(packet)) =
         (workload::of_skb(context), skb.parse())
     else {
         return 0;
@@ -44,7 +44,7 @@ pub fn trial(context: *mut __sk_buff) -> u32 {
             0
         }
     };
-    let question = Question {
+    let mut question = Question {
         destination: packet.destination,
         port: packet.upper.ports.destination,
         has_port: packet.has_ports(),
@@ -57,13 +57,18 @@ pub fn trial(context: *mut __sk_buff) -> u32 {
             path: class(has_request, PATH),
         },
         opened_ns: 0,
-        names: [
+        names: NO_NAMES,
+    };
+    if trial.netns == 0 {
+        question.names = [
             class(true, 0),
             class(true, 1),
             class(true, 2),
             class(true, 3),
-        ],
-    };
+        ];
+    } else {
+        question.names = resolved(word, slot, trial.netns, packet.destination, 0);
+    }
     verdict(word, &question, trial)
 }
 
@@ -83,9 +88,9 @@ fn verdict(word: SlotWord, question: &Question, trial: &Trial) -> u32 {
 
 /// Walks over the first name of the map.
 #[inline(always)]
-pub fn walk(context: *mut __sk_buff) {
-    if let Membership::Of(_, word) = workload::of_skb(context) {
-        ebfw_trial_class(0, word.instance());
+pub fn walk() {
+    if let Some(trial) = TRIAL.get(0) {
+        ebfw_trial_class(0, trial.instance);
     }
 }
 
@@ -108,19 +113,12 @@ pub extern "C" fn ebfw_trial_class(what: u32, instance: u32) -> u32 {
         let text = Words::<511>(&trial.path, trial);
         return class_of_path(&instance, header, &text, trial.path_length).unwrap_or(BROKEN_CLASS);
     }
-    let Some(cells) = AUTOMATA.get(header.automaton) else {
-        return BROKEN_CLASS;
-    };
     let place = masked::<7>(what);
     if place >= NAMES {
         return BROKEN_CLASS;
     }
-    names::class_of(
-        &Loaded(cells),
-        header.automaton_root,
-        &Words::<0xff>(&trial.names[place], trial),
-        trial.name_lengths[place],
-    )
+    let text = Words::<0xff>(&trial.names[place], trial);
+    class_of(header, &text, trial.name_lengths[place]).unwrap_or(BROKEN_CLASS)
 }
 
 /// A text of `MASK` + 1 bytes in the map.

@@ -11,15 +11,16 @@ use ebfw_agent::{
     metrics::{Counters, KernelCounters},
 };
 use ebfw_common::{
-    abi::{Config, Counter, mode, pending, reason, verdict},
-    classify::{Flow, Outcome, request},
+    abi::{Config, Counter, MAX_NAME, mode, pending, reason, verdict},
+    classify::{Flow, NO_NAMES, Outcome, Said, request},
     trial::{self, Trial},
 };
 use ebfw_policy::{
+    domain::Name,
     evaluate::Decision,
     facts::{Claim, Request},
     http::{Method, RequestPath},
-    policy::Action,
+    policy::{Action, Rule},
     ruleset::Ruleset,
     testgen::{self, Conversation, NameTable},
 };
@@ -383,6 +384,137 @@ fn kernel_and_engine_agree_on_what_clients_say() {
     }
     println!("{judged} pairs, seeds {first} to {}: {kinds:?}", seed - 1);
     assert_eq!(kinds.len(), 24 + 6, "{kinds:?}");
+}
+
+/// Rulesets in turn under which the same learned names are judged.
+const TURNS: u64 = 3;
+
+#[test]
+fn kernel_and_engine_agree_on_learned_names_whatever_the_policy_becomes() {
+    let Some(mut kernel) = Kernel::load() else {
+        return;
+    };
+    kernel
+        .datapath
+        .load_benchmarks()
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    let (mut judged, mut by_name) = (0, 0);
+    for seed in 0..LEARNED_SEEDS {
+        let mut rng = Rng::with_seed(seed);
+        let rulesets: Vec<Arc<Ruleset>> = (0..TURNS)
+            .map(|_| Arc::new(ruleset_with_names(&mut rng)))
+            .collect();
+        let names = NameTable::random(&mut rng, &rulesets[0]);
+        let mut learned: BTreeMap<[u32; 4], Vec<Name>> = BTreeMap::new();
+        for ruleset in &rulesets {
+            kernel.enforce(Some(ruleset));
+            for _ in 0..100 {
+                let flow = testgen::flow(&mut rng, ruleset);
+                let packet = disguise(&mut rng, &flow);
+                let Meaning::Flow(flow) = packet.meaning else {
+                    continue;
+                };
+                let resolved = learned
+                    .entry(flow.destination.0)
+                    .or_insert_with(|| learn(&mut kernel, &mut rng, seed + 1, &flow, &names));
+                let facts = testgen::facts(&flow).with_resolved(resolved.clone());
+                let verdict = ruleset.evaluate(&facts);
+                let Some(expected) = testgen::expected(ruleset, &verdict) else {
+                    continue;
+                };
+                let said = Conversation {
+                    resolved: resolved.clone(),
+                    claim: if flow.said == Said::NOTHING {
+                        Claim::NotYet
+                    } else {
+                        Claim::Nameless
+                    },
+                    request: if flow.said == Said::NOTHING {
+                        Request::NotYet
+                    } else {
+                        Request::Opaque
+                    },
+                    names: NO_NAMES,
+                    claimed: 0,
+                };
+                let mut trial = trial(&said, expected);
+                trial.netns = seed + 1;
+                kernel.datapath.set_trial(&trial).expect("the map takes it");
+                let answer = match kernel.datapath.test_trial(&packet.bytes, 1) {
+                    Ok(run) => run.returned,
+                    Err(error) if error.raw_os_error() == Some(EINVAL) => continue,
+                    Err(error) => panic!("the kernel does not run the program: {error}"),
+                };
+                assert_eq!(
+                    answer,
+                    trial::AS_EXPECTED,
+                    "seed {seed}: {flow:?}\n{resolved:?}\nengine: {expected:?} ({:?})\n{}",
+                    verdict.reason,
+                    testgen::words(ruleset, 100),
+                );
+                judged += 1;
+                by_name += u64::from(verdict.rule.is_some_and(|rule| {
+                    let matches = &ruleset.rules[rule.index].matches;
+                    !resolved.is_empty() && matches.domains.entries().is_some()
+                }));
+            }
+        }
+        // The workloads go, and with them their names.
+        kernel
+            .datapath
+            .apply(&BTreeMap::new())
+            .expect("nothing is wanted");
+        kernel
+            .datapath
+            .forget_expired(u64::MAX)
+            .expect("the map deletes");
+    }
+    println!("{judged} pairs, {by_name} of them decided by a name");
+    assert!(by_name > 300, "{by_name} of {judged}");
+}
+
+fn ruleset_with_names(rng: &mut Rng) -> Ruleset {
+    loop {
+        let ruleset = testgen::ruleset(rng);
+        let by_name = |rule: &Arc<Rule>| rule.matches.domains.entries().is_some();
+        if ruleset.rules.iter().any(by_name) {
+            return ruleset;
+        }
+    }
+}
+
+/// Seeds of the test above.
+const LEARNED_SEEDS: u64 = 40;
+
+/// Lets the workloads learn up to four names for the flow's destination, some of which have expired; gives those that have not.
+fn learn(
+    kernel: &mut Kernel,
+    rng: &mut Rng,
+    netns: u64,
+    flow: &Flow,
+    names: &NameTable,
+) -> Vec<Name> {
+    let address = std::net::Ipv6Addr::from(flow.destination).into();
+    let mut resolved = Vec::new();
+    for place in 0..rng.u32(0..=4) {
+        let Some((name, _)) = names.any(rng) else {
+            continue;
+        };
+        // Long names are none that a resolver answers with.
+        if name.as_str().len() > MAX_NAME {
+            continue;
+        }
+        let expired = rng.u8(..4) == 0;
+        let expires_ns = if expired { 1 } else { u64::MAX };
+        kernel
+            .datapath
+            .set_learned(netns, address, place, name.as_str(), expires_ns)
+            .expect("the map has room");
+        if !expired {
+            resolved.push(name.clone());
+        }
+    }
+    resolved
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //!
 //! The agent itself uses none of this; nothing here touches what is pinned.
 
-use std::{io, path::Path};
+use std::{io, net::IpAddr, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, MapError},
 };
 use ebfw_common::{
+    abi::{LearnedName, NameKey},
     stream::{Facts, Step},
     trial::Trial,
 };
@@ -139,15 +140,58 @@ impl Datapath {
         link::load(&mut self.ebpf, TRIAL)
     }
 
-    /// Sets the names, the claim and the request of the packets that [`Datapath::test_trial`] and [`Datapath::test_walk`] run on.
+    /// Sets the names, the claim and the request of the packets that [`Datapath::test_trial`] and [`Datapath::test_walk`] run on. The
+    /// instance is that of one of the workloads, all of which should have the same rules.
     ///
     /// # Errors
     ///
     /// Where the map refuses.
     pub fn set_trial(&mut self, trial: &Trial) -> Result<(), MapError> {
-        let words: [u64; TRIAL_WORDS] = zerocopy::transmute!(*trial);
+        let mut trial = *trial;
+        if let Some(slot) = self.known.values().next() {
+            trial.instance = self.slots.read(*slot).instance();
+        }
+        let words: [u64; TRIAL_WORDS] = zerocopy::transmute!(trial);
         let map = self.ebpf.map_mut("TRIAL").expect("the object has the map");
         Array::<_, [u64; TRIAL_WORDS]>::try_from(map)?.set(0, words, 0)
+    }
+
+    /// Makes a name one that every workload has learned in a network namespace, good until `expires_ns`.
+    ///
+    /// # Errors
+    ///
+    /// Where the map refuses.
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than names are.
+    pub fn set_learned(
+        &mut self,
+        netns: u64,
+        address: IpAddr,
+        place: u32,
+        name: &str,
+        expires_ns: u64,
+    ) -> Result<(), MapError> {
+        let mut learned = LearnedName {
+            expires_ns,
+            class: 0,
+            hash: 0,
+            length: name.len() as u32,
+            _pad: 0,
+            text: [0; 256],
+        };
+        learned.text[..name.len()].copy_from_slice(name.as_bytes());
+        for slot in self.known.values() {
+            let key = NameKey {
+                slot: *slot,
+                place,
+                address: address.into(),
+                netns,
+            };
+            self.names.put(key, learned)?;
+        }
+        Ok(())
     }
 
     /// As [`Datapath::test_egress`], with what [`Datapath::set_trial`] set: [`ebfw_common::trial::AS_EXPECTED`], or the verdict.
@@ -159,7 +203,7 @@ impl Datapath {
         self.test(TRIAL, packet, repeat)
     }
 
-    /// As [`Datapath::test_egress`], with a program that only finds the workload and walks over the first name.
+    /// As [`Datapath::test_egress`], with a program that only walks over the first name.
     ///
     /// # Errors
     ///

@@ -128,6 +128,13 @@ impl Names {
                 .all(|count| count.load(Ordering::Relaxed) == 0)
     }
 
+    /// Writes an entry, for tests.
+    pub(super) fn put(&mut self, key: NameKey, name: LearnedName) -> Result<(), MapError> {
+        let (key, name): (Key, Value) = (zerocopy::transmute!(key), zerocopy::transmute!(name));
+        self.orphans = true;
+        self.names.insert(key, name, 0)
+    }
+
     pub(super) fn learned(&self) -> Result<Vec<Learned>, MapError> {
         learned(&self.names)
     }

@@ -62,7 +62,7 @@ fn outs(state: &Merged, symbol: fn(u8) -> u32) -> impl Iterator<Item = (u32, Nex
 }
 
 fn place(states: &[Merged], symbol: fn(u8) -> u32) -> Result<Vec<u32>, Limit> {
-    let mut order: Vec<u32> = (0..states.len() as u32).collect();
+    let mut order = walked(states);
     order.sort_by_key(|&state| Reverse(states[state as usize].edges.len()));
     let mut bases = vec![0; states.len()];
     let mut room = Room::new();
@@ -73,6 +73,36 @@ fn place(states: &[Merged], symbol: fn(u8) -> u32) -> Result<Vec<u32>, Limit> {
         bases[state as usize] = room.take(&symbols)?;
     }
     Ok(bases)
+}
+
+/// All states, each behind the one from which the walk comes: what is walked over together lies together then, which saves the kernel
+/// look-ups.
+fn walked(states: &[Merged]) -> Vec<u32> {
+    let mut order = Vec::with_capacity(states.len());
+    let mut seen = vec![false; states.len()];
+    let mut open: Vec<u32> = (0..states.len() as u32).rev().collect();
+    while let Some(state) = open.pop() {
+        if std::mem::replace(&mut seen[state as usize], true) {
+            continue;
+        }
+        order.push(state);
+        let Merged {
+            class: _,
+            default,
+            edges,
+        } = &states[state as usize];
+        let nexts = edges.iter().rev().map(|(_, next)| next);
+        open.extend(
+            [default]
+                .into_iter()
+                .chain(nexts)
+                .filter_map(|next| match next {
+                    Next::State(next) if !seen[*next as usize] => Some(*next),
+                    Next::State(_) | Next::Decided(_) => None,
+                }),
+        );
+    }
+    order
 }
 
 /// Which cells are free and which bases are taken, a bit each.

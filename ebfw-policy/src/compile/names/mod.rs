@@ -156,7 +156,7 @@ impl Names {
     pub fn class_of(&self, name: &Name) -> u32 {
         let text = name.as_str().as_bytes();
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-        names::class_of(self.cells.as_slice(), self.root, text, length)
+        names::class_of(&mut self.cells.as_slice(), self.root, text, length)
     }
 
     /// Whether a compiled pattern matches every name of `class`.
