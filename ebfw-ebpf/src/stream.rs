@@ -5,7 +5,13 @@
 //! interrupted by another packet's.
 //!
 //! The readers work on windows of a few bytes, each in a call of a function that the verifier follows once (see `ebfw_decide`); the calls
-//! are nested so that few steps of each cover the longest packet.
+//! are nested so that few steps of each cover the longest packet. Of these functions only [`ebfw_stream`] is for others:
+//!
+//! - It must be given bytes in their order, each once: from where the last call stopped to what the packet has at most.
+//! - [`Step::Head`]: `followed.stream.facts()` are what is claimed, until the next call, which goes on behind [`Progress::at`].
+//! - [`Step::More`]: the packet has nothing more to say. Whether any of its bytes were read, and not only passed over: [`Progress::read`].
+//! - [`Step::Finished`] and [`Step::Opaque`]: nothing more will come; [`forget`] the connection.
+//! - [`Step::Malformed`]: `followed.stream.why()` says why; 0 where the packet could not be read at all.
 
 use core::{arch::asm, ptr};
 
@@ -175,6 +181,10 @@ pub extern "C" fn ebfw_window(context: *mut __sk_buff, from: u32, to: u32) -> u6
     let Some(followed) = followed(skb) else {
         return LOST.0;
     };
+    let end = followed.stream.end();
+    if end != Step::More {
+        return Progress::new(from, end, 0).0;
+    }
     let at = from + followed.stream.advance(u64::from(to - from)) as u32;
     if at >= to {
         return Progress::new(at, Step::More, 0).0;

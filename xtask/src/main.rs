@@ -7,6 +7,7 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod fuzz;
 mod generate;
 mod interrupt;
 mod lint;
@@ -44,6 +45,8 @@ enum Task {
     DemoStage(demo::StageOptions),
     /// Run all tests [-- FILTER]
     Test(test::Options),
+    /// Run the fuzz targets for a while each
+    Fuzz(fuzz::Options),
     /// Check format, lints, documentation, generated files and dependencies
     Lint,
     /// Measure the kernel programs or the engine
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::DemoStage(options) => demo::stage(&options),
         Task::Test(options) => test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Lint => lint::run(),
         Task::Bench(options) => bench::run(&options),
         Task::Generate(options) => generate::run(options),

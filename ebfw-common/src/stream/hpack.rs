@@ -537,10 +537,8 @@ fn value_byte(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -
         return Step::More;
     }
     match hpack.kind {
-        kind::AUTHORITY | kind::HOST => {
-            if !http.authority.push(name, facts, byte) {
-                return stream.malformed(why::NAME);
-            }
+        kind::AUTHORITY | kind::HOST if !http.authority.push(name, facts, byte) => {
+            return stream.malformed(why::NAME);
         }
         kind::METHOD => {
             let length = facts.method_length;

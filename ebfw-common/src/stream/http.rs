@@ -619,10 +619,8 @@ fn value(stream: &mut Stream, byte: u8) -> Step {
     let again = http.state == state::BEHIND_VALUE;
     http.state = state::VALUE;
     match http.field {
-        field::HOST => {
-            if again || !http.authority.push(name, facts, byte) {
-                return stream.malformed(why::NAME);
-            }
+        field::HOST if again || !http.authority.push(name, facts, byte) => {
+            return stream.malformed(why::NAME);
         }
         field::LENGTH => {
             http.number = http.number * 10 + u64::from(byte.wrapping_sub(b'0'));
