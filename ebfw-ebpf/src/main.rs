@@ -7,6 +7,7 @@ mod call;
 mod decide;
 mod dns;
 mod egress;
+mod held;
 mod maps;
 mod names;
 mod reply;
@@ -32,11 +33,10 @@ pub fn ebfw_egress(context: SkBuffContext) -> i32 {
     egress::egress::<true>(context.skb.skb) as i32
 }
 
-/// Notes who may be answered; lets everything in.
+/// Notes who may be answered, and learns names; lets everything in but an answer that the agent has to read first.
 #[cgroup_skb(ingress)]
 pub fn ebfw_ingress(context: SkBuffContext) -> i32 {
-    egress::ingress(context.skb.skb);
-    1
+    i32::from(egress::ingress(context.skb.skb))
 }
 
 /// Binds a new socket to its workload.

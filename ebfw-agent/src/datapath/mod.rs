@@ -37,7 +37,7 @@ pub use self::kernel_log::KernelLog;
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
-    names::{Learned, Owned, pinned_names},
+    names::{Asker, Learned, Learner, Owned, Tally, pinned_names},
     rings::{LeftOut, Ring},
     syscall::TestRun,
 };
@@ -50,7 +50,7 @@ use crate::{
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 20] = [
+const PINNED_MAPS: [&str; 22] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
@@ -71,6 +71,8 @@ const PINNED_MAPS: [&str; 20] = [
     "NAMES",
     "NAME_COUNTS",
     "NAME_EVENTS",
+    "HELD",
+    "ANSWERS",
 ];
 
 /// Why the kernel side cannot be loaded.
@@ -181,6 +183,7 @@ pub struct Datapath {
     slots: Slots,
     instances: Instances,
     names: Names,
+    learner: Option<Learner>,
     links: Vec<aya::programs::links::FdLink>,
     adopted: bool,
 }
@@ -216,6 +219,7 @@ impl Datapath {
             what: "open the maps".into(),
             source,
         })?;
+        let learner = Some(Learner::open(&ebpf)?);
         let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
         let cgroups: HashMap<_, u64, u32> =
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
@@ -241,6 +245,7 @@ impl Datapath {
             slots,
             instances,
             names,
+            learner,
             links: Vec::new(),
             adopted,
         };
@@ -469,6 +474,20 @@ impl Datapath {
     /// As [`Datapath::events`].
     pub fn name_events(&mut self) -> Result<Ring, LoadError> {
         self.ring("NAME_EVENTS")
+    }
+
+    /// Takes the ring of answers that the programs cannot read alone, and what learns from them; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::events`].
+    ///
+    /// # Panics
+    ///
+    /// Where they were taken before.
+    pub fn answers(&mut self) -> Result<(Ring, Learner), LoadError> {
+        let learner = self.learner.take().expect("it is taken once");
+        Ok((self.ring("ANSWERS")?, learner))
     }
 
     /// Takes the ring of requests; once.

@@ -28,7 +28,7 @@ pub use self::demand::Demand;
 use self::demand::Orders;
 use crate::{
     config::{Mode, UnknownWorkload},
-    datapath::{Applied, Assignment, Datapath, LeftOut, LoadError, Ring},
+    datapath::{Applied, Assignment, Datapath, Learner, LeftOut, LoadError, Ring},
     events::{self, annotate::RulesetHistory},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy},
@@ -198,6 +198,15 @@ impl Enforcer {
     /// As [`Enforcer::events`].
     pub fn name_events(&mut self) -> Result<Ring, LoadError> {
         self.datapath.name_events()
+    }
+
+    /// Takes the ring of answers that the programs cannot read alone, and what learns from them; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Enforcer::events`].
+    pub fn answers(&mut self) -> Result<(Ring, Learner), LoadError> {
+        self.datapath.answers()
     }
 
     /// Looks where the resolvers are found, and makes those the ones whose answers count. What was trusted stays where that fails.

@@ -32,7 +32,7 @@ use ebfw_agent::{
     metrics::Counters,
     workload::{self, Posture},
 };
-use ebfw_common::abi::{Config, Counter, FlowEvent, Request, mode, pending, request};
+use ebfw_common::abi::{Config, Counter, FlowEvent, NameEvent, Request, mode, pending, request};
 use ebfw_policy::{parse_policy, policy::Policy};
 use zerocopy::FromBytes as _;
 
@@ -146,12 +146,7 @@ impl Lab {
         answers: impl Fn(&hickory_proto::op::Message) -> Vec<Vec<u8>> + Send + Sync + 'static,
     ) {
         resolver::serve(&self.net.far, answers).expect("the port is free");
-        let trusted = [net::v4(9), net::v6(9)].map(|address| (address, Locality::Remote));
-        let kernel = self.kernel.as_mut().expect("the lab is open");
-        kernel
-            .datapath
-            .trust(&trusted.into_iter().collect())
-            .expect("the map takes two");
+        self.trust(&[net::v4(9), net::v6(9)]);
     }
 
     /// Makes all names that are known expire now.
@@ -167,6 +162,53 @@ impl Lab {
             .datapath
             .outdate_names(now)
             .expect("the map takes what it had");
+    }
+
+    /// Makes the server with the number 9 a trusted resolver over TCP that answers as [`resolver::serve_writes`] says.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn stream_resolver(
+        &mut self,
+        writes: impl Fn(&[hickory_proto::op::Message]) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) {
+        resolver::serve_writes(&self.net.far, writes).expect("the port is free");
+        self.trust(&[net::v4(9)]);
+    }
+
+    /// Makes these the trusted resolvers.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn trust(&mut self, resolvers: &[std::net::IpAddr]) {
+        let trusted = resolvers.iter().map(|at| (*at, Locality::Remote)).collect();
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel.datapath.trust(&trusted).expect("the map takes few");
+    }
+
+    /// Does what the agent does with answers that the programs cannot read, and returns what it would tell of them.
+    pub fn read_answers(&mut self) -> Vec<NameEvent> {
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        let Kernel {
+            answers, reader, ..
+        } = kernel;
+        let told = std::cell::RefCell::new(Vec::new());
+        answers.take(|entry| {
+            reader.take(entry, |event| {
+                let event = NameEvent::read_from_bytes(event).expect("events are whole");
+                told.borrow_mut().push(event);
+            });
+        });
+        told.into_inner()
+    }
+
+    /// What the agent's own metrics say.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let kernel = self.kernel.as_ref().expect("the lab is open");
+        kernel.metrics.encode()
     }
 
     /// Does what the agent does when cgroups come and go: gives each its rules.

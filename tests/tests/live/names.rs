@@ -1,5 +1,7 @@
 //! Names: what a workload may reach because of what it resolved, and what counts as resolved.
 
+mod answers;
+
 use std::{
     fs,
     io::{self, Read as _, Write as _},

@@ -3,6 +3,7 @@
 //! The programs add; only the agent deletes. Where a name is renewed between the last look at it and its deletion (microseconds), it is
 //! lost until the workload asks again: that closes, it never opens.
 
+mod learner;
 mod sweep;
 
 use std::{
@@ -19,6 +20,7 @@ use ebfw_common::abi::{
     resolver, slot_flag,
 };
 
+pub use self::learner::{Asker, Learner, Tally};
 use self::sweep::{Entry, Fate};
 use super::{ApplyError, LoadError, map_error, maps_directory, slot::Slots, syscall, update_error};
 use crate::host::resolvers::Locality;
