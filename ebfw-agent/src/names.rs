@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use ebfw_common::abi::SHARED;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
@@ -20,12 +21,14 @@ use crate::{
 
 /// What stands above the columns of the table.
 const HEADINGS: [&str; 4] = ["WORKLOAD", "NAME", "ADDRESS", "LEFT"];
+/// Whose names those are that services of the host learned for others.
+const SERVICES: &str = "(services)";
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// A name that opens flows now.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Entry {
-    /// Path of the workload's cgroup, or `slot:N` where it is not known any more.
+    /// Path of the workload's cgroup, `slot:N` where it is not known any more, or `(services)`: learned by services of the host for others.
     workload: Printable,
     name: Printable,
     address: IpAddr,
@@ -89,6 +92,7 @@ impl Listing {
             let path = cgroup.and_then(|id| paths.get(&id));
             let workload = match path {
                 Some(path) => Printable::from_bytes(path.as_path().as_os_str().as_bytes()),
+                None if slot == SHARED => Printable::from(SERVICES),
                 None => Printable::from(&*format!("slot:{}", slot.index())),
             };
             let left_s = best

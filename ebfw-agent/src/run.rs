@@ -129,6 +129,7 @@ impl<'a> Agent<'a> {
             root: root.clone(),
             tree: Arc::clone(&tree),
             own,
+            services: config.dns.local_resolvers.clone(),
         };
         let rules = policy.as_ref().map_or(0, |policy| policy.rules.len());
         let mut enforcer = Enforcer::load(

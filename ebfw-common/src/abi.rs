@@ -23,6 +23,11 @@ pub const MAX_CGROUPS: u32 = MAX_SLOTS;
 /// The deepest level below the cgroup v2 root at which a cgroup can be a workload of its own. What lies deeper belongs to its ancestor.
 pub const MAX_CGROUP_DEPTH: u32 = 16;
 
+/// Under which names stand that services of the host learned for others. No workload has this slot.
+pub const SHARED: SlotRef = SlotRef(0);
+/// Services of the host that may resolve for others.
+pub const MAX_SERVICES: u32 = 1024;
+
 /// Names that one address may have in one workload.
 pub const NAMES_PER_ADDRESS: u32 = 4;
 /// Entries of the map `NAMES`.
@@ -191,6 +196,8 @@ pub mod slot_flag {
     pub const GOVERN_LOOPBACK: u8 = 16;
     /// The ruleset looks at names.
     pub const NAMES: u8 = 32;
+    /// Names that services of the host learned count too ([`super::SHARED`]).
+    pub const SHARED_NAMES: u8 = 128;
 }
 
 impl SlotWord {
@@ -515,8 +522,8 @@ pub struct AnswerPiece {
     pub port: u16,
     /// IP protocol number: UDP's pieces are an answer to a question that was asked.
     pub protocol: u16,
-    /// Zero.
-    pub _pad: u32,
+    /// Under whom the names stand: the workload, or [`SHARED`].
+    pub owner: SlotRef,
     /// The bytes.
     pub bytes: [u8; PIECE],
 }

@@ -6,7 +6,7 @@
 use ebfw_common::{
     abi::{
         Address, Config, Counter, Held, HeldKey, LearnedName, MAX_WORKLOAD_NAMES, NAMES_PER_ADDRESS,
-        NameEvent, NameKey, Question, QuestionKey, QuestionText, SlotRef, SlotWord, mode,
+        NameEvent, NameKey, Question, QuestionKey, QuestionText, SHARED, SlotRef, SlotWord, mode,
         name_outcome, resolver, slot_flag,
     },
     dns::{
@@ -19,7 +19,7 @@ use ebfw_common::{
 use crate::{
     egress::LOOPBACK,
     held,
-    maps::{BLANK, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH},
+    maps::{BLANK, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH, SERVICES},
     report::{self, WINDOW_NS, add, boot_ns, count},
     skb::Skb,
     socket::UNBOUND,
@@ -111,6 +111,8 @@ pub struct Talk {
     pub end: u32,
     /// Protocol number.
     pub protocol: u32,
+    /// Under whom its names stand: the workload, or `SHARED`.
+    pub owner: SlotRef,
     /// Whether an answer that only the agent can read has to wait for it: a rule looks at names, and what they say is carried out.
     pub waits: u32,
     /// The socket's network namespace.
@@ -129,6 +131,7 @@ impl Talk {
             start: packet.upper.start,
             end: packet.upper.end,
             protocol: u32::from(packet.protocol),
+            owner: slot,
             waits: 0,
             netns: 0,
         }
@@ -142,6 +145,11 @@ impl Talk {
         config: &Config,
         netns: u64,
     ) -> Self {
+        let (owner, looks) = if is_service(slot) {
+            (SHARED, true)
+        } else {
+            (slot, word.has(slot_flag::NAMES))
+        };
         Self {
             slot,
             resolver: packet.source,
@@ -150,10 +158,18 @@ impl Talk {
             start: packet.upper.start,
             end: packet.upper.end,
             protocol: u32::from(packet.protocol),
-            waits: u32::from(word.has(slot_flag::NAMES) && config.mode == mode::ENFORCE),
+            owner,
+            waits: u32::from(looks && config.mode == mode::ENFORCE),
             netns,
         }
     }
+}
+
+/// Whether a workload resolves for others.
+#[inline(always)]
+pub fn is_service(slot: SlotRef) -> bool {
+    // SAFETY: only asked whether it is there.
+    unsafe { SERVICES.get(slot) }.is_some()
 }
 
 /// Whether a flow is DNS to a trusted resolver, which is let through unjudged.
@@ -429,7 +445,7 @@ fn read_answer(skb: Skb, talk: &Talk, start: u32, config: &Config) -> Learned {
     let message = scratch.cast_const();
     // SAFETY: this CPU's own; what is changed is another part than the message.
     let (message, scratch) = unsafe { (&*message, &mut *scratch) };
-    scratch.key.slot = talk.slot;
+    scratch.key.slot = talk.owner;
     scratch.key.netns = talk.netns;
     scratch.entry.class = 0;
     scratch.entry.hash = scratch.name.hash();

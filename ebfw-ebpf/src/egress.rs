@@ -526,7 +526,8 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
         },
     };
     let word = slot_word(slot).unwrap_or_default();
-    if slot != UNBOUND && !word.has(slot_flag::GOVERNED) {
+    if slot != UNBOUND && !word.has(slot_flag::GOVERNED) && !(may_answer && dns::is_service(slot))
+    {
         return true;
     }
     let Parsed::Packet(packet) = skb.parse() else {

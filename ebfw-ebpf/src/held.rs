@@ -207,7 +207,7 @@ fn tell(skb: Skb, talk: &Talk, sequence: u32, next: u32, now: u64) -> bool {
         piece.resolver = talk.resolver;
         piece.port = talk.port as u16;
         piece.protocol = talk.protocol as u16;
-        piece._pad = 0;
+        piece.owner = talk.owner;
         let loaded = skb.load_bytes(talk.start + offset, &mut piece.bytes, length);
         piece.length = if loaded { length } else { 0 };
         entry.submit(0);

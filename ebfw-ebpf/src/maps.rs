@@ -10,7 +10,7 @@ use aya_ebpf::{
 use ebfw_common::{
     abi::{
         Address, AnswerPiece, COUNTERS as COUNTER_COUNT, Config, FlowEvent, Held, HeldKey,
-        LearnedName, MAX_AUTOMATA, MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS,
+        LearnedName, MAX_AUTOMATA, MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS,
         NameEvent, NameKey, Question, QuestionKey, Request, SlotRef,
     },
     layout::Block,
@@ -99,6 +99,15 @@ pub static RESOLVERS: HashMap<
     Address,
     u32,
     { MAX_RESOLVERS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Slots of the services of the host that resolve for others. Written by the agent. Full: the agent says so, and the others resolve for themselves.
+#[btf_map]
+pub static SERVICES: HashMap<
+    SlotRef,
+    u32,
+    { MAX_SERVICES as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 

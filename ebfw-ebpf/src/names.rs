@@ -1,7 +1,7 @@
 //! From an address to the classes of the names that the workload resolved to it.
 
 use ebfw_common::{
-    abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef, SlotWord, slot_flag},
+    abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SHARED, SlotRef, SlotWord, slot_flag},
     classify::Tables,
     layout::Header,
     names::{self, MAX_CELLS, NO_CLASS, Text},
@@ -9,7 +9,7 @@ use ebfw_common::{
 
 use crate::{
     decide::Question,
-    maps::{AUTOMATA, Cells, NAMES},
+    maps::{AUTOMATA, CONFIG, Cells, NAMES},
     report::boot_ns,
     tables::Instance,
     verifier::{forget, masked},
@@ -35,11 +35,27 @@ pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Questio
         0 => boot_ns(),
         opened => opened,
     };
+    let instance = u64::from(word.instance()) << INSTANCE_SHIFT;
     for place in 0..PLACES {
-        let at = u64::from(slot.0)
-            | (place as u64) << PLACE_SHIFT
-            | u64::from(word.instance()) << INSTANCE_SHIFT;
+        let at = u64::from(slot.0) | (place as u64) << PLACE_SHIFT | instance;
         question.names[place] = ebfw_class(first, second, at, since, netns);
+    }
+    if word.has(slot_flag::SHARED_NAMES) {
+        let host = match CONFIG.get(0) {
+            Some(config) => config.host_netns,
+            None => 0,
+        };
+        // Behind the workload's own. What a service learned in a namespace counts in that one, since others may answer there under any
+        // address, and what it learned in the host's counts everywhere.
+        for place in 0..PLACES {
+            let at = u64::from(SHARED.0) | instance;
+            let there = (PLACES - 1 - place) as u64;
+            let class = question.names[place];
+            let class = or(class, first, second, at | there << PLACE_SHIFT, since, netns);
+            let there = (place as u64 + 2) & 3;
+            question.names[place] =
+                or(class, first, second, at | there << PLACE_SHIFT, since, host);
+        }
     }
     // Places without a name repeat one that is there.
     let mut known = NO_CLASS;
@@ -52,6 +68,16 @@ pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Questio
         if *class == ABSENT {
             *class = known;
         }
+    }
+}
+
+/// `class`, or that of the name at another place where there is none.
+#[inline(always)]
+fn or(class: u32, first: u64, second: u64, at: u64, since: u64, netns: u64) -> u32 {
+    if class == ABSENT && netns != 0 {
+        ebfw_class(first, second, at, since, netns)
+    } else {
+        class
     }
 }
 

@@ -414,7 +414,7 @@ mod tests {
             assert_eq!(completed, Completed::default());
         }
         let completed = assembler.add(&piece(1, 2 * PIECE)).unwrap();
-        assert_eq!(completed.messages, [bytes.clone()]);
+        assert_eq!(completed.messages, std::slice::from_ref(&bytes));
     }
 
     #[test]

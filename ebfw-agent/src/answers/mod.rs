@@ -143,6 +143,7 @@ impl Reader {
 fn asker(piece: &AnswerPiece) -> Asker {
     Asker {
         slot: piece.slot,
+        owner: piece.owner,
         netns: piece.netns,
         cookie: piece.cookie,
         port: piece.port,

@@ -15,7 +15,7 @@ mod syscall;
 mod trial;
 
 use std::{
-    collections::{BTreeMap, HashMap as StdHashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     fs, io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -50,7 +50,7 @@ use crate::{
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 22] = [
+const PINNED_MAPS: [&str; 23] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
@@ -67,6 +67,7 @@ const PINNED_MAPS: [&str; 22] = [
     "CONTROL",
     "COUNTERS",
     "RESOLVERS",
+    "SERVICES",
     "QUESTIONS",
     "NAMES",
     "NAME_COUNTS",
@@ -125,6 +126,9 @@ pub enum ApplyError {
     /// More resolvers than the map holds; nothing was changed.
     #[error("{0} resolvers: at most {max} can be trusted", max = ebfw_common::abi::MAX_RESOLVERS)]
     ResolversFull(usize),
+    /// More services that resolve for others than the map holds; nothing was changed.
+    #[error("{0} services resolve for others: at most {max} can", max = ebfw_common::abi::MAX_SERVICES)]
+    ServicesFull(usize),
     /// The system has no random number; what a workload could guess is not used instead.
     #[error("failed to get a random number")]
     Random(#[source] io::Error),
@@ -183,6 +187,8 @@ pub struct Datapath {
     slots: Slots,
     instances: Instances,
     names: Names,
+    /// Workloads for which the names of services count.
+    users: BTreeSet<u64>,
     learner: Option<Learner>,
     links: Vec<aya::programs::links::FdLink>,
     adopted: bool,
@@ -227,6 +233,7 @@ impl Datapath {
         let instances = Instances::open(&mut ebpf, &slots, adopted)?;
         let names = Names::open(
             take(&mut ebpf, "RESOLVERS"),
+            take(&mut ebpf, "SERVICES"),
             take(&mut ebpf, "NAMES"),
             take(&mut ebpf, "NAME_COUNTS"),
         )?;
@@ -245,6 +252,7 @@ impl Datapath {
             slots,
             instances,
             names,
+            users: BTreeSet::new(),
             learner,
             links: Vec::new(),
             adopted,
@@ -285,6 +293,21 @@ impl Datapath {
     /// Where there are too many (then nothing has changed), or the map refuses.
     pub fn trust(&mut self, resolvers: &Resolvers) -> Result<(), ApplyError> {
         self.names.trust(resolvers)
+    }
+
+    /// Says for which cgroups the names of services count, from the next [`Datapath::apply`] on.
+    pub fn share_names(&mut self, users: BTreeSet<u64>) {
+        self.users = users;
+    }
+
+    /// Makes these cgroups, which [`Datapath::apply`] knows, the services whose names count for others.
+    ///
+    /// # Errors
+    ///
+    /// Where there are too many, or the map refuses.
+    pub fn serve_names(&mut self, services: &BTreeSet<u64>) -> Result<(), ApplyError> {
+        let slots = services.iter().filter_map(|id| self.known.get(id));
+        self.names.serve(&slots.map(|slot| slot.0).collect())
     }
 
     /// The names that were learned and are still known, expired ones among them.
@@ -396,6 +419,9 @@ impl Datapath {
             }
             if instance::reads_names(ruleset) {
                 flags |= slot_flag::NAMES;
+                if self.users.contains(&cgroup) {
+                    flags |= slot_flag::SHARED_NAMES;
+                }
             }
         }
         if *open {

@@ -10,7 +10,7 @@ use std::{
 use anstyle::{AnsiColor, Style};
 
 use super::event::{
-    Action, Event, Flow, Kind, Mode, Pod, Process, Protocol, Reason, Request, Ruling, Subject,
+    Action, Event, Outcome, Flow, Kind, Mode, Pod, Process, Protocol, Reason, Request, Ruling, Subject,
 };
 
 /// Whether to colour.
@@ -89,6 +89,11 @@ impl<'a> Text<'a> {
             && (flow.port.is_none() || protocol != Protocol::TCP)
         {
             write!(f, "  protocol={protocol}")?;
+        }
+        if let Some((outcome, _)) = subject.outcome()
+            && outcome != Outcome::Asked
+        {
+            write!(f, "  outcome={}", outcome.name())?;
         }
         if let Some(Process { pid, comm }) = process
             && subject.kind() != Kind::Https

@@ -11,7 +11,7 @@ pub mod server;
 pub mod sniffer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -30,10 +30,10 @@ use ebfw_agent::{
         tree::Cgroups,
     },
     metrics::Counters,
-    workload::{self, Posture},
+    workload::{self, Posture, SharedNames},
 };
 use ebfw_common::abi::{Config, Counter, FlowEvent, NameEvent, Request, mode, pending, request};
-use ebfw_policy::{parse_policy, policy::Policy};
+use ebfw_policy::{cgroup::CgroupGlob, parse_policy, policy::Policy};
 use zerocopy::FromBytes as _;
 
 use self::{
@@ -67,6 +67,7 @@ pub struct Lab {
     kernel: Option<Kernel>,
     attached: bool,
     policy: Option<Policy>,
+    services: Vec<CgroupGlob>,
     worker: Worker,
     requests: Vec<Request>,
     destroyed: usize,
@@ -104,6 +105,7 @@ impl Lab {
             kernel: Some(Kernel::take()),
             attached: false,
             policy: None,
+            services: Vec::new(),
             worker: worker.expect("netlink is there"),
             requests: Vec::new(),
             destroyed: 0,
@@ -183,7 +185,17 @@ impl Lab {
     ///
     /// Where the kernel refuses.
     pub fn trust(&mut self, resolvers: &[std::net::IpAddr]) {
-        let trusted = resolvers.iter().map(|at| (*at, Locality::Remote)).collect();
+        let resolvers: Vec<_> = resolvers.iter().map(|at| (*at, Locality::Remote)).collect();
+        self.trust_as(&resolvers);
+    }
+
+    /// Makes these the trusted resolvers.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn trust_as(&mut self, resolvers: &[(std::net::IpAddr, Locality)]) {
+        let trusted = resolvers.iter().copied().collect();
         let kernel = self.kernel.as_mut().expect("the lab is open");
         kernel.datapath.trust(&trusted).expect("the map takes few");
     }
@@ -218,12 +230,42 @@ impl Lab {
     /// Where the kernel refuses.
     pub fn classify(&mut self) {
         let policy = self.policy.as_ref().expect("there is a policy");
-        let wanted = assignments(policy, &self.cgroups(), self.cgroup.path());
+        let cgroups = self.cgroups();
+        let (wanted, shared) = assignments(policy, &cgroups, self.cgroup.path(), &self.services);
+        let ids = |set: BTreeSet<CgroupId>| set.into_iter().map(|id| id.0).collect();
         let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel.datapath.share_names(ids(shared.users));
         kernel
             .datapath
             .apply(&wanted)
+            .and_then(|_| kernel.datapath.serve_names(&ids(shared.services)))
             .unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// Makes the workload's cgroup `name` below its own a service that resolves for others, from the next [`Lab::classify`] on.
+    ///
+    /// # Panics
+    ///
+    /// Where it is no cgroup.
+    pub fn service(&mut self, name: &str) -> PathBuf {
+        let glob = format!("{}/{name}", self.path());
+        self.services
+            .push(CgroupGlob::new(&glob).expect("a path is a glob"));
+        self.nested(name)
+    }
+
+    /// Says which network namespace is the host's.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn host_netns(&mut self, cookie: u64) {
+        self.configure(Config {
+            mode: mode::ENFORCE,
+            pending: pending::DROP,
+            host_netns: cookie,
+            ..Config::default()
+        });
     }
 
     /// The cgroups of the lab.
@@ -250,6 +292,10 @@ impl Lab {
             pending: pending::DROP,
             ..Config::default()
         };
+        self.configure(config);
+    }
+
+    fn configure(&mut self, config: Config) {
         let kernel = self.kernel.as_mut().expect("the lab is open");
         kernel.datapath.configure(config).expect("the map takes it");
     }
@@ -423,8 +469,14 @@ pub fn cgroup_id(directory: &Path) -> u64 {
     fs::metadata(directory).expect("the cgroup exists").ino()
 }
 
-fn assignments(policy: &Policy, cgroups: &Cgroups, root: &CgroupPath) -> BTreeMap<u64, Assignment> {
-    let desired = workload::desired(policy, cgroups, root, None).expect("few rules");
+fn assignments(
+    policy: &Policy,
+    cgroups: &Cgroups,
+    root: &CgroupPath,
+    services: &[CgroupGlob],
+) -> (BTreeMap<u64, Assignment>, SharedNames) {
+    let mut desired = workload::desired(policy, cgroups, root, None).expect("few rules");
+    let shared = SharedNames::find(services, cgroups, &mut desired);
     let mut wanted = BTreeMap::new();
     for (CgroupId(id), standing) in desired.entries {
         let (ruleset, silent) = match standing.posture {
@@ -442,5 +494,5 @@ fn assignments(policy: &Policy, cgroups: &Cgroups, root: &CgroupPath) -> BTreeMa
             },
         );
     }
-    wanted
+    (wanted, shared)
 }

@@ -1,6 +1,7 @@
 //! Names: what a workload may reach because of what it resolved, and what counts as resolved.
 
 mod answers;
+mod services;
 
 use std::{
     fs,

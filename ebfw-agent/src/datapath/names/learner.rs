@@ -40,6 +40,8 @@ pub struct Tally {
 pub struct Asker {
     /// The workload.
     pub slot: SlotRef,
+    /// Under whom its names stand: the workload, or [`ebfw_common::abi::SHARED`].
+    pub owner: SlotRef,
     /// Cookie of the network namespace.
     pub netns: u64,
     /// Cookie of the socket.
@@ -184,13 +186,13 @@ impl Learner {
         now_ns: u64,
     ) -> Result<bool, MapError> {
         let words: Value = zerocopy::transmute!(value);
-        let Some(count) = self.counts.words().get(asker.slot.index() as usize) else {
+        let Some(count) = self.counts.words().get(asker.owner.index() as usize) else {
             return Ok(false);
         };
         let mut expired = None;
         for place in 0..NAMES_PER_ADDRESS {
             let key = NameKey {
-                slot: asker.slot,
+                slot: asker.owner,
                 place,
                 address,
                 netns: asker.netns,

@@ -7,7 +7,7 @@ mod learner;
 mod sweep;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
     path::Path,
@@ -16,7 +16,8 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use ebfw_common::abi::{
-    ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SLOTS, NameKey, SlotRef, SlotWord,
+    ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, NameKey, SHARED,
+    SlotRef, SlotWord,
     resolver, slot_flag,
 };
 
@@ -55,6 +56,7 @@ pub struct Owned {
 /// The maps of names and resolvers.
 pub(super) struct Names {
     resolvers: HashMap<MapData, [u32; 4], u32>,
+    services: HashMap<MapData, u32, u32>,
     names: NameMap,
     counts: syscall::SharedWords,
     /// The programs name their maps by the number of this very descriptor until they are loaded.
@@ -64,7 +66,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn open(resolvers: Map, names: Map, counts: Map) -> Result<Self, LoadError> {
+    pub(super) fn open(
+        resolvers: Map,
+        services: Map,
+        names: Map,
+        counts: Map,
+    ) -> Result<Self, LoadError> {
         let Map::Array(map) = counts else {
             panic!("NAME_COUNTS is an array");
         };
@@ -77,6 +84,7 @@ impl Names {
             })?;
         Ok(Self {
             resolvers: HashMap::try_from(resolvers).map_err(map_error("RESOLVERS"))?,
+            services: HashMap::try_from(services).map_err(map_error("SERVICES"))?,
             names: HashMap::try_from(names).map_err(map_error("NAMES"))?,
             counts,
             _counts: map,
@@ -112,6 +120,24 @@ impl Names {
         gone.iter()
             .try_for_each(|key| remove(&mut self.resolvers, key))
             .map_err(update_error("RESOLVERS"))
+    }
+
+    /// Makes `wanted` the services that resolve for others.
+    pub(super) fn serve(&mut self, wanted: &BTreeSet<u32>) -> Result<(), ApplyError> {
+        if wanted.len() > MAX_SERVICES as usize {
+            return Err(ApplyError::ServicesFull(wanted.len()));
+        }
+        let error = || update_error("SERVICES");
+        let known: Result<Vec<_>, _> = self.services.keys().collect();
+        for gone in known.map_err(error())?.iter() {
+            if !wanted.contains(gone) {
+                remove(&mut self.services, gone).map_err(error())?;
+            }
+        }
+        wanted
+            .iter()
+            .try_for_each(|slot| self.services.insert(slot, 1, 0))
+            .map_err(error())
     }
 
     /// A slot comes into use or goes out of it: it has no names.
@@ -251,7 +277,7 @@ fn entry_of(key: Key, value: Value, slots: &Slots) -> Entry<Key> {
         key,
         slot,
         expires_ns: entry(value).expires_ns,
-        has_workload: slots.hold(slot),
+        has_workload: slot == SHARED || slots.hold(slot),
     }
 }
 
