@@ -3,6 +3,7 @@
 //! An answer counts where its question stands in `QUESTIONS`: same socket, resolver, id, port and text, asked within five seconds and
 //! not answered yet (SEMANTICS 4).
 
+use aya_ebpf::bindings::__sk_buff;
 use ebfw_common::{
     abi::{
         Address, Config, Counter, Held, HeldKey, LearnedName, MAX_WORKLOAD_NAMES, NAMES_PER_ADDRESS,
@@ -19,11 +20,11 @@ use ebfw_common::{
 use crate::{
     egress::LOOPBACK,
     held,
-    maps::{BLANK, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH, SERVICES},
+    maps::{BLANK, CONFIG, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH, SERVICES},
     report::{self, WINDOW_NS, add, boot_ns, count},
     skb::Skb,
     socket::UNBOUND,
-    verifier::masked,
+    verifier::{forget, masked},
     workload,
 };
 
@@ -67,6 +68,8 @@ pub struct Scratch {
     /// Whether one was special.
     special: Kept<u32>,
     _pad: u32,
+    /// Who talks; what is learned is said of it.
+    talk: Talk,
     /// Where it stands how far the agent has read; none of it has room on the stack.
     pub(crate) held: HeldKey,
     /// What stands there at first.
@@ -95,7 +98,9 @@ impl Message for Scratch {
     }
 }
 
-/// A message to or from a resolver, on the caller's stack.
+/// A message to or from a resolver.
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Talk {
     /// The workload.
     pub slot: SlotRef,
@@ -140,16 +145,15 @@ impl Talk {
     /// The message in a packet that came from port 53.
     #[inline(always)]
     pub fn incoming(
+        skb: Skb,
         (slot, word): (SlotRef, SlotWord),
         packet: &Packet,
         config: &Config,
         netns: u64,
     ) -> Self {
-        let (owner, looks) = if is_service(slot) {
-            (SHARED, true)
-        } else {
-            (slot, word.has(slot_flag::NAMES))
-        };
+        let owner = ebfw_owner(slot.0);
+        let waits = (owner == SHARED.0 || word.has(slot_flag::NAMES)) && config.mode == mode::ENFORCE;
+        let unknown = u64::from(skb.length());
         Self {
             slot,
             resolver: packet.source,
@@ -158,18 +162,23 @@ impl Talk {
             start: packet.upper.start,
             end: packet.upper.end,
             protocol: u32::from(packet.protocol),
-            owner,
-            waits: u32::from(looks && config.mode == mode::ENFORCE),
+            owner: SlotRef(forget(owner, unknown)),
+            waits: forget(u32::from(waits), unknown),
             netns,
         }
     }
 }
 
-/// Whether a workload resolves for others.
-#[inline(always)]
-pub fn is_service(slot: SlotRef) -> bool {
+/// Under whom the names of a workload stand: `SHARED` where it resolves for others. With external linkage, as `ebfw_decide`: what comes
+/// behind is followed once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_owner(slot: u32) -> u32 {
     // SAFETY: only asked whether it is there.
-    unsafe { SERVICES.get(slot) }.is_some()
+    match unsafe { SERVICES.get(SlotRef(slot)) } {
+        Some(_) => SHARED.0,
+        None => slot,
+    }
 }
 
 /// Whether a flow is DNS to a trusted resolver, which is let through unjudged.
@@ -312,13 +321,13 @@ pub enum Learned {
 
 /// Learns what an answer over UDP says, if it answers a question; whether the packet passes. Else the agent has to read it first.
 #[inline(never)]
-pub fn learn(skb: Skb, talk: &Talk, config: &Config) -> bool {
+pub fn learn(skb: Skb, talk: &Talk) -> bool {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return true;
     };
     // SAFETY: this CPU's own; see `Scratch`.
     let scratch = unsafe { &mut *scratch };
-    if learn_message(skb, talk, talk.start, config) == Learned::All {
+    if learn_message(skb, talk, talk.start) == Learned::All {
         return true;
     }
     let after = scratch.name.end();
@@ -327,15 +336,39 @@ pub fn learn(skb: Skb, talk: &Talk, config: &Config) -> bool {
 }
 
 /// Learns what the message at byte `start` says, if it answers a question.
-///
-/// What is known after each part lies in the scratch and not in registers, so that all ways through it come together again: else the
-/// verifier would follow every loop once for each of them.
-#[inline(never)]
-pub fn learn_message(skb: Skb, talk: &Talk, start: u32, config: &Config) -> Learned {
+#[inline(always)]
+pub fn learn_message(skb: Skb, talk: &Talk, start: u32) -> Learned {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return Learned::All;
     };
     // SAFETY: this CPU's own; see `Scratch`.
+    unsafe { (*scratch).talk = *talk };
+    if ebfw_message(skb.0, start) == 0 {
+        Learned::All
+    } else {
+        Learned::Part
+    }
+}
+
+/// As [`learn_message`]; 0: all of it. With external linkage, as `ebfw_decide`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_message(context: *mut __sk_buff, start: u32) -> u32 {
+    let Some(config) = CONFIG.get(0) else {
+        return 0;
+    };
+    u32::from(read_message(Skb(context), start, config) == Learned::Part)
+}
+
+/// What is known after each part lies in the scratch and not in registers, so that all ways through it come together again: else the
+/// verifier would follow every loop once for each of them.
+#[inline(always)]
+fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return Learned::All;
+    };
+    let talk = talk_of(scratch);
+    // SAFETY: this CPU's own, see `Scratch`; who talks is another part than what is changed.
     let scratch = unsafe { &mut *scratch };
     if !load(skb, start, talk.end, scratch) {
         return Learned::All;
@@ -361,6 +394,13 @@ pub fn learn_message(skb: Skb, talk: &Talk, start: u32, config: &Config) -> Lear
     } else {
         Learned::All
     }
+}
+
+/// Who talks, as the scratch says.
+#[inline(always)]
+fn talk_of(scratch: *mut Scratch) -> &'static Talk {
+    // SAFETY: array entries live as long as the map, and nothing changes this part while a message is read.
+    unsafe { &(*scratch).talk }
 }
 
 /// Brings the message into the scratch: its first bytes, where it is longer.

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::programs::SkBuffContext;
 use ebfw_common::{
     abi::{
-        Address, Counter, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
+        Address, Counter, SHARED, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
         verdict,
     },
     classify::NO_NAMES,
@@ -526,7 +526,7 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
         },
     };
     let word = slot_word(slot).unwrap_or_default();
-    if slot != UNBOUND && !word.has(slot_flag::GOVERNED) && !(may_answer && dns::is_service(slot))
+    if slot != UNBOUND && !word.has(slot_flag::GOVERNED) && !(may_answer && dns::ebfw_owner(slot.0) == SHARED.0)
     {
         return true;
     }
@@ -539,11 +539,11 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
         && let Some(state) = state
         && dns::may_answer(skb, &packet, config, state.netns)
     {
-        let talk = Talk::incoming((slot, word), &packet, config, state.netns);
+        let talk = Talk::incoming(skb, (slot, word), &packet, config, state.netns);
         return if packet.protocol != protocol::TCP {
-            dns::learn(skb, &talk, config)
+            dns::learn(skb, &talk)
         } else if packet.upper.payload {
-            held::segment(skb, sk, &talk, config)
+            held::segment(skb, sk, &talk)
         } else {
             true
         };

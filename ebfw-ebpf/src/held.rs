@@ -8,7 +8,7 @@ use core::ptr;
 
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_tcp_sock};
 use ebfw_common::{
-    abi::{AnswerPiece, Config, Counter, Held, PIECE},
+    abi::{AnswerPiece, Counter, Held, PIECE},
     dns::MAX_MESSAGE,
     packet::{Source as _, protocol},
 };
@@ -74,7 +74,7 @@ pub fn datagram(skb: Skb, talk: &Talk, what: u64) -> bool {
 
 /// Learns from a segment of a resolver; whether it passes. A whole message at the place where one has to begin is read here.
 #[inline(never)]
-pub fn segment(skb: Skb, sk: *mut bpf_sock, talk: &Talk, config: &Config) -> bool {
+pub fn segment(skb: Skb, sk: *mut bpf_sock, talk: &Talk) -> bool {
     let Some(sequence) = sequence_of(skb) else {
         count(Counter::NameUnreadable);
         return true;
@@ -101,7 +101,7 @@ pub fn segment(skb: Skb, sk: *mut bpf_sock, talk: &Talk, config: &Config) -> boo
         && sequence == held.read
         && length + 2 == talk.end - talk.start
         && length <= MAX_MESSAGE
-        && dns::learn_message(skb, talk, talk.start + 2, config) == Learned::All
+        && dns::learn_message(skb, talk, talk.start + 2) == Learned::All
     {
         held.read = end;
         held.end = end;

@@ -146,11 +146,11 @@ pub static NAME_EVENTS: RingBuf<NameEvent, { 512 * 1024 }> = RingBuf::new();
 /// What waits until the agent has read it, and how far it has. Made by ingress, advanced by both. Full: the oldest goes, and what waits there
 /// is held back anew.
 #[btf_map]
-pub static HELD: LruHashMap<HeldKey, Held, 8192> = LruHashMap::new();
+pub static HELD: LruHashMap<HeldKey, Held, 4096> = LruHashMap::new();
 
 /// Answers that the programs cannot read alone, to the agent. Full: the piece is lost and counted; it comes again with the packet.
 #[btf_map]
-pub static ANSWERS: RingBuf<AnswerPiece, { 1024 * 1024 }> = RingBuf::new();
+pub static ANSWERS: RingBuf<AnswerPiece, { 512 * 1024 }> = RingBuf::new();
 
 /// Decisions about flows, to the agent. Full: the event is lost and counted.
 #[btf_map]

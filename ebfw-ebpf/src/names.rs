@@ -35,27 +35,13 @@ pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Questio
         0 => boot_ns(),
         opened => opened,
     };
-    let instance = u64::from(word.instance()) << INSTANCE_SHIFT;
+    let shared = u64::from(word.has(slot_flag::SHARED_NAMES));
     for place in 0..PLACES {
-        let at = u64::from(slot.0) | (place as u64) << PLACE_SHIFT | instance;
-        question.names[place] = ebfw_class(first, second, at, since, netns);
-    }
-    if word.has(slot_flag::SHARED_NAMES) {
-        let host = match CONFIG.get(0) {
-            Some(config) => config.host_netns,
-            None => 0,
-        };
-        // Behind the workload's own. What a service learned in a namespace counts in that one, since others may answer there under any
-        // address, and what it learned in the host's counts everywhere.
-        for place in 0..PLACES {
-            let at = u64::from(SHARED.0) | instance;
-            let there = (PLACES - 1 - place) as u64;
-            let class = question.names[place];
-            let class = or(class, first, second, at | there << PLACE_SHIFT, since, netns);
-            let there = (place as u64 + 2) & 3;
-            question.names[place] =
-                or(class, first, second, at | there << PLACE_SHIFT, since, host);
-        }
+        let at = u64::from(slot.0)
+            | (place as u64) << PLACE_SHIFT
+            | u64::from(word.instance()) << INSTANCE_SHIFT
+            | shared << SHARED_SHIFT;
+        question.names[place] = ebfw_name(first, second, at, since, netns);
     }
     // Places without a name repeat one that is there.
     let mut known = NO_CLASS;
@@ -71,20 +57,40 @@ pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Questio
     }
 }
 
-/// `class`, or that of the name at another place where there is none.
-#[inline(always)]
-fn or(class: u32, first: u64, second: u64, at: u64, since: u64, netns: u64) -> u32 {
-    if class == ABSENT && netns != 0 {
-        ebfw_class(first, second, at, since, netns)
-    } else {
-        class
-    }
-}
-
 /// Where the number of an address's place stands in the third argument of [`ebfw_class`], above the slot.
 const PLACE_SHIFT: u32 = 32;
 /// Where the number of the instance stands in it.
 const INSTANCE_SHIFT: u32 = 40;
+/// Where it says whether the names of services count too.
+const SHARED_SHIFT: u32 = 56;
+
+/// The class of one of the names of an address: the workload's own, or, where it has none there, one that a service learned. What a service
+/// learned in a namespace counts in that one, since others may answer there under any address, and what it learned in the host's counts
+/// everywhere. With external linkage, as `ebfw_decide`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_name(first: u64, second: u64, at: u64, since: u64, netns: u64) -> u32 {
+    let own = ebfw_class(first, second, at, since, netns);
+    if own != ABSENT || at >> SHARED_SHIFT & 1 == 0 {
+        return own;
+    }
+    // Own names fill the places from the first on, shared ones from the last on, so that they seldom meet.
+    let place = at >> PLACE_SHIFT & 3;
+    let kept = at & (0xffff << INSTANCE_SHIFT) | u64::from(SHARED.0);
+    let there = ebfw_class(first, second, kept | (3 - place) << PLACE_SHIFT, since, netns);
+    if there != ABSENT {
+        return there;
+    }
+    let host = match CONFIG.get(0) {
+        Some(config) => config.host_netns,
+        None => 0,
+    };
+    if host == 0 || host == netns {
+        return ABSENT;
+    }
+    let behind = (place + 2) & 3;
+    ebfw_class(first, second, kept | behind << PLACE_SHIFT, since, host)
+}
 
 /// The class of the name that stands in a place of an address, if it had not expired at `since`: what was found last time, or a walk. `at`:
 /// slot, place and instance. With external linkage, as `ebfw_decide`.
@@ -105,7 +111,7 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, at: u64, since: u64, netns
     if name.expires_ns < since {
         return ABSENT;
     }
-    let Some(instance) = Instance::get((at >> INSTANCE_SHIFT) as u32) else {
+    let Some(instance) = Instance::get((at >> INSTANCE_SHIFT) as u32 & 0xffff) else {
         return ABSENT;
     };
     let Some(header) = instance.block(0).map(Header::of) else {

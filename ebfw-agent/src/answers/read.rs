@@ -81,8 +81,7 @@ fn addresses(bytes: &[u8]) -> Says {
 
 /// Whether two questions are the same, capitals or not: as the programs compare them.
 pub(super) fn same_question(asked: &[u8], answered: &[u8]) -> bool {
-    let Some((name, kind)) = answered.split_last_chunk::<4>()
-    else {
+    let Some((name, kind)) = answered.split_last_chunk::<4>() else {
         return false;
     };
     let Some(asked) = asked.get(..answered.len()) else {

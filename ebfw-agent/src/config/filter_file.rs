@@ -328,7 +328,11 @@ mod tests {
     #[test]
     fn services_that_resolve_for_others_are_named_by_their_cgroups() {
         for (source, first, count) in [
-            ("dns: {}\n", Some("/system.slice/systemd-resolved.service"), 9),
+            (
+                "dns: {}\n",
+                Some("/system.slice/systemd-resolved.service"),
+                9,
+            ),
             ("dns: {localResolvers: []}\n", None, 0),
             (
                 "dns: {localResolvers: ['/system.slice/coredns*.service']}\n",

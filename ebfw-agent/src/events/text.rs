@@ -10,7 +10,8 @@ use std::{
 use anstyle::{AnsiColor, Style};
 
 use super::event::{
-    Action, Event, Outcome, Flow, Kind, Mode, Pod, Process, Protocol, Reason, Request, Ruling, Subject,
+    Action, Event, Flow, Kind, Mode, Outcome, Pod, Process, Protocol, Reason, Request, Ruling,
+    Subject,
 };
 
 /// Whether to colour.

@@ -127,7 +127,11 @@ mod tests {
     fn a_service_is_a_workload_of_its_own_with_the_rules_that_it_has_anyway() {
         let (desired, services, users) = find(&PATHS, &["/system.slice/resolved.service"]);
         assert_eq!(services, [3, 4]);
-        assert_eq!(users, [1, 3, 4], "what has no entry belongs to its ancestor");
+        assert_eq!(
+            users,
+            [1, 3, 4],
+            "what has no entry belongs to its ancestor"
+        );
         assert_eq!(
             desired.entries[&CgroupId(3)],
             desired.entries[&CgroupId(1)],

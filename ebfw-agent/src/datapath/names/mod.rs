@@ -17,8 +17,7 @@ use std::{
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use ebfw_common::abi::{
     ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, NameKey, SHARED,
-    SlotRef, SlotWord,
-    resolver, slot_flag,
+    SlotRef, SlotWord, resolver, slot_flag,
 };
 
 pub use self::learner::{Asker, Learner, Tally};
@@ -42,6 +41,9 @@ pub struct Learned {
     pub name: String,
     /// From then on (nanoseconds since boot) it opens no flow.
     pub expires_ns: u64,
+    /// Its class under the patterns of the policy when a flow was last decided by it: names of one class are the same to every rule. 0: no
+    /// pattern means it. `None`: no flow was decided by it yet.
+    pub class: Option<u32>,
 }
 
 /// A name and the cgroup of its workload, as [`pinned_names`] finds them.
@@ -298,7 +300,7 @@ fn read(key: Key, value: Value) -> Learned {
     } = parts(key);
     let LearnedName {
         expires_ns,
-        class: _,
+        class,
         hash: _,
         length,
         _pad: _,
@@ -310,6 +312,8 @@ fn read(key: Key, value: Value) -> Learned {
         address: Ipv6Addr::from(address).to_canonical(),
         name: String::from_utf8_lossy(&text[..length]).into_owned(),
         expires_ns,
+        // The automaton's number above it; 0: none.
+        class: (class >> 32 != 0).then_some(class as u32),
     }
 }
 
@@ -405,7 +409,7 @@ mod tests {
         text[..11].copy_from_slice(b"example.com");
         let value = LearnedName {
             expires_ns: 5,
-            class: 0,
+            class: 7 << 32 | 3,
             hash: 1,
             length: 11,
             _pad: 0,
@@ -416,6 +420,7 @@ mod tests {
             address: "192.0.2.1".parse().unwrap(),
             name: "example.com".into(),
             expires_ns: 5,
+            class: Some(3),
         };
         let raw = zerocopy::transmute!(key);
         assert_eq!(read(raw, zerocopy::transmute!(value)), expected);
@@ -423,6 +428,8 @@ mod tests {
             length: u32::MAX,
             ..value
         };
+        let fresh = LearnedName { class: 0, ..value };
+        assert_eq!(read(raw, zerocopy::transmute!(fresh)).class, None);
         let name = read(raw, zerocopy::transmute!(long)).name;
         assert_eq!(name.len(), 256, "a length that lies stays inside");
     }

@@ -1,18 +1,16 @@
 //! Services of the host that resolve for others, and resolvers that are reached in unusual ways.
 
 use std::{
-    fs,
     io::{self, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, UdpSocket},
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use ebfw_agent::host::netns;
 use ebfw_common::abi::Counter;
 use ebfw_test_need::not_run;
 use ebfw_tests::lab::{
-    Lab, cgroup_id, eventually,
+    Lab,
     net::{Net, v4, v6},
     process::{Line, Place, Process},
     resolver::{A, DNS, answer, ask, asking, question, serve, wire},
@@ -102,7 +100,10 @@ fn what_a_service_resolved_in_a_namespace_of_others_counts_there_alone() {
     let Some((lab, service)) = lab() else { return };
     // Whoever owns a namespace answers there under any address, also what a service asks that has gone there.
     let own = Net::new().unwrap();
-    serve(&own.far, |asked| vec![wire(&answer(asked, &[v4(3), v6(3)]))]).unwrap();
+    serve(&own.far, |asked| {
+        vec![wire(&answer(asked, &[v4(3), v6(3)]))]
+    })
+    .unwrap();
     let place = Place {
         netns: &own.near,
         cgroup: Some(&service),
@@ -225,7 +226,11 @@ fn node_local_dns_works_once_it_is_named() {
     let Some(mut lab) = Lab::open() else { return };
     let ip = |arguments: &str| {
         let arguments: Vec<_> = arguments.split(' ').collect();
-        Command::new("ip").args(arguments).status().unwrap().success()
+        Command::new("ip")
+            .args(arguments)
+            .status()
+            .unwrap()
+            .success()
     };
     let far = &lab.net().far;
     assert!(
@@ -280,8 +285,8 @@ fn systemd_resolveds_stub_teaches_in_the_hosts_namespace_alone() {
         let mut bytes = [0; 512];
         loop {
             let (length, from) = socket.recv_from(&mut bytes)?;
-            let asked = hickory_proto::op::Message::from_vec(&bytes[..length])
-                .map_err(io::Error::other)?;
+            let asked =
+                hickory_proto::op::Message::from_vec(&bytes[..length]).map_err(io::Error::other)?;
             for answer in honest(&asked) {
                 socket.send_to(&answer, from)?;
             }
