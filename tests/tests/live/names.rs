@@ -1,6 +1,8 @@
 //! Names: what a workload may reach because of what it resolved, and what counts as resolved.
 
 mod answers;
+mod clients;
+mod forgeries;
 mod services;
 
 use std::{

@@ -32,14 +32,16 @@ pub(crate) enum Need {
 /// What it takes to build the kernel programs.
 pub(crate) const KERNEL_PROGRAMS: [Need; 2] = [Need::RustSource, Need::BpfLinker];
 
-const ALL: [Need; 9] = [
+const ALL: [Need; 11] = [
     Need::RustSource,
     Need::BpfLinker,
     Need::StaticTarget,
     Need::Components,
     Need::CargoDeny,
     Need::Program(Program::Curl),
+    Need::Program(Program::Dig),
     Need::Program(Program::Ip),
+    Need::Program(Program::Nft),
     Need::Program(Program::Qemu),
     Need::Program(Program::Xz),
 ];
