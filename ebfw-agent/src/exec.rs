@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    answers,
     cli::{ExecMode, ExecOptions},
     config::{Mode, Output, UnknownWorkload},
     enforcer::{Enforcer, Scope, Terms},
@@ -89,6 +90,8 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         root: cgroup.path().clone(),
         tree: Arc::clone(&tree),
         own: None,
+        // The command's own cgroup has no services.
+        services: Vec::new(),
     };
     let selects_pods = policy.pod_selector.is_some();
     let policy = Some(Arc::new(policy));
@@ -118,6 +121,10 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         metrics: Arc::clone(&metrics),
     };
     let pipeline = pipeline::spawn(stages, raw)?;
+    let (answers, learner) = enforcer.answers()?;
+    let reader = answers::Reader::new(learner, Arc::clone(&metrics));
+    let told = intake.clone();
+    let reading = tokio::spawn(reader.run(answers, move |event| told.offer_name(event)));
     enforcer.attach()?;
 
     let mut child = match spawn(options, &cgroup) {
@@ -142,6 +149,7 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         }
     };
     end_leftovers(&hierarchy, cgroup.path()).await;
+    reading.abort();
     events.take(|bytes| intake.offer(bytes));
     names.take(|bytes| intake.offer_name(bytes));
     drop(intake);

@@ -1,5 +1,6 @@
 //! The node agent of ebfw: command line, configuration, datapath, workloads, events, metrics.
 
+pub mod answers;
 pub mod cli;
 pub mod config;
 pub mod datapath;

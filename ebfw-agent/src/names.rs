@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use ebfw_common::abi::SHARED;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
@@ -19,18 +20,25 @@ use crate::{
 };
 
 /// What stands above the columns of the table.
-const HEADINGS: [&str; 4] = ["WORKLOAD", "NAME", "ADDRESS", "LEFT"];
+const HEADINGS: [&str; 5] = ["WORKLOAD", "NAME", "ADDRESS", "LEFT", "CLASS"];
+/// What stands for a class that is not known.
+const NO_CLASS: &str = "-";
+/// Whose names those are that services of the host learned for others.
+const SERVICES: &str = "(services)";
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// A name that opens flows now.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Entry {
-    /// Path of the workload's cgroup, or `slot:N` where it is not known any more.
+    /// Path of the workload's cgroup, `slot:N` where it is not known any more, or `(services)`: learned by services of the host for others.
     workload: Printable,
     name: Printable,
     address: IpAddr,
     /// Seconds until it opens no flow any more.
     left_s: u64,
+    /// Its class under the policy's patterns, 0 where none means it; absent where no flow was decided by it yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<u32>,
 }
 
 /// Names in the order of workload, name and address.
@@ -75,13 +83,15 @@ fn paths(hierarchy: &Hierarchy) -> BTreeMap<u64, CgroupPath> {
 impl Listing {
     /// What has not expired by `now_ns` (since boot). A name that stands at two places is listed once.
     fn new(found: Vec<Owned>, paths: &BTreeMap<u64, CgroupPath>, now_ns: u64) -> Self {
-        let mut best: BTreeMap<(Printable, Printable, IpAddr), u64> = BTreeMap::new();
+        let mut best: BTreeMap<(Printable, Printable, IpAddr), (u64, Option<u32>)> =
+            BTreeMap::new();
         for Owned { cgroup, learned } in found {
             let Learned {
                 slot,
                 address,
                 name,
                 expires_ns,
+                class,
             } = learned;
             let Some(left) = expires_ns.checked_sub(now_ns) else {
                 continue;
@@ -89,18 +99,21 @@ impl Listing {
             let path = cgroup.and_then(|id| paths.get(&id));
             let workload = match path {
                 Some(path) => Printable::from_bytes(path.as_path().as_os_str().as_bytes()),
+                None if slot == SHARED => Printable::from(SERVICES),
                 None => Printable::from(&*format!("slot:{}", slot.index())),
             };
-            let left_s = best
+            let (left_s, known) = best
                 .entry((workload, Printable::from(&*name), address))
                 .or_default();
             *left_s = (*left_s).max(left / NANOSECONDS);
+            *known = known.or(class);
         }
-        let entry = |((workload, name, address), left_s)| Entry {
+        let entry = |((workload, name, address), (left_s, class))| Entry {
             workload,
             name,
             address,
             left_s,
+            class,
         };
         Self(best.into_iter().map(entry).collect())
     }
@@ -115,17 +128,20 @@ impl Listing {
                 entry.name.word().into_owned(),
                 entry.address.to_string(),
                 format!("{}s", entry.left_s),
+                entry
+                    .class
+                    .map_or_else(|| NO_CLASS.into(), |class| class.to_string()),
             ]
         };
         let lines: Vec<_> = [head].into_iter().chain(self.0.iter().map(cells)).collect();
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-        let widths: [usize; 4] = std::array::from_fn(|column| width(column).unwrap_or_default());
+        let widths: [usize; 5] = std::array::from_fn(|column| width(column).unwrap_or_default());
         let mut text = String::new();
         for line in &lines {
-            for (cell, width) in line.iter().zip(widths).take(3) {
+            for (cell, width) in line.iter().zip(widths).take(4) {
                 text.push_str(&format!("{cell:width$}  "));
             }
-            text.push_str(&line[3]);
+            text.push_str(&line[4]);
             text.push('\n');
         }
         text
@@ -155,6 +171,7 @@ mod tests {
                 address: address.parse().unwrap(),
                 name: name.into(),
                 expires_ns: expires_s * NANOSECONDS,
+                class: cgroup.and_then(|id| (id == 8).then_some(3)),
             },
         }
     }
@@ -181,12 +198,12 @@ mod tests {
         ]);
         assert_eq!(
             listing.table(),
-            "WORKLOAD      NAME                 ADDRESS      LEFT\n\
-             \"/a b\"        evil\\x1b[2J\\x20name  192.0.2.2    30s\n\
-             /web.service  api.example.com      192.0.2.1    0s\n\
-             /web.service  example.com          192.0.2.1    90s\n\
-             /web.service  example.com          2001:db8::1  60s\n\
-             slot:9        gone.example         192.0.2.3    30s\n"
+            "WORKLOAD      NAME                 ADDRESS      LEFT  CLASS\n\
+             \"/a b\"        evil\\x1b[2J\\x20name  192.0.2.2    30s   3\n\
+             /web.service  api.example.com      192.0.2.1    0s    -\n\
+             /web.service  example.com          192.0.2.1    90s   -\n\
+             /web.service  example.com          2001:db8::1  60s   -\n\
+             slot:9        gone.example         192.0.2.3    30s   -\n"
         );
     }
 
@@ -204,7 +221,7 @@ mod tests {
     fn nothing_learned_is_an_empty_list() {
         let empty = Listing::default();
         assert_eq!(empty.json(), "[]\n");
-        assert_eq!(empty.table(), "WORKLOAD  NAME  ADDRESS  LEFT\n");
+        assert_eq!(empty.table(), "WORKLOAD  NAME  ADDRESS  LEFT  CLASS\n");
     }
 
     #[test]

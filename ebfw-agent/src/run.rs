@@ -4,9 +4,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ebfw_policy::policy::Policy;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
 
 use crate::{
+    answers,
     config::{Config, Enforcement, OnExit, Output, Pinning},
     datapath::{self, Ring},
     enforcer::{Enforcer, Scope, Terms},
@@ -78,6 +82,8 @@ struct Agent<'a> {
     events: Ring,
     names: Ring,
     claims: Ring,
+    /// Reads the answers that the programs cannot; ends with the agent.
+    reading: JoinHandle<anyhow::Result<()>>,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
     metrics: Arc<Metrics>,
@@ -124,6 +130,7 @@ impl<'a> Agent<'a> {
             root: root.clone(),
             tree: Arc::clone(&tree),
             own,
+            services: config.dns.local_resolvers.clone(),
         };
         let rules = policy.as_ref().map_or(0, |policy| policy.rules.len());
         let mut enforcer = Enforcer::load(
@@ -145,6 +152,7 @@ impl<'a> Agent<'a> {
         let events = enforcer.events()?;
         let names = enforcer.name_events()?;
         let claims = enforcer.claim_events()?;
+        let (answers, learner) = enforcer.answers()?;
         let format = match config.output {
             Output::Text => Format::text_for_stdout(),
             Output::Json => Format::Json,
@@ -163,6 +171,10 @@ impl<'a> Agent<'a> {
         };
         let pipeline =
             pipeline::spawn(stages, raw).context("failed to start the event pipeline")?;
+        // Before the programs are attached: what they hold back waits for it.
+        let reader = answers::Reader::new(learner, Arc::clone(&metrics));
+        let told = intake.clone();
+        let reading = tokio::spawn(reader.run(answers, move |event| told.offer_name(event)));
         enforcer.attach()?;
         attached.ready();
         let adopted = if enforcer.adopted() {
@@ -183,6 +195,7 @@ impl<'a> Agent<'a> {
             events,
             names,
             claims,
+            reading,
             intake,
             pipeline,
             metrics,
@@ -202,6 +215,9 @@ impl<'a> Agent<'a> {
                 done = self.claims.drain(|bytes| self.intake.offer_claim(bytes)) => done.context("failed to read events about claims")?,
                 demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
                 update = next_update(&mut self.file) => self.reload(update),
+                ended = &mut self.reading => {
+                    ended.context("the reader of answers broke")?.context("failed to read answers")?;
+                }
                 _ = tick.tick() => self.enforcer.count(),
             }
         }
@@ -234,6 +250,7 @@ impl<'a> Agent<'a> {
 
     /// Lets what was decided get out, then leaves enforcement standing or takes it off, as configured.
     async fn stop(mut self) -> anyhow::Result<()> {
+        self.reading.abort();
         let intake = self.intake.clone();
         self.events.take(|bytes| intake.offer(bytes));
         self.names.take(|bytes| intake.offer_name(bytes));

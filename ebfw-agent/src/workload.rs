@@ -3,6 +3,7 @@
 //! Pure: the policy and the cgroups that exist go in, the desired state comes out; applying the difference is the datapath's part.
 
 mod index;
+mod shared_names;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,6 +19,7 @@ use ebfw_policy::{
 };
 
 use self::index::Index;
+pub use self::shared_names::SharedNames;
 use crate::host::{
     cgroup::{CgroupId, CgroupPath},
     tree::Cgroups,

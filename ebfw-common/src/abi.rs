@@ -23,6 +23,11 @@ pub const MAX_CGROUPS: u32 = MAX_SLOTS;
 /// The deepest level below the cgroup v2 root at which a cgroup can be a workload of its own. What lies deeper belongs to its ancestor.
 pub const MAX_CGROUP_DEPTH: u32 = 16;
 
+/// Under which names stand that services of the host learned for others. No workload has this slot.
+pub const SHARED: SlotRef = SlotRef(0);
+/// Services of the host that may resolve for others.
+pub const MAX_SERVICES: u32 = 1024;
+
 /// Names that one address may have in one workload.
 pub const NAMES_PER_ADDRESS: u32 = 4;
 /// Entries of the map `NAMES`.
@@ -223,6 +228,8 @@ pub mod slot_flag {
     pub const NAMES: u8 = 32;
     /// The ruleset looks at methods or paths of requests.
     pub const REQUESTS: u8 = 64;
+    /// Names that services of the host learned count too ([`super::SHARED`]).
+    pub const SHARED_NAMES: u8 = 128;
 }
 
 impl SlotWord {
@@ -479,7 +486,7 @@ pub mod name_outcome {
     pub const ASKED: u8 = 0;
     /// An answer whose addresses were learned.
     pub const LEARNED: u8 = 1;
-    /// An answer that the programs cannot read: split, over 4 KiB, or too long to walk. Nothing was learned.
+    /// An answer that neither the programs nor the agent can read. Nothing was learned.
     pub const UNREADABLE: u8 = 2;
     /// An answer to nothing that the workload asked there. Nothing was learned.
     pub const UNASKED: u8 = 3;
@@ -515,6 +522,133 @@ pub struct NameEvent {
     pub _pad: u32,
     /// The message behind its header, as it was sent (RFC 1035, 4.1.2): the question comes first.
     pub question: [u8; 256],
+}
+
+/// Where an open question stands: the key of the map `QUESTIONS`.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct QuestionKey {
+    /// The workload.
+    pub slot: SlotRef,
+    /// Set and way; see [`crate::dns::set_of`].
+    pub place: u32,
+}
+
+/// An open question: the value of the map `QUESTIONS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Question {
+    /// Cookie of the socket.
+    pub cookie: u64,
+    /// When it was asked.
+    pub asked_ns: u64,
+    /// Who was asked.
+    pub resolver: Address,
+    /// Id of the message, network order.
+    pub id: u16,
+    /// The port that it came from.
+    pub port: u16,
+    /// Zero.
+    pub _pad: u32,
+    /// Name, type and class as they were sent, and what came behind.
+    pub text: QuestionText,
+}
+
+/// The start of a question: in two parts, since what is loaded at once must be a power of two.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct QuestionText {
+    /// The first bytes.
+    pub head: [u8; 256],
+    /// Those behind them.
+    pub tail: [u8; crate::dns::MAX_QUESTION - 256],
+}
+
+/// Bytes of a packet that one [`AnswerPiece`] carries.
+pub const PIECE: usize = 4096;
+
+/// A piece of a packet from a resolver that the programs cannot read alone: the agent puts messages together and learns from them. Ring
+/// buffer `ANSWERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct AnswerPiece {
+    /// Nanoseconds since boot; the same for all pieces of a packet.
+    pub boot_ns: u64,
+    /// The cgroup v2 id of the socket.
+    pub cgroup_id: u64,
+    /// Cookie of the socket.
+    pub cookie: u64,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// The workload.
+    pub slot: SlotRef,
+    /// TCP: sequence number of the packet's first byte of payload.
+    pub sequence: u32,
+    /// TCP: sequence number of the first byte of payload that nobody has read yet; a message begins there, unless the agent has a part of
+    /// one that ends there.
+    pub next: u32,
+    /// Bytes of payload in the packet.
+    pub total: u32,
+    /// Where in the payload this piece begins.
+    pub offset: u32,
+    /// Bytes of it.
+    pub length: u32,
+    /// The workload's address.
+    pub source: Address,
+    /// The resolver.
+    pub resolver: Address,
+    /// The workload's port.
+    pub port: u16,
+    /// IP protocol number: UDP's pieces are an answer to a question that was asked.
+    pub protocol: u16,
+    /// Under whom the names stand: the workload, or [`SHARED`].
+    pub owner: SlotRef,
+    /// The bytes.
+    pub bytes: [u8; PIECE],
+}
+
+/// What waits for the agent: the key of the map `HELD`.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct HeldKey {
+    /// TCP: the socket's cookie. UDP: the name's hash, mixed with the type by [`HeldKey::datagram`].
+    pub what: u64,
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The workload.
+    pub slot: SlotRef,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+impl HeldKey {
+    /// `what` of an answer over UDP about a name of this hash and a type of record (network order).
+    #[inline(always)]
+    #[must_use]
+    pub const fn datagram(hash: u64, kind: u16) -> u64 {
+        hash ^ (kind as u64) << 48
+    }
+}
+
+/// How far the agent has read: the value of the map `HELD`.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Held {
+    /// When a packet was held back first since the agent read last; 0: none was.
+    pub since_ns: u64,
+    /// UDP: when the agent read such an answer last; 0: never.
+    pub read_ns: u64,
+    /// TCP: sequence number of the first byte that nobody has read.
+    pub read: u32,
+    /// TCP: sequence number of the first byte behind the message that has begun, where the next one begins; what ends before it completes no
+    /// message and need not wait. Something before `read` where that is not known.
+    pub end: u32,
 }
 
 /// What the kernel asks the agent to do. Ring buffer `CONTROL`.
@@ -585,7 +719,7 @@ pub enum Counter {
     NameLearned = 14,
     /// Answers to nothing that was asked.
     NameUnasked = 15,
-    /// Answers that could not be read.
+    /// Packets of answers that the programs cannot read alone and that passed before the agent had read them.
     NameUnreadable = 16,
     /// Names that were not learned for want of room.
     NameFull = 17,
@@ -601,10 +735,14 @@ pub enum Counter {
     Unreadable = 22,
     /// The same for words that are malformed or ambiguous.
     Ambiguous = 23,
+    /// Packets of resolvers that were held back until the agent has read them.
+    AnswerHeld = 24,
+    /// Pieces of answers that were lost because the ring buffer was full.
+    AnswerLost = 25,
 }
 
 /// Number of [`Counter`]s; the map's size.
-pub const COUNTERS: u32 = 24;
+pub const COUNTERS: u32 = 26;
 
 const _: () = assert!(
     size_of::<FlowEvent>() == 104

@@ -15,8 +15,9 @@ pub const MAX_QUESTION: usize = 272;
 pub const HEADER: u32 = 12;
 /// Steps of [`Name::step`] that reach the end of the longest name.
 pub const NAME_STEPS: u32 = 255;
-/// Steps of [`Records::step`] that are made for one answer: labels of owner names and records.
-pub const RECORD_STEPS: u32 = 64;
+/// Steps of [`Records::step`] that are made for one answer: labels of owner names and records. As many as there can be records in
+/// [`MAX_MESSAGE`] bytes, each with a pointer or the root as its owner (11 bytes at least), and a hundred labels more.
+pub const RECORD_STEPS: u32 = 480;
 
 /// Type A.
 pub const A: u16 = 1;
@@ -250,9 +251,6 @@ fn is_zero(number: u64) -> u64 {
     number.wrapping_sub(1) >> 63
 }
 
-/// Addresses of one answer that are read.
-pub const MAX_ADDRESSES: u32 = 32;
-
 /// A record's address and time to live.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -282,15 +280,22 @@ impl Answer {
     #[inline(always)]
     #[must_use]
     pub fn lifetime_s(&self) -> u64 {
-        let ttl = if self.ttl < 30 || self.ttl >> 31 != 0 {
-            30
-        } else if self.ttl > 86_400 {
-            86_400
-        } else {
-            self.ttl
-        };
-        u64::from(ttl) + crate::abi::NAME_GRACE_S
+        lifetime_s(self.ttl)
     }
+}
+
+/// As [`Answer::lifetime_s`], for a time to live as it was sent.
+#[inline(always)]
+#[must_use]
+pub const fn lifetime_s(ttl: u32) -> u64 {
+    let ttl = if ttl < 30 || ttl >> 31 != 0 {
+        30
+    } else if ttl > 86_400 {
+        86_400
+    } else {
+        ttl
+    };
+    ttl as u64 + crate::abi::NAME_GRACE_S
 }
 
 /// The records of an answer, as they are read.
@@ -298,9 +303,8 @@ impl Answer {
 pub struct Records {
     at: Kept<u32>,
     left: Kept<u32>,
-    found: Kept<u32>,
-    _pad: u32,
-    answers: [Answer; MAX_ADDRESSES as usize],
+    is_address: Kept<u32>,
+    answer: Answer,
 }
 
 impl Records {
@@ -310,13 +314,12 @@ impl Records {
         Self {
             at: Kept::new(0),
             left: Kept::new(0),
-            found: Kept::new(0),
-            _pad: 0,
-            answers: [Answer {
+            is_address: Kept::new(0),
+            answer: Answer {
                 data: [0; 4],
                 ttl: 0,
                 is_v4: 0,
-            }; MAX_ADDRESSES as usize],
+            },
         }
     }
 
@@ -325,37 +328,34 @@ impl Records {
     pub fn begin(&mut self, message: &impl Message, question_end: u32) {
         self.at.set(question_end + 4);
         self.left.set(u32::from(message.half(6)));
-        self.found.set(0);
+        self.is_address.set(0);
     }
 
-    /// Addresses that were read.
-    #[inline(always)]
-    pub fn found(&self) -> u32 {
-        self.found.get()
-    }
-
-    /// Whether all records were read and all addresses kept.
+    /// Whether all records were read.
     #[inline(always)]
     pub fn complete(&self) -> bool {
         self.left.get() == 0
     }
 
-    /// Address `at`, below [`Records::found`].
+    /// The address that the last step read, if it read one.
     #[inline(always)]
-    pub fn answer(&self, at: u32) -> &Answer {
-        &self.answers[(at & (MAX_ADDRESSES - 1)) as usize]
+    pub fn answer(&self) -> Option<&Answer> {
+        if self.is_address.get() != 0 {
+            Some(&self.answer)
+        } else {
+            None
+        }
     }
 
-    /// Skips a label of an owner's name, or reads a record. Every record is written where the next address belongs, and counts if it is one:
-    /// to ask first would cost the verifier more than the writing costs the packet.
+    /// Skips a label of an owner's name, or reads a record.
     #[inline(always)]
     pub fn step(&mut self, message: &impl Message) -> Step {
         let at = self.at.get();
-        let found = self.found.get();
+        self.is_address.set(0);
         if self.left.get() == 0 {
             return Step::Done;
         }
-        if at >= message.end() || found >= MAX_ADDRESSES {
+        if at >= message.end() {
             return Step::Bad;
         }
         let length = message.byte(at);
@@ -379,16 +379,15 @@ impl Records {
             )
         };
         let (v4, v6) = (is(A, 4), is(AAAA, 16));
-        let answer = &mut self.answers[(found & (MAX_ADDRESSES - 1)) as usize];
-        answer.data = [
+        self.answer.data = [
             message.word(data),
             message.word(data + 4),
             message.word(data + 8),
             message.word(data + 12),
         ];
-        answer.ttl = message.word(record + 4).to_be();
-        answer.is_v4 = v4 as u32;
-        self.found.set(found + (v4 | v6) as u32);
+        self.answer.ttl = message.word(record + 4).to_be();
+        self.answer.is_v4 = v4 as u32;
+        self.is_address.set((v4 | v6) as u32);
         Step::More
     }
 }
@@ -413,6 +412,21 @@ pub fn is_special(address: Address) -> bool {
     let nat64 = high == 0x0064_ff9b && b == 0 && c == 0;
     unspecified_or_loopback || nat64 || high >> 22 == 0xfe80 >> 6 || high >> 24 == 0xff
 }
+
+/// The first place of the set that a question belongs to: of the socket with this cookie, with this id (network order), from this port.
+#[inline(always)]
+#[must_use]
+pub const fn set_of(cookie: u64, id: u16, port: u32) -> u32 {
+    let mixed = (cookie ^ (id as u64) << 16 ^ port as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed >> 40) as u32 & (QUESTION_SETS - 1)) * QUESTION_WAYS
+}
+
+/// Questions of one workload that may be open: so many sets.
+pub const QUESTION_SETS: u32 = 64;
+/// Places of each set.
+pub const QUESTION_WAYS: u32 = 4;
+/// A question is answered within this time, or never.
+pub const ANSWER_NS: u64 = 5_000_000_000;
 
 /// A message in memory, for user space.
 #[derive(Clone, Copy, Debug)]

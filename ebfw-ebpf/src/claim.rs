@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
 };
 use ebfw_common::{
-    abi::{Address, MAX_NAME, NAMES_PER_ADDRESS, NameKey, SlotWord, slot_flag},
+    abi::{Address, MAX_NAME, NAMES_PER_ADDRESS, NameKey, SHARED, SlotWord, slot_flag},
     classify::Tables as _,
     layout::Header,
     names::{IS_CLASS, NO_CLASS, Text, end_of_name, walk_over_name},
@@ -19,7 +19,7 @@ use ebfw_common::{
 
 use crate::{
     decide::{BROKEN_CLASS, Said, claim, request},
-    maps::{CLAIMS, NAMES},
+    maps::{CLAIMS, CONFIG, NAMES},
     names::Loaded,
     skb::Skb,
     socket,
@@ -126,8 +126,15 @@ pub extern "C" fn ebfw_claimed(
         0 => crate::report::boot_ns(),
         opened => opened,
     };
-    for place in 0..NAMES_PER_ADDRESS {
-        if ebfw_is_resolved(context, place, first, second, since) != 0 {
+    let owners = if SlotWord(word).has(slot_flag::SHARED_NAMES) {
+        OWNERS
+    } else {
+        1
+    };
+    for place in 0..OWNERS * NAMES_PER_ADDRESS {
+        if place < owners * NAMES_PER_ADDRESS
+            && ebfw_is_resolved(context, place, first, second, since) != 0
+        {
             return u64::from(claim::RESOLVED) | u64::from(class) << 32;
         }
     }
@@ -201,8 +208,11 @@ pub extern "C" fn ebfw_name_part(
         .unwrap_or(BROKEN_CLASS)
 }
 
-/// Whether the claimed name stands in a place of an address, among the names that the workload resolved to it and that had not expired at
-/// `since`.
+/// Whose names count: the workload's own, those of services in the network namespace of the socket, and in that of the host.
+const OWNERS: u32 = 3;
+
+/// Whether the claimed name stands in a place of an address, among the names that had not expired at `since`. `place`: the owner's number
+/// (see [`OWNERS`]) and then the place.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_is_resolved(
@@ -220,11 +230,20 @@ pub extern "C" fn ebfw_is_resolved(
     let Some(state) = (unsafe { socket::find(skb.socket()).as_ref() }) else {
         return 0;
     };
+    let host = match CONFIG.get(0) {
+        Some(config) => config.host_netns,
+        None => 0,
+    };
+    let (slot, netns) = match place / NAMES_PER_ADDRESS {
+        0 => (state.slot, state.netns),
+        1 => (SHARED, state.netns),
+        _ => (SHARED, host),
+    };
     let key = NameKey {
-        slot: state.slot,
-        place,
+        slot,
+        place: place % NAMES_PER_ADDRESS,
         address: Address::from_halves([first, second]),
-        netns: state.netns,
+        netns,
     };
     // SAFETY: the entry lives until the program ends.
     let Some(name) = (unsafe { NAMES.get(key) }) else {

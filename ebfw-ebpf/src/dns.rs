@@ -3,87 +3,47 @@
 //! An answer counts where its question stands in `QUESTIONS`: same socket, resolver, id, port and text, asked within five seconds and
 //! not answered yet (SEMANTICS 4).
 
+use aya_ebpf::bindings::__sk_buff;
 use ebfw_common::{
     abi::{
-        Address, Config, Counter, LearnedName, MAX_WORKLOAD_NAMES, NAMES_PER_ADDRESS, NameEvent,
-        NameKey, SlotRef, name_outcome, resolver,
+        Address, Config, Counter, Held, HeldKey, LearnedName, MAX_WORKLOAD_NAMES, NAMES_PER_ADDRESS,
+        NameEvent, NameKey, Question, QuestionKey, QuestionText, SHARED, SlotRef, SlotWord, mode,
+        name_outcome, resolver, slot_flag,
     },
     dns::{
-        self, HEADER, Kept, Kind, MAX_ADDRESSES, MAX_MESSAGE, MAX_QUESTION, Message, NAME_STEPS,
-        Name, RECORD_STEPS, Records, Step,
+        self, ANSWER_NS, HEADER, Kept, Kind, MAX_MESSAGE, Message, NAME_STEPS, Name,
+        QUESTION_WAYS, RECORD_STEPS, Records, Step, set_of,
     },
     packet::{Packet, Source as _, Transport, protocol},
 };
 
 use crate::{
     egress::LOOPBACK,
-    maps::{BLANK, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH},
+    held,
+    maps::{BLANK, CONFIG, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH, SERVICES},
     report::{self, WINDOW_NS, add, boot_ns, count},
     skb::Skb,
     socket::UNBOUND,
-    verifier::masked,
+    verifier::{forget, masked},
     workload,
 };
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
-/// A question is answered within this time, or never.
-const ANSWER_NS: u64 = 5_000_000_000;
-/// Questions of one workload that may be open: `SETS` times `WAYS`.
-const SETS: u32 = 64;
-const WAYS: u32 = 4;
 /// Events about names of one workload a second.
 const EVENTS: u32 = 200;
+/// Questions of one segment that are noted: a C library asks for both families at once.
+const QUESTIONS_AT_ONCE: u32 = 4;
 
-/// Where an open question stands.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct QuestionKey {
-    /// The workload.
-    pub slot: SlotRef,
-    /// Set and way.
-    pub place: u32,
-}
-
-/// An open question.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Question {
-    /// Cookie of the socket.
-    pub cookie: u64,
-    /// When it was asked.
-    pub asked_ns: u64,
-    /// Who was asked.
-    pub resolver: Address,
-    /// Id of the message, network order.
-    pub id: u16,
-    /// The port that it came from.
-    pub port: u16,
-    /// Zero.
-    pub _pad: u32,
-    /// Name, type and class as they were sent, and what came behind.
-    pub text: Text,
-}
-
-/// The start of a question: in two parts, since what is loaded at once must be a power of two.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Text {
-    head: [u8; 256],
-    tail: [u8; MAX_QUESTION - 256],
-}
-
-impl Text {
-    /// Byte `at`, 0 where there is none.
-    #[inline(always)]
-    fn byte(&self, at: u32) -> u8 {
-        if at < 256 {
-            // SAFETY: the mask keeps to the array.
-            unsafe { *self.head.get_unchecked(masked::<0xff>(at)) }
-        } else {
-            // SAFETY: the mask keeps to the array.
-            unsafe { *self.tail.get_unchecked(masked::<15>(at)) }
-        }
+/// Byte `at` of a question, 0 where there is none.
+#[inline(always)]
+fn byte_of(text: &QuestionText, at: u32) -> u8 {
+    if at < 256 {
+        // SAFETY: the mask keeps to the array.
+        unsafe { *text.head.get_unchecked(masked::<0xff>(at)) }
+    } else {
+        // SAFETY: the mask keeps to the array.
+        unsafe { *text.tail.get_unchecked(masked::<15>(at)) }
     }
 }
 
@@ -103,13 +63,28 @@ pub struct Scratch {
     entry: LearnedName,
     /// Addresses whose name is known now.
     learned: Kept<u32>,
+    /// Whether there was no room for one.
+    full: Kept<u32>,
+    /// Whether one was special.
+    special: Kept<u32>,
     _pad: u32,
+    /// Who talks; what is learned is said of it.
+    talk: Talk,
+    /// Where it stands how far the agent has read; none of it has room on the stack.
+    pub(crate) held: HeldKey,
+    /// What stands there at first.
+    pub(crate) fresh: Held,
 }
 
 impl Message for Scratch {
     #[inline(always)]
     fn end(&self) -> u32 {
-        self.length.get()
+        let length = self.length.get();
+        if length > MAX_MESSAGE {
+            MAX_MESSAGE
+        } else {
+            length
+        }
     }
 
     #[inline(always)]
@@ -123,7 +98,9 @@ impl Message for Scratch {
     }
 }
 
-/// A message to or from a resolver, on the caller's stack.
+/// A message to or from a resolver.
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Talk {
     /// The workload.
     pub slot: SlotRef,
@@ -139,6 +116,10 @@ pub struct Talk {
     pub end: u32,
     /// Protocol number.
     pub protocol: u32,
+    /// Under whom its names stand: the workload, or `SHARED`.
+    pub owner: SlotRef,
+    /// Whether an answer that only the agent can read has to wait for it: a rule looks at names, and what they say is carried out.
+    pub waits: u32,
     /// The socket's network namespace.
     pub netns: u64,
 }
@@ -155,13 +136,24 @@ impl Talk {
             start: packet.upper.start,
             end: packet.upper.end,
             protocol: u32::from(packet.protocol),
+            owner: slot,
+            waits: 0,
             netns: 0,
         }
     }
 
     /// The message in a packet that came from port 53.
     #[inline(always)]
-    pub fn incoming(slot: SlotRef, packet: &Packet, netns: u64) -> Self {
+    pub fn incoming(
+        skb: Skb,
+        (slot, word): (SlotRef, SlotWord),
+        packet: &Packet,
+        config: &Config,
+        netns: u64,
+    ) -> Self {
+        let owner = ebfw_owner(slot.0);
+        let waits = (owner == SHARED.0 || word.has(slot_flag::NAMES)) && config.mode == mode::ENFORCE;
+        let unknown = u64::from(skb.length());
         Self {
             slot,
             resolver: packet.source,
@@ -170,8 +162,22 @@ impl Talk {
             start: packet.upper.start,
             end: packet.upper.end,
             protocol: u32::from(packet.protocol),
+            owner: SlotRef(forget(owner, unknown)),
+            waits: forget(u32::from(waits), unknown),
             netns,
         }
+    }
+}
+
+/// Under whom the names of a workload stand: `SHARED` where it resolves for others. With external linkage, as `ebfw_decide`: what comes
+/// behind is followed once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_owner(slot: u32) -> u32 {
+    // SAFETY: only asked whether it is there.
+    match unsafe { SERVICES.get(SlotRef(slot)) } {
+        Some(_) => SHARED.0,
+        None => slot,
     }
 }
 
@@ -202,36 +208,41 @@ pub fn may_answer(skb: Skb, packet: &Packet, config: &Config, netns: u64) -> boo
     skb.interface() != LOOPBACK || flags & resolver::LOCAL != 0 && netns == config.host_netns
 }
 
-/// The first place of the set that a question belongs to.
+/// Notes the questions that leave with a packet to a trusted resolver, which passes unjudged.
 #[inline(always)]
-fn set_of(cookie: u64, id: u16, port: u32) -> u32 {
-    let mixed =
-        (cookie ^ u64::from(id) << 16 ^ u64::from(port)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed >> 40) as u32 & (SETS - 1)) * WAYS
-}
-
-/// Whether a packet to port 53 passes unjudged, since it goes to a trusted resolver. Notes the question that leaves with it. A function of
-/// its own for the sake of the stack.
-#[inline(never)]
-pub fn passes(skb: Skb, slot: SlotRef, packet: &Packet) -> bool {
-    if !is_resolver(packet.destination, PORT, packet.protocol) {
-        return false;
-    }
+pub fn note(skb: Skb, slot: SlotRef, packet: &Packet) {
     count(Counter::Resolver);
     if packet.carries_payload() {
-        ask(skb, &Talk::outgoing(slot, packet));
+        let mut at = packet.upper.start;
+        for _ in 0..QUESTIONS_AT_ONCE {
+            at = ask(skb, slot, packet, at);
+            if at == 0 {
+                break;
+            }
+        }
     }
-    true
+}
+
+/// Notes the question at byte `at`. Returns where the next one begins, 0 for nowhere. A function of its own for the sake of the stack.
+#[inline(never)]
+fn ask(skb: Skb, slot: SlotRef, packet: &Packet, at: u32) -> u32 {
+    let talk = Talk::outgoing(slot, packet);
+    if packet.protocol != protocol::TCP {
+        ask_at(skb, &talk, at);
+        return 0;
+    }
+    // A message over TCP has its length before it (RFC 1035, 4.2.2).
+    let Some([prefix]) = skb.words::<1>(at) else {
+        return 0;
+    };
+    let [high, low, ..] = prefix.to_ne_bytes();
+    ask_at(skb, &talk, at + 2);
+    let next = at + 2 + u32::from(u16::from_be_bytes([high, low]));
+    if next < talk.end { next } else { 0 }
 }
 
 #[inline(always)]
-fn ask(skb: Skb, talk: &Talk) {
-    // A message over TCP has its length before it (RFC 1035, 4.2.2).
-    let start = if talk.protocol == u32::from(protocol::TCP) {
-        talk.start + 2
-    } else {
-        talk.start
-    };
+fn ask_at(skb: Skb, talk: &Talk, start: u32) {
     if start + HEADER + 5 > talk.end {
         return;
     }
@@ -253,13 +264,13 @@ fn ask(skb: Skb, talk: &Talk) {
         return;
     };
     // The first place that is free; else the last, whose question is lost.
-    for way in 0..WAYS {
+    for way in 0..QUESTION_WAYS {
         if let Some(open) = QUESTIONS.get_ptr(key) {
             // SAFETY: the entry lives until the program ends.
             let open = unsafe { &*open };
             let taken = now.wrapping_sub(open.asked_ns) < ANSWER_NS
                 && !(open.cookie == cookie && open.id == id);
-            if taken && way + 1 < WAYS {
+            if taken && way + 1 < QUESTION_WAYS {
                 key.place += 1;
                 continue;
             }
@@ -289,7 +300,7 @@ fn ask(skb: Skb, talk: &Talk) {
 
 /// Loads the packet's bytes from `from` on, as far as they go and fit.
 #[inline(always)]
-fn load_text(skb: Skb, from: u32, end: u32, text: &mut Text) -> bool {
+fn load_text(skb: Skb, from: u32, end: u32, text: &mut QuestionText) -> bool {
     let length = end - from;
     let head = length.min(text.head.len() as u32);
     if !skb.load_bytes(from, &mut text.head, head) {
@@ -298,22 +309,72 @@ fn load_text(skb: Skb, from: u32, end: u32, text: &mut Text) -> bool {
     length <= head || skb.load_bytes(from + head, &mut text.tail, (length - head).min(16))
 }
 
-/// Learns what an answer says, if it answers a question.
-///
-/// What is known after each part lies in the scratch and not in registers, so that all ways through it come together again: else the
-/// verifier would follow every loop once for each of them.
+/// What became of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Learned {
+    /// There is nothing more in it.
+    All,
+    /// The agent has to read it.
+    Part,
+}
+
+/// Learns what an answer over UDP says, if it answers a question; whether the packet passes. Else the agent has to read it first.
 #[inline(never)]
-pub fn learn(skb: Skb, talk: &Talk, config: &Config) {
+pub fn learn(skb: Skb, talk: &Talk) -> bool {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return;
+        return true;
     };
     // SAFETY: this CPU's own; see `Scratch`.
     let scratch = unsafe { &mut *scratch };
-    if !load(skb, talk, scratch) {
-        return;
+    if learn_message(skb, talk, talk.start) == Learned::All {
+        return true;
+    }
+    let after = scratch.name.end();
+    let what = HeldKey::datagram(scratch.name.hash(), scratch.half(after));
+    held::datagram(skb, talk, what)
+}
+
+/// Learns what the message at byte `start` says, if it answers a question.
+#[inline(always)]
+pub fn learn_message(skb: Skb, talk: &Talk, start: u32) -> Learned {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return Learned::All;
+    };
+    // SAFETY: this CPU's own; see `Scratch`.
+    unsafe { (*scratch).talk = *talk };
+    if ebfw_message(skb.0, start) == 0 {
+        Learned::All
+    } else {
+        Learned::Part
+    }
+}
+
+/// As [`learn_message`]; 0: all of it. With external linkage, as `ebfw_decide`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_message(context: *mut __sk_buff, start: u32) -> u32 {
+    let Some(config) = CONFIG.get(0) else {
+        return 0;
+    };
+    u32::from(read_message(Skb(context), start, config) == Learned::Part)
+}
+
+/// What is known after each part lies in the scratch and not in registers, so that all ways through it come together again: else the
+/// verifier would follow every loop once for each of them.
+#[inline(always)]
+fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return Learned::All;
+    };
+    let talk = talk_of(scratch);
+    // SAFETY: this CPU's own, see `Scratch`; who talks is another part than what is changed.
+    let scratch = unsafe { &mut *scratch };
+    if !load(skb, start, talk.end, scratch) {
+        return Learned::All;
     }
     if !matches!(dns::kind(scratch), Kind::Answer | Kind::Empty) {
-        return;
+        return Learned::All;
     }
     find(skb, talk, scratch);
     let is_answer = match QUESTIONS.get_ptr(scratch.question) {
@@ -321,44 +382,41 @@ pub fn learn(skb: Skb, talk: &Talk, config: &Config) {
         Some(question) => read_name(scratch, unsafe { &*question }, config.seed),
         None => false,
     };
-    let start = scratch.start.get();
     if !is_answer {
         count(Counter::NameUnasked);
         tell(skb, talk, name_outcome::UNASKED, 0, start);
-        return;
+        return Learned::All;
     }
     // One answer a question.
     let _ = QUESTIONS.remove(scratch.question);
     if dns::kind(scratch) == Kind::Answer {
-        read_answer(skb, talk, config);
+        read_answer(skb, talk, start, config)
+    } else {
+        Learned::All
     }
 }
 
-/// Brings the message into the scratch.
+/// Who talks, as the scratch says.
 #[inline(always)]
-fn load(skb: Skb, talk: &Talk, scratch: &mut Scratch) -> bool {
-    scratch.start.set(talk.start);
-    scratch.length.set(talk.end - talk.start);
-    if talk.protocol == u32::from(protocol::TCP) {
-        // A message over TCP has its length before it (RFC 1035, 4.2.2).
-        let Some([prefix]) = skb.words::<1>(talk.start) else {
-            return false;
-        };
-        let [high, low, ..] = prefix.to_ne_bytes();
-        scratch.start.set(talk.start + 2);
-        scratch
-            .length
-            .set(u32::from(u16::from_be_bytes([high, low])));
-    }
-    let (start, length) = (scratch.start.get(), scratch.length.get());
+fn talk_of(scratch: *mut Scratch) -> &'static Talk {
+    // SAFETY: array entries live as long as the map, and nothing changes this part while a message is read.
+    unsafe { &(*scratch).talk }
+}
+
+/// Brings the message into the scratch: its first bytes, where it is longer.
+#[inline(always)]
+fn load(skb: Skb, start: u32, end: u32, scratch: &mut Scratch) -> bool {
+    scratch.start.set(start);
+    scratch.length.set(end - start);
+    let length = scratch.length.get();
     if length < HEADER + 5 {
         return false;
     }
-    if length > MAX_MESSAGE || start + length != talk.end {
-        count(Counter::NameUnreadable);
-        tell(skb, talk, name_outcome::UNREADABLE, 0, start);
-        return false;
-    }
+    let length = if length > MAX_MESSAGE {
+        MAX_MESSAGE
+    } else {
+        length
+    };
     skb.load_bytes(start, &mut scratch.message, length)
 }
 
@@ -370,7 +428,7 @@ fn find(skb: Skb, talk: &Talk, scratch: &mut Scratch) {
     let now = boot_ns();
     scratch.question.slot = talk.slot;
     scratch.question.place = set_of(cookie, id, talk.port);
-    for _ in 0..WAYS {
+    for _ in 0..QUESTION_WAYS {
         if let Some(open) = QUESTIONS.get_ptr(scratch.question) {
             // SAFETY: the entry lives until the program ends.
             let question = unsafe { &*open };
@@ -394,12 +452,12 @@ fn read_name(scratch: &mut Scratch, question: &Question, seed: u64) -> bool {
     let message = &raw const *scratch;
     // SAFETY: the message is another part of the scratch than the name.
     let (message, name) = unsafe { (&*message, &mut scratch.name) };
-    if name.begin(message, seed) != Step::More || question.text.byte(0) != message.byte(HEADER) {
+    if name.begin(message, seed) != Step::More || byte_of(&question.text, 0) != message.byte(HEADER) {
         return false;
     }
     for index in 0..NAME_STEPS {
         if !dns::same(
-            question.text.byte(index + 1),
+            byte_of(&question.text, index + 1),
             message.byte(HEADER + 1 + index),
         ) {
             return false;
@@ -414,21 +472,20 @@ fn read_name(scratch: &mut Scratch, question: &Question, seed: u64) -> bool {
     let after = name.end();
     let mut same = after + 4 <= message.end();
     for index in 0..4 {
-        same &= question.text.byte(after - HEADER + index) == message.byte(after + index);
+        same &= byte_of(&question.text, after - HEADER + index) == message.byte(after + index);
     }
     same
 }
 
 #[inline(always)]
-fn read_answer(skb: Skb, talk: &Talk, config: &Config) {
+fn read_answer(skb: Skb, talk: &Talk, start: u32, config: &Config) -> Learned {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return;
+        return Learned::All;
     };
     let message = scratch.cast_const();
     // SAFETY: this CPU's own; what is changed is another part than the message.
     let (message, scratch) = unsafe { (&*message, &mut *scratch) };
-    let start = message.start.get();
-    scratch.key.slot = talk.slot;
+    scratch.key.slot = talk.owner;
     scratch.key.netns = talk.netns;
     scratch.entry.class = 0;
     scratch.entry.hash = scratch.name.hash();
@@ -436,47 +493,55 @@ fn read_answer(skb: Skb, talk: &Talk, config: &Config) {
     scratch.entry._pad = 0;
     scratch.entry.text = *scratch.name.text();
     scratch.records.begin(message, scratch.name.end());
-    for _ in 0..RECORD_STEPS {
-        if scratch.records.step(message) != Step::More {
-            break;
-        }
-    }
-    let now = boot_ns();
     scratch.learned.set(0);
-    for at in 0..MAX_ADDRESSES {
-        if at >= scratch.records.found() {
+    scratch.full.set(0);
+    scratch.special.set(0);
+    let now = boot_ns();
+    for _ in 0..RECORD_STEPS {
+        if ebfw_record(config.learn_special, now) == 0 {
             break;
         }
-        ebfw_learn(at, config.learn_special, now);
     }
     let learned = scratch.learned.get();
-    if scratch.records.complete() {
+    if scratch.full.get() != 0 {
+        tell(skb, talk, name_outcome::FULL, learned, start);
+    } else if scratch.special.get() != 0 {
+        tell(skb, talk, name_outcome::SPECIAL, learned, start);
+    } else if learned != 0 {
         tell(skb, talk, name_outcome::LEARNED, learned, start);
+    }
+    if scratch.records.complete() {
+        Learned::All
     } else {
-        count(Counter::NameUnreadable);
-        tell(skb, talk, name_outcome::UNREADABLE, learned, start);
+        Learned::Part
     }
 }
 
-/// Learns address `at` of the answer in the scratch. With external linkage, as `ebfw_decide`: the verifier follows it once and not for
-/// each address.
+/// Reads one record of the answer in the scratch, or a label of its owner, and learns its address; 0: there are no more. With external
+/// linkage, as `ebfw_decide`: the verifier follows it once and not for each record.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_learn(at: u32, learn_special: u32, now: u64) -> u32 {
+pub extern "C" fn ebfw_record(learn_special: u32, now: u64) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
-    // SAFETY: this CPU's own; see `Scratch`.
-    let scratch = unsafe { &mut *scratch };
-    let answer = scratch.records.answer(at);
-    scratch.entry.expires_ns = now + answer.lifetime_s() * 1_000_000_000;
-    scratch.key.address = answer.address();
-    if learn_special == 0 && dns::is_special(scratch.key.address) {
-        count(Counter::NameSpecial);
-    } else {
-        place(scratch, now);
+    let message = scratch.cast_const();
+    // SAFETY: this CPU's own, see `Scratch`; what is changed is another part than the message.
+    let (message, scratch) = unsafe { (&*message, &mut *scratch) };
+    if scratch.records.step(message) != Step::More {
+        return 0;
     }
-    0
+    if let Some(answer) = scratch.records.answer() {
+        scratch.entry.expires_ns = now + answer.lifetime_s() * 1_000_000_000;
+        scratch.key.address = answer.address();
+        if learn_special == 0 && dns::is_special(scratch.key.address) {
+            scratch.special.set(1);
+            count(Counter::NameSpecial);
+        } else {
+            place(scratch, now);
+        }
+    }
+    1
 }
 
 /// Puts the name beside the others of its address: where it stands already, or at the first place that is free, or, where none is, in the
@@ -525,6 +590,7 @@ fn place(scratch: &mut Scratch, now: u64) {
             return learned(scratch);
         }
     }
+    scratch.full.set(1);
     count(Counter::NameFull);
 }
 

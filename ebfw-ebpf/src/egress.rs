@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::programs::SkBuffContext;
 use ebfw_common::{
     abi::{
-        Address, Counter, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
+        Address, Counter, SHARED, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
         verdict,
     },
     classify::NO_NAMES,
@@ -17,6 +17,7 @@ use crate::{
     decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns::{self, Talk},
     follow,
+    held,
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
@@ -176,7 +177,8 @@ fn judge<const CACHED: bool>(
 ) -> Fate {
     let (port, has_port) = (packet.upper.ports.destination, packet.has_ports());
     // Before loopback: a resolver may be there.
-    if port == dns::PORT && dns::passes(skb, slot, packet) {
+    if port == dns::PORT && dns::is_resolver(packet.destination, port, packet.protocol) {
+        dns::note(skb, slot, packet);
         return Fate::Pass;
     }
     if passes_as_loopback(
@@ -533,14 +535,15 @@ fn lose_pending(skb: Skb) -> Fate {
     Fate::Lose
 }
 
-/// `cgroup_skb/ingress`: notes who sends datagrams to unconnected sockets, or wants a connection, of governed workloads.
+/// `cgroup_skb/ingress`: notes who sends datagrams to unconnected sockets, or wants a connection, of governed workloads, and what resolvers
+/// answer. Whether the packet passes: not where the agent has to read an answer first.
 #[inline(always)]
-pub fn ingress(context: *mut __sk_buff) {
+pub fn ingress(context: *mut __sk_buff) -> bool {
     let skb = Skb(context);
     let sk = skb.socket();
     // SAFETY: checked against null.
     let Some(socket) = (unsafe { sk.as_ref() }) else {
-        return;
+        return true;
     };
     let is_udp = socket.protocol == u32::from(protocol::UDP);
     let is_asked = if is_udp {
@@ -551,7 +554,7 @@ pub fn ingress(context: *mut __sk_buff) {
     // A packet from port 53 may be an answer about names.
     let may_answer = is_asked && is_udp || socket.dst_port == dns::PORT.to_be();
     if !is_asked && !may_answer || skb.is_own_copy() {
-        return;
+        return true;
     }
     // SAFETY: checked against null; entries live until the program ends.
     let state = unsafe { socket::get(sk).as_ref() };
@@ -562,13 +565,13 @@ pub fn ingress(context: *mut __sk_buff) {
             Membership::Pending | Membership::Nobody => UNBOUND,
         },
     };
-    let governed =
-        slot == UNBOUND || slot_word(slot).is_some_and(|word| word.has(slot_flag::GOVERNED));
-    if !governed {
-        return;
+    let word = slot_word(slot).unwrap_or_default();
+    if slot != UNBOUND && !word.has(slot_flag::GOVERNED) && !(may_answer && dns::ebfw_owner(slot.0) == SHARED.0)
+    {
+        return true;
     }
     let Parsed::Packet(packet) = skb.parse() else {
-        return;
+        return true;
     };
     if let Some(config) = CONFIG.get(0)
         && slot != UNBOUND
@@ -576,8 +579,14 @@ pub fn ingress(context: *mut __sk_buff) {
         && let Some(state) = state
         && dns::may_answer(skb, &packet, config, state.netns)
     {
-        dns::learn(skb, &Talk::incoming(slot, &packet, state.netns), config);
-        return;
+        let talk = Talk::incoming(skb, (slot, word), &packet, config, state.netns);
+        return if packet.protocol != protocol::TCP {
+            dns::learn(skb, &talk)
+        } else if packet.upper.payload {
+            held::segment(skb, sk, &talk)
+        } else {
+            true
+        };
     }
     if is_asked && matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {
         let peer = Peer {
@@ -588,4 +597,5 @@ pub fn ingress(context: *mut __sk_buff) {
         };
         reply::note(&peer, skb.interface());
     }
+    true
 }

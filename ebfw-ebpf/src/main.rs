@@ -10,6 +10,7 @@ mod decide;
 mod dns;
 mod egress;
 mod follow;
+mod held;
 mod maps;
 mod names;
 mod reply;
@@ -44,11 +45,10 @@ pub fn ebfw_reader(context: SkBuffContext) -> i32 {
     follow::read(skb::Skb(context.skb.skb)) as i32
 }
 
-/// Notes who may be answered; lets everything in.
+/// Notes who may be answered, and learns names; lets everything in but an answer that the agent has to read first.
 #[cgroup_skb(ingress)]
 pub fn ebfw_ingress(context: SkBuffContext) -> i32 {
-    egress::ingress(context.skb.skb);
-    1
+    i32::from(egress::ingress(context.skb.skb))
 }
 
 /// Binds a new socket to its workload.

@@ -11,9 +11,9 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{
-        Address, COUNTERS as COUNTER_COUNT, ClaimEvent, Config, FlowEvent, LearnedName,
-        MAX_AUTOMATA, MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS, NameEvent,
-        NameKey, Request, SlotRef,
+        Address, AnswerPiece, COUNTERS as COUNTER_COUNT, ClaimEvent, Config, FlowEvent, Held, HeldKey,
+        LearnedName, MAX_AUTOMATA, MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS,
+        NameEvent, NameKey, Question, QuestionKey, Request, SlotRef,
     },
     layout::Block,
     names::CHUNK_CELLS,
@@ -22,7 +22,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    dns::{Question, QuestionKey, Scratch},
+    dns::Scratch,
     reply::{Peer, Seen},
     report::{RateKey, Window},
     socket::SocketState,
@@ -132,12 +132,22 @@ pub static RESOLVERS: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// Open questions. Written by egress, answered by ingress; a workload has places of its own. Full: the question's answer is not learned.
+/// Slots of the services of the host that resolve for others. Written by the agent. Full: the agent says so, and the others resolve for themselves.
+#[btf_map]
+pub static SERVICES: HashMap<
+    SlotRef,
+    u32,
+    { MAX_SERVICES as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Open questions. Written by egress, answered by ingress, or by the agent where it reads the answer; a workload has places of its own.
+/// Full: the question's answer is not learned.
 #[btf_map]
 pub static QUESTIONS: HashMap<QuestionKey, Question, 16384, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// What was learned. Written by ingress; the agent deletes what has expired. Full: a new name is not learned, old ones stay.
+/// What was learned. Written by ingress, and by the agent where it reads the answer; the agent deletes what has expired. Full: a new name is not learned, old ones stay.
 #[btf_map]
 pub static NAMES: HashMap<
     NameKey,
@@ -146,7 +156,7 @@ pub static NAMES: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// Entries of `NAMES` by slot. Added to by ingress, subtracted from by the agent.
+/// Entries of `NAMES` by slot. Added to by who writes there, subtracted from by the agent.
 #[btf_map]
 pub static NAME_COUNTS: Array<u64, { MAX_SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
@@ -166,6 +176,15 @@ pub static TRIAL: Array<Trial, 1> = Array::new();
 /// What is said about names, to the agent: a ring of its own, so that no flood hides decisions. Full: the event is lost and counted.
 #[btf_map]
 pub static NAME_EVENTS: RingBuf<NameEvent, { 512 * 1024 }> = RingBuf::new();
+
+/// What waits until the agent has read it, and how far it has. Made by ingress, advanced by both. Full: the oldest goes, and what waits there
+/// is held back anew.
+#[btf_map]
+pub static HELD: LruHashMap<HeldKey, Held, 4096> = LruHashMap::new();
+
+/// Answers that the programs cannot read alone, to the agent. Full: the piece is lost and counted; it comes again with the packet.
+#[btf_map]
+pub static ANSWERS: RingBuf<AnswerPiece, { 512 * 1024 }> = RingBuf::new();
 
 /// Decisions about flows, to the agent. Full: the event is lost and counted.
 #[btf_map]

@@ -3,14 +3,14 @@
 use core::hint::black_box;
 
 use ebfw_common::{
-    abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef, SlotWord, slot_flag},
+    abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SHARED, SlotRef, SlotWord, slot_flag},
     classify::{NO_NAMES, Tables},
     layout::Header,
     names::{self, CHUNK_CELLS, MAX_CELLS, NO_CLASS, Text},
 };
 
 use crate::{
-    maps::{AUTOMATA, Cells, Chunk, NAMES},
+    maps::{AUTOMATA, CONFIG, Cells, Chunk, NAMES},
     report::boot_ns,
     tables::Instance,
     verifier::{forget, masked},
@@ -39,7 +39,10 @@ pub fn resolved(
     }
     let [first, second] = destination.halves();
     let since = if since == 0 { boot_ns() } else { since };
-    let at = u64::from(slot.0) | u64::from(word.instance()) << INSTANCE_SHIFT;
+    let shared = u64::from(word.has(slot_flag::SHARED_NAMES));
+    let at = u64::from(slot.0)
+        | u64::from(word.instance()) << INSTANCE_SHIFT
+        | shared << SHARED_SHIFT;
     let lower = ebfw_names(first, second, at, since, netns);
     let upper = ebfw_names(first, second, at | 2 << PLACE_SHIFT, since, netns);
     let names = [
@@ -64,12 +67,12 @@ fn one_of(class: u32, other: u32) -> u32 {
     class & !absent | other & absent
 }
 
-/// The classes of the names in two places of an address, of which `at` has the first: see [`ebfw_class`].
+/// The classes of the names in two places of an address, of which `at` has the first: see [`ebfw_name`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_names(first: u64, second: u64, at: u64, since: u64, netns: u64) -> u64 {
-    let class = u64::from(ebfw_class(first, second, at, since, netns));
-    let next = ebfw_class(first, second, at + (1 << PLACE_SHIFT), since, netns);
+    let class = u64::from(ebfw_name(first, second, at, since, netns));
+    let next = ebfw_name(first, second, at + (1 << PLACE_SHIFT), since, netns);
     class | u64::from(next) << 32
 }
 
@@ -77,6 +80,36 @@ pub extern "C" fn ebfw_names(first: u64, second: u64, at: u64, since: u64, netns
 const PLACE_SHIFT: u32 = 32;
 /// Where the number of the instance stands in it.
 const INSTANCE_SHIFT: u32 = 40;
+/// Where it says whether the names of services count too.
+const SHARED_SHIFT: u32 = 56;
+
+/// The class of one of the names of an address: the workload's own, or, where it has none there, one that a service learned. What a service
+/// learned in a namespace counts in that one, since others may answer there under any address, and what it learned in the host's counts
+/// everywhere. With external linkage, as `ebfw_decide`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_name(first: u64, second: u64, at: u64, since: u64, netns: u64) -> u32 {
+    let own = ebfw_class(first, second, at, since, netns);
+    if own != ABSENT || at >> SHARED_SHIFT & 1 == 0 {
+        return own;
+    }
+    // Own names fill the places from the first on, shared ones from the last on, so that they seldom meet.
+    let place = at >> PLACE_SHIFT & 3;
+    let kept = at & (0xffff << INSTANCE_SHIFT) | u64::from(SHARED.0);
+    let there = ebfw_class(first, second, kept | (3 - place) << PLACE_SHIFT, since, netns);
+    if there != ABSENT {
+        return there;
+    }
+    let host = match CONFIG.get(0) {
+        Some(config) => config.host_netns,
+        None => 0,
+    };
+    if host == 0 || host == netns {
+        return ABSENT;
+    }
+    let behind = (place + 2) & 3;
+    ebfw_class(first, second, kept | behind << PLACE_SHIFT, since, host)
+}
 
 /// The class of the name that stands in a place of an address, if it had not expired at `since`: what was found last time, or a walk. `at`:
 /// slot, place and instance. With external linkage, as `ebfw_decide`.
@@ -97,7 +130,7 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, at: u64, since: u64, netns
     if name.expires_ns < since {
         return ABSENT;
     }
-    let Some(instance) = Instance::get((at >> INSTANCE_SHIFT) as u32) else {
+    let Some(instance) = Instance::get((at >> INSTANCE_SHIFT) as u32 & 0xffff) else {
         return ABSENT;
     };
     let Some(header) = instance.block(0).map(Header::of) else {

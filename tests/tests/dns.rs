@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ebfw_common::{
     abi::Address,
     dns::{
-        self, Bytes, HEADER, Kind, MAX_ADDRESSES, Message as _, NAME_STEPS, Name, RECORD_STEPS,
+        self, Bytes, HEADER, Kind, MAX_MESSAGE, Message as _, NAME_STEPS, Name, RECORD_STEPS,
         Records, Step,
     },
 };
@@ -52,13 +52,12 @@ fn read(bytes: &[u8]) -> Read {
         if records.step(&message) != Step::More {
             break;
         }
+        if let Some(answer) = records.answer() {
+            let address = Ipv6Addr::from(answer.address()).to_canonical();
+            read.addresses.push((address, answer.lifetime_s()));
+        }
     }
     read.complete = records.complete();
-    for at in 0..records.found() {
-        let answer = records.answer(at);
-        let address = Ipv6Addr::from(answer.address()).to_canonical();
-        read.addresses.push((address, answer.lifetime_s()));
-    }
     read
 }
 
@@ -184,7 +183,7 @@ fn garbage_ends() {
             }
         }
         let found = read(&bytes);
-        assert!(found.addresses.len() <= MAX_ADDRESSES as usize);
+        assert!(found.addresses.len() <= 512 / 15);
     }
 }
 
@@ -244,13 +243,32 @@ fn names_that_would_read_as_others_are_refused() {
 }
 
 #[test]
-fn more_addresses_than_fit_are_told() {
-    for (count, complete) in [(31, true), (32, true), (33, false), (60, false)] {
+fn as_many_addresses_are_read_as_a_message_holds() {
+    for count in [1, 32, 33, 250] {
         let addresses: Vec<IpAddr> = (0..count).map(|last| [192, 0, 2, last].into()).collect();
-        let found = read(&wire(&answer(&question(1, "a.example", A), &addresses)));
-        assert_eq!(found.complete, complete, "{count} addresses");
-        assert_eq!(found.addresses.len(), usize::from(count.min(32)));
+        let message = wire(&answer(&question(1, "a.example", A), &addresses));
+        assert!(message.len() <= MAX_MESSAGE as usize);
+        let found = read(&message);
+        assert!(found.complete, "{count} addresses");
+        assert_eq!(found.addresses.len(), usize::from(count));
     }
+}
+
+#[test]
+fn an_answer_with_too_many_steps_is_told() {
+    // The owner of each record is written out, label by label.
+    let mut bytes = wire(&question(1, "a.example", A));
+    let records = 8;
+    let owner = [&b"\x01x".repeat(100)[..], &[0]].concat();
+    for _ in 0..records {
+        bytes.extend(&owner);
+        bytes.extend([0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+    }
+    bytes[2] = 0x80;
+    bytes[7] = records;
+    let found = read(&bytes);
+    assert!(!found.complete);
+    assert_eq!(found.addresses.len(), 4, "what was reached is read");
 }
 
 #[test]

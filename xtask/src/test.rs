@@ -23,7 +23,12 @@ pub(crate) struct Options {
 /// Builds and runs them.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&KERNEL_PROGRAMS)?;
-    setup::ensure(&[Need::Program(Program::Curl), Need::Program(Program::Ip)])?;
+    setup::ensure(&[
+        Need::Program(Program::Curl),
+        Need::Program(Program::Dig),
+        Need::Program(Program::Ip),
+        Need::Program(Program::Nft),
+    ])?;
     build::kernel_programs(&[])?;
     build::host(&build::Options::default())?;
 

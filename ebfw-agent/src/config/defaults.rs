@@ -40,6 +40,20 @@ pub const EXCLUDE_CIDRS: [IpNet; 4] = [
     v4(Ipv4Addr::new(127, 0, 0, 0), 8),
 ];
 
+/// Services that programs of the host ask instead of the network: by glibc's nss-resolve and nscd, by `nameserver 127.0.0.1`, and in
+/// Docker's containers, whose 127.0.0.11 is the Docker daemon.
+pub const LOCAL_RESOLVERS: [&str; 9] = [
+    "/system.slice/systemd-resolved.service",
+    "/system.slice/nscd.service",
+    "/system.slice/unscd.service",
+    "/system.slice/dnsmasq.service",
+    "/system.slice/NetworkManager.service",
+    "/system.slice/unbound.service",
+    "/system.slice/named.service",
+    "/system.slice/bind9.service",
+    "/system.slice/docker.service",
+];
+
 /// Names without events: the cluster's own zones and reverse look-ups.
 pub const EXCLUDE_DOMAIN_SUFFIXES: [&str; 3] = ["cluster.local", "svc", "in-addr.arpa"];
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use ebfw_common::abi::MAX_RESOLVERS;
-use ebfw_policy::diagnostics::{Code, Diagnostic, Diagnostics, Place};
+use ebfw_policy::{
+    cgroup::CgroupGlob,
+    diagnostics::{Code, Diagnostic, Diagnostics, Place},
+};
 use ipnet::IpNet;
 
 use super::{Dns, Exclude, Problem, value, yaml};
@@ -60,11 +63,28 @@ impl Reader {
     }
 
     fn dns(&mut self, node: &yaml::Node) -> Dns {
-        let [resolvers, learn_special] = self.fields(node, ["resolvers", "learnSpecial"]);
+        let [resolvers, learn_special, local] =
+            self.fields(node, ["resolvers", "learnSpecial", "localResolvers"]);
         Dns {
             resolvers: resolvers.map(|node| self.resolvers(node)),
             learn_special: learn_special.is_some_and(|node| self.boolean(node)),
+            local_resolvers: match local {
+                Some(node) => self.list(node, Self::service),
+                None => Dns::default().local_resolvers,
+            },
         }
+    }
+
+    fn service(&mut self, text: &str, place: &Place) -> Option<CgroupGlob> {
+        let hint = match CgroupGlob::new(text) {
+            Ok(glob) if !glob.is_unanchored() => return Some(glob),
+            Ok(_) => "whoever can make a cgroup can name it so that it matches".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let message = format!("`{}` does not name a service", text.escape_debug());
+        let hint = format!("{hint}; as in /system.slice/dnsmasq.service");
+        self.error(Code::BadValue, message, place, hint);
+        None
     }
 
     fn resolvers(&mut self, node: &yaml::Node) -> BTreeSet<IpAddr> {
@@ -306,6 +326,36 @@ mod tests {
     }
 
     #[test]
+    fn services_that_resolve_for_others_are_named_by_their_cgroups() {
+        for (source, first, count) in [
+            (
+                "dns: {}\n",
+                Some("/system.slice/systemd-resolved.service"),
+                9,
+            ),
+            ("dns: {localResolvers: []}\n", None, 0),
+            (
+                "dns: {localResolvers: ['/system.slice/coredns*.service']}\n",
+                Some("/system.slice/coredns*.service"),
+                1,
+            ),
+        ] {
+            let services = parse(source).unwrap().dns.local_resolvers;
+            assert_eq!(services.first().map(|glob| glob.as_str()), first);
+            assert_eq!(services.len(), count);
+        }
+        for source in [
+            "dns: {localResolvers: [dnsmasq.service]}\n",
+            "dns: {localResolvers: ['/**/dnsmasq.service']}\n",
+            "dns: {localResolvers: ['/a/[']}\n",
+            "dns: {localResolvers: /a}\n",
+            "dns: {localResolvers: [1]}\n",
+        ] {
+            assert!(parse(source).is_err(), "{source}");
+        }
+    }
+
+    #[test]
     fn dns_says_whose_answers_count() {
         let resolvers = |texts: &[&str]| {
             Some(
@@ -340,6 +390,7 @@ mod tests {
             let Dns {
                 resolvers,
                 learn_special,
+                local_resolvers: _,
             } = parse(source).unwrap().dns;
             assert_eq!((resolvers, learn_special), (expected, special), "{why}");
         }

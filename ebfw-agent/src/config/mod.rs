@@ -15,6 +15,7 @@ mod yaml;
 use std::{collections::BTreeSet, env, fmt, net::IpAddr, path::PathBuf};
 
 use ebfw_common::abi;
+use ebfw_policy::cgroup::CgroupGlob;
 use ipnet::IpNet;
 
 use crate::{events::Inspection, host::resolvers::Source};
@@ -96,12 +97,25 @@ impl Default for Exclude {
 }
 
 /// How names are learned.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
     /// Resolvers whose answers count; those of the host if absent.
     pub resolvers: Option<BTreeSet<IpAddr>>,
     /// Whether names that stand for special addresses are learned too.
     pub learn_special: bool,
+    /// Services of the host that resolve for its other workloads: what they learned counts for all that are in no pod.
+    pub local_resolvers: Vec<CgroupGlob>,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        let glob = |text| CgroupGlob::new(text).expect("the defaults are globs");
+        Self {
+            resolvers: None,
+            learn_special: false,
+            local_resolvers: defaults::LOCAL_RESOLVERS.map(glob).into(),
+        }
+    }
 }
 
 impl Inspect {
@@ -247,6 +261,7 @@ impl fmt::Display for Config {
         let Dns {
             resolvers,
             learn_special,
+            local_resolvers,
         } = dns;
         match resolvers {
             None => write!(f, " dns_resolvers=host")?,
@@ -256,6 +271,9 @@ impl fmt::Display for Config {
             }
         }
         write!(f, " dns_learn_special={learn_special}")?;
+        if *local_resolvers != Dns::default().local_resolvers {
+            write!(f, " dns_local_resolvers={}", List(local_resolvers))?;
+        }
         write!(f, " exclude_cidrs={} ", List(cidrs))?;
         write!(
             f,

@@ -168,6 +168,7 @@ impl Given {
                     .parse(Key::DnsResolvers, value::resolvers)
                     .or(file.dns.resolvers),
                 learn_special: file.dns.learn_special,
+                local_resolvers: file.dns.local_resolvers,
             },
             node_name: self.parse(Key::NodeName, value::name),
             log: self.log(),

@@ -16,7 +16,7 @@ mod syscall;
 mod trial;
 
 use std::{
-    collections::{BTreeMap, HashMap as StdHashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     fs, io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -39,7 +39,7 @@ use self::{grace::GracePeriods, instance::Instances, names::Names, slot::Slots};
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
-    names::{Learned, Owned, pinned_names},
+    names::{Asker, Learned, Learner, Owned, Tally, pinned_names},
     rings::{LeftOut, Ring},
     syscall::TestRun,
     trial::{Read, StreamReader},
@@ -52,7 +52,7 @@ use crate::{
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 25] = [
+const PINNED_MAPS: [&str; 27] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
@@ -69,6 +69,7 @@ const PINNED_MAPS: [&str; 25] = [
     "CONTROL",
     "COUNTERS",
     "RESOLVERS",
+    "SERVICES",
     "QUESTIONS",
     "NAMES",
     "NAME_COUNTS",
@@ -78,6 +79,8 @@ const PINNED_MAPS: [&str; 25] = [
     "CLAIMS",
     "CLAIM_EVENTS",
     "READERS",
+    "HELD",
+    "ANSWERS",
 ];
 
 /// Why the kernel side cannot be loaded.
@@ -130,6 +133,9 @@ pub enum ApplyError {
     /// More resolvers than the map holds; nothing was changed.
     #[error("{0} resolvers: at most {max} can be trusted", max = ebfw_common::abi::MAX_RESOLVERS)]
     ResolversFull(usize),
+    /// More services that resolve for others than the map holds; nothing was changed.
+    #[error("{0} services resolve for others: at most {max} can", max = ebfw_common::abi::MAX_SERVICES)]
+    ServicesFull(usize),
     /// The system has no random number; what a workload could guess is not used instead.
     #[error("failed to get a random number")]
     Random(#[source] io::Error),
@@ -197,6 +203,9 @@ pub struct Datapath {
     instances: Instances,
     grace: GracePeriods,
     names: Names,
+    /// Workloads for which the names of services count.
+    users: BTreeSet<u64>,
+    learner: Option<Learner>,
     links: Vec<aya::programs::links::FdLink>,
     adopted: bool,
     _readers: Option<ProgramArray<MapData>>,
@@ -233,6 +242,7 @@ impl Datapath {
             what: "open the maps".into(),
             source,
         })?;
+        let learner = Some(Learner::open(&ebpf)?);
         let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
         let cgroups: HashMap<_, u64, u32> =
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
@@ -246,6 +256,7 @@ impl Datapath {
         })?;
         let names = Names::open(
             take(&mut ebpf, "RESOLVERS"),
+            take(&mut ebpf, "SERVICES"),
             take(&mut ebpf, "NAMES"),
             take(&mut ebpf, "NAME_COUNTS"),
         )?;
@@ -265,6 +276,8 @@ impl Datapath {
             instances,
             grace,
             names,
+            users: BTreeSet::new(),
+            learner,
             links: Vec::new(),
             adopted,
             _readers: None,
@@ -309,6 +322,21 @@ impl Datapath {
     /// Where there are too many (then nothing has changed), or the map refuses.
     pub fn trust(&mut self, resolvers: &Resolvers) -> Result<(), ApplyError> {
         self.names.trust(resolvers)
+    }
+
+    /// Says for which cgroups the names of services count, from the next [`Datapath::apply`] on.
+    pub fn share_names(&mut self, users: BTreeSet<u64>) {
+        self.users = users;
+    }
+
+    /// Makes these cgroups, which [`Datapath::apply`] knows, the services whose names count for others.
+    ///
+    /// # Errors
+    ///
+    /// Where there are too many, or the map refuses.
+    pub fn serve_names(&mut self, services: &BTreeSet<u64>) -> Result<(), ApplyError> {
+        let slots = services.iter().filter_map(|id| self.known.get(id));
+        self.names.serve(&slots.map(|slot| slot.0).collect())
     }
 
     /// The names that were learned and are still known, expired ones among them.
@@ -422,6 +450,9 @@ impl Datapath {
             }
             if instance::reads_names(ruleset) {
                 flags |= slot_flag::NAMES;
+                if self.users.contains(&cgroup) {
+                    flags |= slot_flag::SHARED_NAMES;
+                }
             }
             if instance::reads_requests(ruleset) {
                 flags |= slot_flag::REQUESTS;
@@ -512,6 +543,20 @@ impl Datapath {
     /// As [`Datapath::events`].
     pub fn claim_events(&mut self) -> Result<Ring, LoadError> {
         self.ring("CLAIM_EVENTS")
+    }
+
+    /// Takes the ring of answers that the programs cannot read alone, and what learns from them; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::events`].
+    ///
+    /// # Panics
+    ///
+    /// Where they were taken before.
+    pub fn answers(&mut self) -> Result<(Ring, Learner), LoadError> {
+        let learner = self.learner.take().expect("it is taken once");
+        Ok((self.ring("ANSWERS")?, learner))
     }
 
     /// Takes the ring of requests; once.

@@ -186,6 +186,14 @@ pub(super) fn descriptors(ebpf: &Ebpf) -> io::Result<Vec<OwnedFd>> {
         .collect()
 }
 
+/// A descriptor of one of them.
+pub(super) fn descriptor(ebpf: &Ebpf, name: &str) -> io::Result<OwnedFd> {
+    let map = ebpf
+        .map(name)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    data(map)?.fd().as_fd().try_clone_to_owned()
+}
+
 fn data(map: &Map) -> io::Result<&MapData> {
     match map {
         Map::Array(data)

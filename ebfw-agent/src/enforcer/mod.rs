@@ -5,7 +5,7 @@
 mod demand;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     mem,
     path::Path,
     sync::{
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::Context;
 use ebfw_common::abi::{self, Config as KernelConfig};
-use ebfw_policy::{compile::Names, policy::Policy};
+use ebfw_policy::{cgroup::CgroupGlob, compile::Names, policy::Policy};
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
@@ -28,7 +28,7 @@ pub use self::demand::Demand;
 use self::demand::Orders;
 use crate::{
     config::{Mode, UnknownWorkload},
-    datapath::{Applied, Assignment, Datapath, LeftOut, LoadError, Ring},
+    datapath::{Applied, Assignment, Datapath, Learner, LeftOut, LoadError, Ring},
     events::{self, annotate::RulesetHistory},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy},
@@ -38,7 +38,7 @@ use crate::{
         tree::{Cgroups, Tree},
     },
     metrics::{Destroyed, Metrics},
-    workload::{Desired, Planner, Posture, Standing},
+    workload::{Desired, Planner, Posture, SharedNames, Standing},
 };
 
 /// How often expired names are deleted and the resolvers looked for: a name that has expired opens nothing, it only takes room.
@@ -97,6 +97,8 @@ pub struct Scope {
     pub tree: Arc<Tree>,
     /// The agent's own cgroup, exempt; `None`: nothing is.
     pub own: Option<CgroupId>,
+    /// Services that resolve for others.
+    pub services: Vec<CgroupGlob>,
 }
 
 /// A loaded datapath, what is wanted of it and what was told about it.
@@ -116,6 +118,8 @@ pub struct Enforcer {
     metrics: Arc<Metrics>,
     serials: HashSet<u32>,
     applied: Option<BTreeMap<u64, Assignment>>,
+    /// Whose names count for whom, with it.
+    shared: SharedNames,
     resolvers: Source,
     /// Those that are in force; `None`: not set yet.
     trusted: Option<Resolvers>,
@@ -173,6 +177,7 @@ impl Enforcer {
             metrics,
             serials: HashSet::new(),
             applied: None,
+            shared: SharedNames::default(),
             resolvers,
             trusted: None,
             host_netns,
@@ -218,6 +223,15 @@ impl Enforcer {
     /// As [`Enforcer::events`].
     pub fn name_events(&mut self) -> Result<Ring, LoadError> {
         self.datapath.name_events()
+    }
+
+    /// Takes the ring of answers that the programs cannot read alone, and what learns from them; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Enforcer::events`].
+    pub fn answers(&mut self) -> Result<(Ring, Learner), LoadError> {
+        self.datapath.answers()
     }
 
     /// Looks where the resolvers are found, and makes those the ones whose answers count. What was trusted stays where that fails.
@@ -385,7 +399,7 @@ impl Enforcer {
     /// Makes what the plan says about the cgroups of `tree` the state of the kernel. What did not change is not touched.
     fn apply(&mut self, tree: &Cgroups) -> anyhow::Result<()> {
         let Scope { root, own, .. } = &self.scope;
-        let desired = match &mut self.planner {
+        let mut desired = match &mut self.planner {
             Some(planner) => planner
                 .desired(tree, root, *own)
                 .map_err(|error| anyhow::anyhow!("{error}: the policy is not applied"))?,
@@ -394,8 +408,12 @@ impl Enforcer {
         for (path, error) in &desired.oversized {
             tracing::error!(cgroup = %path.text(), "{error}: this workload stays closed");
         }
+        let shared = match &self.planner {
+            Some(_) => SharedNames::find(&self.scope.services, tree, &mut desired),
+            None => SharedNames::default(),
+        };
         let wanted = assignments(&desired);
-        if self.applied.as_ref() == Some(&wanted) {
+        if self.applied.as_ref() == Some(&wanted) && self.shared == shared {
             return Ok(());
         }
         if self.applied.is_none() {
@@ -403,12 +421,16 @@ impl Enforcer {
                 .configure(self.terms.kernel(self.host_netns, self.shared))?;
             self.trust_resolvers();
         }
+        let ids = |set: &BTreeSet<CgroupId>| set.iter().map(|id| id.0).collect();
+        self.datapath.share_names(ids(&shared.users));
         let history = Arc::clone(&self.history);
         let Applied { serials, written } =
             self.datapath
                 .apply_announced(&wanted, &self.names, |serial, ruleset| {
                     history.load(serial, Arc::clone(ruleset))
                 })?;
+        self.datapath.serve_names(&ids(&shared.services))?;
+        self.shared = shared;
         let now: HashSet<u32> = serials.iter().map(|(serial, _)| *serial).collect();
         for gone in self.serials.difference(&now) {
             self.history.retire(*gone);

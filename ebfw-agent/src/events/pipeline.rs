@@ -225,53 +225,32 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
         );
     }
 
-    /// Questions are events; answers that taught nothing are for the log, because a policy may go wrong without their names.
+    /// Questions are events, and answers from which not everything was learned, because a policy may go wrong without their names.
     fn told(&mut self, seen: Lookup) {
-        let (pod, cgroup, attribution) = self.attribute(seen.cgroup_id);
-        let trouble = match seen.outcome {
-            Outcome::Asked => {
-                let event = Event {
-                    at: seen.at,
-                    subject: Subject::Dns {
-                        flow: seen.flow,
-                        name: seen.name,
-                        record: seen.record,
-                        outcome: seen.outcome,
-                        learned: None,
-                    },
-                    process: None,
-                    pod,
-                    cgroup,
-                    ruling: None,
-                    suppressed: 0,
-                };
-                return self.emit(attribution, event);
+        let learned = match seen.outcome {
+            Outcome::Asked => None,
+            Outcome::Learned => return,
+            Outcome::Unreadable | Outcome::Unasked | Outcome::Full | Outcome::Special => {
+                Some(seen.learned)
             }
-            Outcome::Learned | Outcome::Special => return,
-            Outcome::Unreadable => "an answer cannot be read; not all of its names are learned",
-            Outcome::Unasked => "an answer to nothing that was asked is not learned from",
-            Outcome::Full => "there is no room to learn a name",
         };
-        let workload = match (&pod, &cgroup) {
-            (
-                Some(Pod {
-                    namespace: Some(namespace),
-                    name: Some(name),
-                    ..
-                }),
-                _,
-            ) => format!("{namespace}/{name}"),
-            (_, Some(path)) => path.as_str().to_owned(),
-            _ => format!("cgroup {}", seen.cgroup_id),
+        let (pod, cgroup, attribution) = self.attribute(seen.cgroup_id);
+        let event = Event {
+            at: seen.at,
+            subject: Subject::Dns {
+                flow: seen.flow,
+                name: seen.name,
+                record: seen.record,
+                outcome: seen.outcome,
+                learned,
+            },
+            process: None,
+            pod,
+            cgroup,
+            ruling: None,
+            suppressed: 0,
         };
-        tracing::warn!(
-            workload,
-            resolver = seen.flow.destination.map(tracing::field::display),
-            name = seen.name.as_str(),
-            record = seen.record.as_str(),
-            learned = seen.learned,
-            "{trouble}"
-        );
+        self.emit(attribution, event);
     }
 
     fn attribute(&self, cgroup_id: u64) -> (Option<Pod>, Option<Printable>, Attribution) {

@@ -12,7 +12,8 @@ use anstyle::{AnsiColor, Style};
 use super::{
     Printable,
     event::{
-        Action, Event, Flow, Kind, Mode, Pod, Process, Protocol, Reason, Request, Ruling, Subject,
+        Action, Event, Flow, Kind, Mode, Outcome, Pod, Process, Protocol, Reason, Request, Ruling,
+        Subject,
     },
 };
 
@@ -95,6 +96,11 @@ impl<'a> Text<'a> {
         }
         if subject.is_ech() {
             f.write_str("  ech")?;
+        }
+        if let Some((outcome, _)) = subject.outcome()
+            && outcome != Outcome::Asked
+        {
+            write!(f, "  outcome={}", outcome.name())?;
         }
         if let Some(Process { pid, comm }) = process
             && subject.kind() != Kind::Https

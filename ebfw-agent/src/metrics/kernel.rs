@@ -218,7 +218,7 @@ impl Collector for KernelCollector {
         .map(|(reason, counter)| (ForRefusal { reason }, count(counter)));
         out.family(
             "ebfw_names_refused",
-            "Answers (unasked, unreadable) and addresses in answers (full, special) that were not learned, by reason.",
+            "Answers (unasked), packets of answers that passed unread (unreadable) and addresses (full, special) from which the kernel programs learned no name, by reason.",
             &refused,
         )?;
         for (name, help, counter) in SINGLE {
@@ -229,11 +229,21 @@ impl Collector for KernelCollector {
 }
 
 /// Counters that are a metric of their own.
-const SINGLE: [(&str, &str, Counter); 8] = [
+const SINGLE: [(&str, &str, Counter); 10] = [
     (
         "ebfw_names_learned",
         "Addresses in answers of resolvers whose name was learned.",
         Counter::NameLearned,
+    ),
+    (
+        "ebfw_answers_held",
+        "Packets of resolvers that were held back until the agent has read them.",
+        Counter::AnswerHeld,
+    ),
+    (
+        "ebfw_answer_pieces_lost",
+        "Pieces of answers that did not reach the agent because the ring buffer was full; they come again with the packet.",
+        Counter::AnswerLost,
     ),
     (
         "ebfw_resolver_packets",

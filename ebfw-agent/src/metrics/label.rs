@@ -101,6 +101,45 @@ impl Destroyed {
     }
 }
 
+/// What became of an answer that the agent read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reading {
+    /// Its names were learned.
+    Learned,
+    /// There was no room for all of them.
+    Full,
+    /// It points to special addresses.
+    Special,
+    /// Nobody asked.
+    Unasked,
+    /// It makes no sense.
+    Unreadable,
+    /// The kernel refused.
+    Failed,
+}
+
+impl Reading {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Learned,
+        Self::Full,
+        Self::Special,
+        Self::Unasked,
+        Self::Unreadable,
+        Self::Failed,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Learned => "learned",
+            Self::Full => "full",
+            Self::Special => "special",
+            Self::Unasked => "unasked",
+            Self::Unreadable => "unreadable",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Why a packet did not leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Dropped {
@@ -184,6 +223,7 @@ label_values!(
     Lost,
     Reload,
     Destroyed,
+    Reading,
     Dropped,
     Irregular,
     Refused
@@ -205,6 +245,7 @@ label_sets! {
     OfAttribution { result: Attribution }
     OfReload { result: Reload }
     OfDestruction { result: Destroyed }
+    OfReading { result: Reading }
     ForDrop { reason: Dropped }
     ForDenial { reason: Irregular }
     ForRefusal { reason: Refused }

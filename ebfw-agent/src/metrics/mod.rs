@@ -17,11 +17,11 @@ use prometheus_client::{
 
 use crate::events::event::{Kind, Mode};
 use kernel::KernelCollector;
-use label::{InMode, OfAttribution, OfDestruction, OfKind, OfReload};
+use label::{InMode, OfAttribution, OfDestruction, OfKind, OfReading, OfReload};
 
 pub use http::{BindError, Listener, Server};
 pub use kernel::{Counters, KernelCounters};
-pub use label::{Attribution, Destroyed, Lost, Reload};
+pub use label::{Attribution, Destroyed, Lost, Reading, Reload};
 pub use readiness::{Pending, Readiness};
 
 /// Everything that is counted.
@@ -34,6 +34,7 @@ pub struct Metrics {
     rules_unknown: Counter,
     reloads: Family<OfReload, Counter>,
     destroyed: Family<OfDestruction, Counter>,
+    readings: Family<OfReading, Counter>,
     policy_rules: Gauge,
     workloads: Gauge,
     kernel: Arc<KernelCollector>,
@@ -74,6 +75,12 @@ impl Metrics {
             "ebfw_sockets_destroyed",
             "Established sockets that were to be destroyed because their flow is denied, by result",
             Destroyed::ALL.map(|result| OfDestruction { result }),
+        );
+        let readings = family(
+            r,
+            "ebfw_answers_read",
+            "Answers of resolvers that the agent read because the kernel programs cannot, by result",
+            Reading::ALL.map(|result| OfReading { result }),
         );
         let rules_unknown = Counter::default();
         r.register(
@@ -119,6 +126,7 @@ impl Metrics {
             rules_unknown,
             reloads,
             destroyed,
+            readings,
             policy_rules,
             workloads,
             kernel,
@@ -168,6 +176,11 @@ impl Metrics {
         self.destroyed
             .get_or_create(&OfDestruction { result })
             .inc_by(sockets);
+    }
+
+    /// An answer that the kernel programs cannot read was read.
+    pub fn answer_read(&self, result: Reading) {
+        self.readings.get_or_create(&OfReading { result }).inc();
     }
 
     /// The policy in force has so many rules.

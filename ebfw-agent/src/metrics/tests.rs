@@ -73,6 +73,7 @@ fn what_the_agent_counts_is_there() {
     metrics.rule_unknown();
     metrics.reloaded(Reload::Refused);
     metrics.destroyed(Destroyed::Done, 2);
+    metrics.answer_read(Reading::Learned);
     metrics.set_policy_rules(20);
     metrics.set_workloads(5);
     let build = format!(
@@ -92,6 +93,8 @@ fn what_the_agent_counts_is_there() {
             ("ebfw_rule_names_unknown_total", 1),
             (r#"ebfw_policy_reloads_total{result="refused"}"#, 1),
             (r#"ebfw_sockets_destroyed_total{result="done"}"#, 2),
+            (r#"ebfw_answers_read_total{result="learned"}"#, 1),
+            (r#"ebfw_answers_read_total{result="unreadable"}"#, 0),
             ("ebfw_policy_rules", 20),
             ("ebfw_workloads", 5),
             (r#"ebfw_mode{mode="enforce"}"#, 1),
@@ -123,6 +126,8 @@ fn the_counters_of_the_kernel_are_read_at_each_scrape() {
         (Kernel::NameSpecial, 18),
         (Kernel::Resolver, 19),
         (Kernel::NameEventLost, 20),
+        (Kernel::AnswerHeld, 21),
+        (Kernel::AnswerLost, 22),
     ]);
     metrics.lost(Lost::Decode, 2);
     assert_eq!(metrics.events_lost(), 28);
@@ -147,6 +152,8 @@ fn the_counters_of_the_kernel_are_read_at_each_scrape() {
             (r#"ebfw_names_refused_total{reason="full"}"#, 17),
             (r#"ebfw_names_refused_total{reason="special"}"#, 18),
             ("ebfw_resolver_packets_total", 19),
+            ("ebfw_answers_held_total", 21),
+            ("ebfw_answer_pieces_lost_total", 22),
         ],
     );
 }

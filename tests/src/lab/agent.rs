@@ -224,6 +224,7 @@ impl Agent {
             .env("EBFW_CGROUP", cgroup)
             .env("EBFW_METRICS_ADDR", "")
             .envs(settings.iter().copied())
+            .env("EBFW_DNS_RESOLVERS", "10.99.0.9,fd99::9")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -245,14 +246,40 @@ impl Agent {
         self.child.wait().expect("it is our child");
     }
 
+    /// Stops it where it stands (SIGSTOP).
+    ///
+    /// # Panics
+    ///
+    /// Where it is gone.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        eventually("the agent stands still", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+            stat.is_ok_and(|stat| stat.contains(") T "))
+        });
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    ///
+    /// Where it is gone.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("process ids are small");
+        kill(Pid::from_raw(pid), signal).expect("it runs");
+    }
+
     /// Asks it to end, and waits until it has.
     ///
     /// # Panics
     ///
     /// Where it does not.
     pub fn terminate(mut self) -> ExitStatus {
-        let pid = i32::try_from(self.child.id()).expect("process ids are small");
-        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
+        self.signal(Signal::SIGTERM);
         self.ended()
     }
 

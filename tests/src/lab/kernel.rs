@@ -1,10 +1,12 @@
 //! The kernel side under test: loaded once for each thread of tests, since the verifier takes its time, and handed from test to test.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ebfw_agent::{
+    answers::Reader,
     datapath::{CounterReader, Datapath, Ring},
-    metrics::{Counters, KernelCounters},
+    events::event::Mode,
+    metrics::{Counters, KernelCounters, Metrics},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -14,6 +16,9 @@ pub(super) struct Kernel {
     pub(super) events: Ring,
     pub(super) requests: Ring,
     pub(super) claims: Ring,
+    pub(super) answers: Ring,
+    pub(super) reader: Reader,
+    pub(super) metrics: Arc<Metrics>,
     counters: CounterReader,
 }
 
@@ -44,7 +49,12 @@ impl Kernel {
     fn load() -> Self {
         let _reactor = runtime().enter();
         let mut datapath = Datapath::load(None).unwrap_or_else(|error| panic!("{error:?}"));
+        let (answers, learner) = datapath.answers().expect("nobody else has taken the ring");
+        let metrics = Arc::new(Metrics::new(Mode::Enforce));
         Self {
+            answers,
+            reader: Reader::new(learner, Arc::clone(&metrics)),
+            metrics,
             events: datapath.events().expect("nobody else has taken the ring"),
             claims: datapath
                 .claim_events()
@@ -68,6 +78,7 @@ impl Kernel {
             self.events.take(|_| {});
             self.requests.take(|_| {});
             self.claims.take(|_| {});
+            self.answers.take(|_| {});
             idle().push(self);
         }
     }

@@ -12,7 +12,7 @@ pub mod server;
 pub mod sniffer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -32,10 +32,12 @@ use ebfw_agent::{
         tree::Cgroups,
     },
     metrics::Counters,
-    workload::{self, Posture},
+    workload::{self, Posture, SharedNames},
 };
-use ebfw_common::abi::{ClaimEvent, Config, Counter, FlowEvent, Request, mode, pending, request};
-use ebfw_policy::{parse_policy, policy::Policy};
+use ebfw_common::abi::{
+    ClaimEvent, Config, Counter, FlowEvent, NameEvent, Request, mode, pending, request,
+};
+use ebfw_policy::{cgroup::CgroupGlob, parse_policy, policy::Policy};
 use zerocopy::FromBytes as _;
 
 use self::{
@@ -70,6 +72,7 @@ pub struct Lab {
     attached: bool,
     config: Config,
     policy: Option<Policy>,
+    services: Vec<CgroupGlob>,
     worker: Worker,
     requests: Vec<Request>,
     destroyed: usize,
@@ -112,6 +115,7 @@ impl Lab {
                 ..Config::default()
             },
             policy: None,
+            services: Vec::new(),
             worker: worker.expect("netlink is there"),
             requests: Vec::new(),
             destroyed: 0,
@@ -154,12 +158,7 @@ impl Lab {
         answers: impl Fn(&hickory_proto::op::Message) -> Vec<Vec<u8>> + Send + Sync + 'static,
     ) {
         resolver::serve(&self.net.far, answers).expect("the port is free");
-        let trusted = [net::v4(9), net::v6(9)].map(|address| (address, Locality::Remote));
-        let kernel = self.kernel.as_mut().expect("the lab is open");
-        kernel
-            .datapath
-            .trust(&trusted.into_iter().collect())
-            .expect("the map takes two");
+        self.trust(&[net::v4(9), net::v6(9)]);
     }
 
     /// Makes all names that are known expire now.
@@ -177,6 +176,63 @@ impl Lab {
             .expect("the map takes what it had");
     }
 
+    /// Makes the server with the number 9 a trusted resolver over TCP that answers as [`resolver::serve_writes`] says.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn stream_resolver(
+        &mut self,
+        writes: impl Fn(&[hickory_proto::op::Message]) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) {
+        resolver::serve_writes(&self.net.far, writes).expect("the port is free");
+        self.trust(&[net::v4(9)]);
+    }
+
+    /// Makes these the trusted resolvers.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn trust(&mut self, resolvers: &[std::net::IpAddr]) {
+        let resolvers: Vec<_> = resolvers.iter().map(|at| (*at, Locality::Remote)).collect();
+        self.trust_as(&resolvers);
+    }
+
+    /// Makes these the trusted resolvers.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn trust_as(&mut self, resolvers: &[(std::net::IpAddr, Locality)]) {
+        let trusted = resolvers.iter().copied().collect();
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel.datapath.trust(&trusted).expect("the map takes few");
+    }
+
+    /// Does what the agent does with answers that the programs cannot read, and returns what it would tell of them.
+    pub fn read_answers(&mut self) -> Vec<NameEvent> {
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        let Kernel {
+            answers, reader, ..
+        } = kernel;
+        let told = std::cell::RefCell::new(Vec::new());
+        answers.take(|entry| {
+            reader.take(entry, |event| {
+                let event = NameEvent::read_from_bytes(event).expect("events are whole");
+                told.borrow_mut().push(event);
+            });
+        });
+        told.into_inner()
+    }
+
+    /// What the agent's own metrics say.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let kernel = self.kernel.as_ref().expect("the lab is open");
+        kernel.metrics.encode()
+    }
+
     /// Does what the agent does when cgroups come and go: gives each its rules.
     ///
     /// # Panics
@@ -184,12 +240,38 @@ impl Lab {
     /// Where the kernel refuses.
     pub fn classify(&mut self) {
         let policy = self.policy.as_ref().expect("there is a policy");
-        let wanted = assignments(policy, &self.cgroups(), self.cgroup.path());
+        let cgroups = self.cgroups();
+        let (wanted, shared) = assignments(policy, &cgroups, self.cgroup.path(), &self.services);
+        let ids = |set: BTreeSet<CgroupId>| set.into_iter().map(|id| id.0).collect();
         let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel.datapath.share_names(ids(shared.users));
         kernel
             .datapath
             .apply(&wanted)
+            .and_then(|_| kernel.datapath.serve_names(&ids(shared.services)))
             .unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// Makes the workload's cgroup `name` below its own a service that resolves for others, from the next [`Lab::classify`] on.
+    ///
+    /// # Panics
+    ///
+    /// Where it is no cgroup.
+    pub fn service(&mut self, name: &str) -> PathBuf {
+        let glob = format!("{}/{name}", self.path());
+        self.services
+            .push(CgroupGlob::new(&glob).expect("a path is a glob"));
+        self.nested(name)
+    }
+
+    /// Says which network namespace is the host's.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn host_netns(&mut self, cookie: u64) {
+        self.config.host_netns = cookie;
+        self.configure();
     }
 
     /// The cgroups of the lab.
@@ -428,8 +510,14 @@ pub fn cgroup_id(directory: &Path) -> u64 {
     fs::metadata(directory).expect("the cgroup exists").ino()
 }
 
-fn assignments(policy: &Policy, cgroups: &Cgroups, root: &CgroupPath) -> BTreeMap<u64, Assignment> {
-    let desired = workload::desired(policy, cgroups, root, None).expect("few rules");
+fn assignments(
+    policy: &Policy,
+    cgroups: &Cgroups,
+    root: &CgroupPath,
+    services: &[CgroupGlob],
+) -> (BTreeMap<u64, Assignment>, SharedNames) {
+    let mut desired = workload::desired(policy, cgroups, root, None).expect("few rules");
+    let shared = SharedNames::find(services, cgroups, &mut desired);
     let mut wanted = BTreeMap::new();
     for (CgroupId(id), standing) in desired.entries {
         let (ruleset, silent) = match standing.posture {
@@ -447,5 +535,5 @@ fn assignments(policy: &Policy, cgroups: &Cgroups, root: &CgroupPath) -> BTreeMa
             },
         );
     }
-    wanted
+    (wanted, shared)
 }

@@ -50,6 +50,44 @@ pub fn serve(
     Ok(())
 }
 
+/// Serves DNS over TCP on 10.99.0.9 of `place`, until the process ends: what `writes` gives for the questions of a connection's first write
+/// leaves in as many writes, each of which is a segment of its own.
+///
+/// # Errors
+///
+/// Where the port is taken.
+pub fn serve_writes(
+    place: &Netns,
+    writes: impl Fn(&[Message]) -> Vec<Vec<u8>> + Send + Sync + 'static,
+) -> io::Result<()> {
+    let at = SocketAddr::new(super::net::v4(9), DNS);
+    let listener = place.enter(|| TcpListener::bind(at))??;
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.set_nodelay(true);
+            let mut bytes = vec![0; 4096];
+            let length = stream.read(&mut bytes).unwrap_or(0);
+            let mut rest = &bytes[..length];
+            let mut questions = Vec::new();
+            while let [high, low, message @ ..] = rest {
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                let Some((message, behind)) = message.split_at_checked(length) else {
+                    break;
+                };
+                questions.extend(Message::from_vec(message));
+                rest = behind;
+            }
+            for write in writes(&questions) {
+                let _ = stream.write_all(&write);
+            }
+            // Until the client has what it waits for.
+            let _ = stream.set_read_timeout(Some(PATIENCE));
+            let _ = stream.read(&mut [0]);
+        }
+    });
+    Ok(())
+}
+
 fn serve_datagrams(socket: &UdpSocket, answers: &Answers) {
     let mut buffer = [0; 4096];
     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
@@ -74,12 +112,23 @@ fn serve_streams(listener: &TcpListener, answers: &Answers) {
     }
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
+/// A message with its length before it, as it is sent over TCP.
+///
+/// # Panics
+///
+/// Where it is too long.
+#[must_use]
+pub fn framed(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).expect("a message is shorter than 64 KiB");
     [&length.to_be_bytes()[..], message].concat()
 }
 
-fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+/// Reads a message that has its length before it.
+///
+/// # Errors
+///
+/// Where it does not come.
+pub fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; u16::from_be_bytes(length).into()];

@@ -1,5 +1,10 @@
 //! Names: what a workload may reach because of what it resolved, and what counts as resolved.
 
+mod answers;
+mod clients;
+mod forgeries;
+mod services;
+
 use std::{
     fs,
     io::{self, Read as _, Write as _},

@@ -34,7 +34,7 @@ pub(crate) enum Need {
 /// What it takes to build the kernel programs.
 pub(crate) const KERNEL_PROGRAMS: [Need; 2] = [Need::RustSource, Need::BpfLinker];
 
-const ALL: [Need; 10] = [
+const ALL: [Need; 12] = [
     Need::RustSource,
     Need::BpfLinker,
     Need::StaticTarget,
@@ -42,7 +42,9 @@ const ALL: [Need; 10] = [
     Need::CargoDeny,
     Need::CargoFuzz,
     Need::Program(Program::Curl),
+    Need::Program(Program::Dig),
     Need::Program(Program::Ip),
+    Need::Program(Program::Nft),
     Need::Program(Program::Qemu),
     Need::Program(Program::Xz),
 ];

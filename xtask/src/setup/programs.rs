@@ -10,7 +10,9 @@ use crate::command::{self, note};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Program {
     Curl,
+    Dig,
     Ip,
+    Nft,
     Qemu,
     Xz,
 }
@@ -20,7 +22,9 @@ impl Program {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Curl => "curl",
+            Self::Dig => "dig",
             Self::Ip => "ip",
+            Self::Nft => "nft",
             Self::Qemu => "qemu-system-x86_64",
             Self::Xz => "xz",
         }
@@ -29,7 +33,9 @@ impl Program {
     pub(super) fn purpose(self) -> &'static str {
         match self {
             Self::Curl => "the demo puts a real client under a policy",
+            Self::Dig => "a test resolves names with it",
             Self::Ip => "the demo and the tests make network namespaces",
+            Self::Nft => "a test rewrites addresses as Docker does",
             Self::Qemu => "`cargo xtask vm` boots old and new kernels",
             Self::Xz => "the modules of those kernels are compressed",
         }
@@ -42,7 +48,9 @@ impl Program {
     pub(super) fn install(self) -> Result<()> {
         let package = match self {
             Self::Curl => "curl",
+            Self::Dig => "bind9-dnsutils",
             Self::Ip => "iproute2",
+            Self::Nft => "nftables",
             Self::Qemu => "qemu-system-x86",
             Self::Xz => "xz-utils",
         };

@@ -3,10 +3,11 @@
 //! The programs add; only the agent deletes. Where a name is renewed between the last look at it and its deletion (microseconds), it is
 //! lost until the workload asks again: that closes, it never opens.
 
+mod learner;
 mod sweep;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
     path::Path,
@@ -15,10 +16,11 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use ebfw_common::abi::{
-    ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SLOTS, NameKey, SlotRef, SlotWord,
-    resolver, slot_flag,
+    ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, NameKey, SHARED,
+    SlotRef, SlotWord, resolver, slot_flag,
 };
 
+pub use self::learner::{Asker, Learner, Tally};
 use self::sweep::{Entry, Fate};
 use super::{ApplyError, LoadError, map_error, maps_directory, slot::Slots, syscall, update_error};
 use crate::host::resolvers::Locality;
@@ -39,6 +41,9 @@ pub struct Learned {
     pub name: String,
     /// From then on (nanoseconds since boot) it opens no flow.
     pub expires_ns: u64,
+    /// Its class under the patterns of the policy when a flow was last decided by it: names of one class are the same to every rule. 0: no
+    /// pattern means it. `None`: no flow was decided by it yet.
+    pub class: Option<u32>,
 }
 
 /// A name and the cgroup of its workload, as [`pinned_names`] finds them.
@@ -53,6 +58,7 @@ pub struct Owned {
 /// The maps of names and resolvers.
 pub(super) struct Names {
     resolvers: HashMap<MapData, [u32; 4], u32>,
+    services: HashMap<MapData, u32, u32>,
     names: NameMap,
     counts: syscall::SharedWords,
     /// The programs name their maps by the number of this very descriptor until they are loaded.
@@ -62,7 +68,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn open(resolvers: Map, names: Map, counts: Map) -> Result<Self, LoadError> {
+    pub(super) fn open(
+        resolvers: Map,
+        services: Map,
+        names: Map,
+        counts: Map,
+    ) -> Result<Self, LoadError> {
         let Map::Array(map) = counts else {
             panic!("NAME_COUNTS is an array");
         };
@@ -75,6 +86,7 @@ impl Names {
             })?;
         Ok(Self {
             resolvers: HashMap::try_from(resolvers).map_err(map_error("RESOLVERS"))?,
+            services: HashMap::try_from(services).map_err(map_error("SERVICES"))?,
             names: HashMap::try_from(names).map_err(map_error("NAMES"))?,
             counts,
             _counts: map,
@@ -110,6 +122,24 @@ impl Names {
         gone.iter()
             .try_for_each(|key| remove(&mut self.resolvers, key))
             .map_err(update_error("RESOLVERS"))
+    }
+
+    /// Makes `wanted` the services that resolve for others.
+    pub(super) fn serve(&mut self, wanted: &BTreeSet<u32>) -> Result<(), ApplyError> {
+        if wanted.len() > MAX_SERVICES as usize {
+            return Err(ApplyError::ServicesFull(wanted.len()));
+        }
+        let error = || update_error("SERVICES");
+        let known: Result<Vec<_>, _> = self.services.keys().collect();
+        for gone in known.map_err(error())?.iter() {
+            if !wanted.contains(gone) {
+                remove(&mut self.services, gone).map_err(error())?;
+            }
+        }
+        wanted
+            .iter()
+            .try_for_each(|slot| self.services.insert(slot, 1, 0))
+            .map_err(error())
     }
 
     /// A slot comes into use or goes out of it: it has no names.
@@ -256,7 +286,7 @@ fn entry_of(key: Key, value: Value, slots: &Slots) -> Entry<Key> {
         key,
         slot,
         expires_ns: entry(value).expires_ns,
-        has_workload: slots.hold(slot),
+        has_workload: slot == SHARED || slots.hold(slot),
     }
 }
 
@@ -277,7 +307,7 @@ fn read(key: Key, value: Value) -> Learned {
     } = parts(key);
     let LearnedName {
         expires_ns,
-        class: _,
+        class,
         hash: _,
         length,
         _pad: _,
@@ -289,6 +319,8 @@ fn read(key: Key, value: Value) -> Learned {
         address: Ipv6Addr::from(address).to_canonical(),
         name: String::from_utf8_lossy(&text[..length]).into_owned(),
         expires_ns,
+        // The automaton's number above it; 0: none.
+        class: (class >> 32 != 0).then_some(class as u32),
     }
 }
 
@@ -384,7 +416,7 @@ mod tests {
         text[..11].copy_from_slice(b"example.com");
         let value = LearnedName {
             expires_ns: 5,
-            class: 0,
+            class: 7 << 32 | 3,
             hash: 1,
             length: 11,
             _pad: 0,
@@ -395,6 +427,7 @@ mod tests {
             address: "192.0.2.1".parse().unwrap(),
             name: "example.com".into(),
             expires_ns: 5,
+            class: Some(3),
         };
         let raw = zerocopy::transmute!(key);
         assert_eq!(read(raw, zerocopy::transmute!(value)), expected);
@@ -402,6 +435,8 @@ mod tests {
             length: u32::MAX,
             ..value
         };
+        let fresh = LearnedName { class: 0, ..value };
+        assert_eq!(read(raw, zerocopy::transmute!(fresh)).class, None);
         let name = read(raw, zerocopy::transmute!(long)).name;
         assert_eq!(name.len(), 256, "a length that lies stays inside");
     }

@@ -114,7 +114,7 @@ async fn an_event_goes_through_every_stage_and_is_counted() {
 }
 
 #[tokio::test]
-async fn questions_are_events_and_answers_are_not() {
+async fn questions_are_events_and_answers_that_taught_too_little() {
     let metrics = metrics();
     let (intake, raw) = queue(16, Arc::clone(&metrics));
     let stages = Stages {
@@ -144,10 +144,14 @@ async fn questions_are_events_and_answers_are_not() {
     assert_eq!(
         String::from_utf8(lines).unwrap(),
         "DNS      10.42.0.9 ? example.com (AAAA)  cgroup=/web.service\n\
-         DNS      10.42.0.9 ? (unreadable) (?)  cgroup=/web.service\n"
+         DNS      10.42.0.9 ? (unreadable) (?)  cgroup=/web.service\n\
+         DNS      10.42.0.9 ? example.com (AAAA)  outcome=special  cgroup=/web.service\n\
+         DNS      10.42.0.9 ? example.com (AAAA)  outcome=unreadable  cgroup=/web.service\n\
+         DNS      10.42.0.9 ? example.com (AAAA)  outcome=unasked  cgroup=/web.service\n\
+         DNS      10.42.0.9 ? example.com (AAAA)  outcome=full  cgroup=/web.service\n"
     );
     for (series, value) in [
-        (r#"ebfw_events_total{kind="dns"}"#, 2),
+        (r#"ebfw_events_total{kind="dns"}"#, 6),
         (r#"ebfw_filtered_total{kind="dns"}"#, 1),
         (r#"ebfw_events_lost_total{stage="decode"}"#, 3),
     ] {

@@ -1,0 +1,239 @@
+//! Clients that resolve in their own ways, with an agent that is busy, stopped or not there: no verdict may be wrong.
+
+use std::{
+    env, fs,
+    io::{self, Read as _},
+    net::{Ipv4Addr, Ipv6Addr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use ebfw_test_need::not_run;
+use ebfw_tests::lab::{
+    Lab,
+    agent::{Agent, Home},
+    net::{v4, v6},
+    resolver::{A, AAAA, DNS, answer, asking, question, serve, wire},
+};
+use hickory_proto::op::Message;
+
+use super::{GOOD_NAMES, RESOLVER, code, datagram, found};
+
+/// Pairs of a look-up and a connect.
+const PAIRS: u16 = 10_000;
+
+/// Every name has addresses of its own: `n1234.…` has fd99::1:1234 and, as far as the network goes, 10.99.0.1 + 1234 % 200.
+fn fresh(asked: &Message) -> Vec<Vec<u8>> {
+    let name = asked.queries[0].name().to_ascii().to_ascii_lowercase();
+    let number = name.strip_prefix('n').and_then(|rest| rest.split('.').next()?.parse().ok());
+    let number: u16 = number.unwrap_or_default();
+    vec![wire(&answer(asked, &[address(number).into(), v4_of(number).into()]))]
+}
+
+fn address(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 1, number)
+}
+
+/// Of those that stand for good names and of those that do not, a range each.
+fn v4_of(number: u16) -> Ipv4Addr {
+    let last = (number % 50) as u8 + if is_good(number) { 50 } else { 150 };
+    Ipv4Addr::new(10, 99, 0, last)
+}
+
+fn is_good(number: u16) -> bool {
+    number % 4 != 3
+}
+
+fn name(number: u16) -> String {
+    let zone = if is_good(number) { "good" } else { "evil" };
+    format!("n{number}.{zone}.example")
+}
+
+fn is_wrong(address: std::net::IpAddr, number: u16) -> u64 {
+    let expected = (!is_good(number)).then_some(libc::EPERM);
+    u64::from(code(&datagram((address, 443).into())) != expected)
+}
+
+/// Looks up and connects, one after the other; how many verdicts were wrong.
+fn pairs(numbers: impl Iterator<Item = u16>) -> io::Result<u64> {
+    let socket = asking(v6(RESOLVER))?;
+    let mut wrong = 0;
+    for number in numbers {
+        socket.send(&wire(&question(number, &name(number), AAAA)))?;
+        socket.recv(&mut [0; 4096])?;
+        wrong += is_wrong(address(number).into(), number);
+    }
+    Ok(wrong)
+}
+
+/// As musl: both families at once, from one socket that is not connected.
+fn both_at_once(numbers: impl Iterator<Item = u16>) -> io::Result<u64> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut wrong = 0;
+    for number in numbers {
+        for (id, kind) in [(number, A), (number ^ 0x8000, AAAA)] {
+            let asked = wire(&question(id, &name(number), kind));
+            socket.send_to(&asked, (v4(RESOLVER), DNS))?;
+        }
+        for _ in 0..2 {
+            socket.recv_from(&mut [0; 4096])?;
+        }
+        wrong += is_wrong(address(number).into(), number);
+        wrong += is_wrong(v4_of(number).into(), number);
+    }
+    Ok(wrong)
+}
+
+/// A lab with that resolver; the agent has to be started.
+fn lab() -> Option<(Lab, Home)> {
+    let lab = Lab::open()?;
+    serve(&lab.net().far, fresh).unwrap();
+    let home = Home::new();
+    home.write_policy(GOOD_NAMES);
+    Some((lab, home))
+}
+
+#[test]
+fn both_families_at_once_from_one_socket() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.resolver(fresh);
+    lab.policy(GOOD_NAMES);
+    let wrong = lab.inside(|| both_at_once(0..2_000)).unwrap();
+    assert_eq!(wrong, 0, "of 2,000 pairs");
+}
+
+#[test]
+fn ten_thousand_pairs_with_an_agent_that_is_stopped() {
+    let Some((lab, home)) = lab() else { return };
+    let agent = Agent::start(&home, &lab);
+    agent.pause();
+    let wrong = lab.inside(|| pairs(0..PAIRS)).unwrap();
+    let at_once = lab.inside(|| both_at_once(0..1_000)).unwrap();
+    agent.resume();
+    assert_eq!((wrong, at_once), (0, 0));
+}
+
+#[test]
+fn ten_thousand_pairs_with_an_agent_that_is_busy() {
+    let Some((lab, home)) = lab() else { return };
+    let agent = Agent::start(&home, &lab);
+    let mut process = lab.start(|line| {
+        let wrong = pairs(0..PAIRS)?;
+        line.step();
+        Ok(wrong)
+    });
+    let mut reloads = 0;
+    while !process.is_heard() {
+        // Thousands of patterns, so that it has something to do.
+        let patterns: Vec<_> = (0..2_000)
+            .map(|number| format!("'*.h{number}.r{reloads}.example'"))
+            .collect();
+        home.write_policy(&format!(
+            "{GOOD_NAMES}- {{name: more, action: Allow, match: {{domains: [{}]}}}}\n",
+            patterns.join(", ")
+        ));
+        reloads += 1;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    process.reached();
+    process.go();
+    let wrong = process.finish().unwrap();
+    agent.log.wait_for(&["policy reloaded"]);
+    assert_eq!(wrong, 0, "with {reloads} policies");
+}
+
+/// Swaps of the policy, and the time that they may take: emulated machines come to fewer.
+const SWAPS: u32 = 1_000;
+const SWAP_TIME: Duration = Duration::from_secs(60);
+
+#[test]
+fn policies_are_swapped_while_names_are_learned_and_used() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.resolver(fresh);
+    lab.policy(GOOD_NAMES);
+    let mut process = lab.start(|line| {
+        let (mut wrong, mut number) = (0, 0u16);
+        line.step();
+        while !line.is_heard() {
+            wrong += pairs(number..number + 50)?;
+            number = (number + 50) % PAIRS;
+        }
+        line.step();
+        Ok(wrong)
+    });
+    process.reached();
+    process.go();
+    let start = Instant::now();
+    let mut swaps = 0;
+    while swaps < SWAPS && start.elapsed() < SWAP_TIME {
+        // Another automaton each time, in which the same names have other classes.
+        let extra: Vec<_> = (0..=swaps % 7)
+            .map(|number| format!("'*.s{swaps}.e{number}.example'"))
+            .collect();
+        let extra = extra.join(", ");
+        lab.policy(&format!(
+            "defaultAction: Deny\nrules:\n- {{name: extra, action: Allow, match: {{domains: [{extra}]}}}}\n{}",
+            GOOD_NAMES.split_once("rules:\n").unwrap().1
+        ));
+        swaps += 1;
+    }
+    process.go();
+    process.reached();
+    process.go();
+    let wrong = process.finish().unwrap();
+    eprintln!("{swaps} swaps in {:?}", start.elapsed());
+    assert!(swaps >= 30, "{swaps} swaps are no load");
+    assert_eq!(wrong, 0, "with {swaps} swaps");
+}
+
+/// A Go program, built once for each test run; `None`, said aloud, where that cannot be.
+fn go_program() -> Option<PathBuf> {
+    let go = ["go", "/usr/local/go/bin/go"]
+        .into_iter()
+        .find(|go| found(go) || Path::new(go).is_file());
+    let Some(go) = go else {
+        not_run("go: it is not installed");
+        return None;
+    };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/lookup.go");
+    if !source.is_file() {
+        not_run("the source of the Go client is not on this machine");
+        return None;
+    }
+    let program = env::temp_dir().join(format!("ebfw-go-lookup-{}", std::process::id()));
+    let built = Command::new(go)
+        .args(["build", "-o"])
+        .args([&program, &source])
+        .env("GOFLAGS", "-mod=mod")
+        .env("GOTOOLCHAIN", "local")
+        .env("CGO_ENABLED", "0")
+        .status()
+        .expect("go runs");
+    assert!(built.success(), "the Go client does not build");
+    Some(program)
+}
+
+#[test]
+fn gos_own_resolver() {
+    let Some(mut lab) = Lab::open() else { return };
+    let Some(program) = go_program() else { return };
+    lab.resolver(fresh);
+    lab.policy(GOOD_NAMES);
+    let path = program.clone();
+    let wrong = lab.inside(move || {
+        let mut child = Command::new(path)
+            .args(["10.99.0.9:53", "500"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut text = String::new();
+        if let Some(mut stdout) = child.stdout.take() {
+            stdout.read_to_string(&mut text)?;
+        }
+        child.wait()?;
+        text.trim().parse::<u64>().map_err(io::Error::other)
+    });
+    let _ = fs::remove_file(program);
+    assert_eq!(wrong.unwrap(), 0, "of 500 pairs");
+}
