@@ -4,6 +4,7 @@
 //! Kubernetes knows: metadata, status, the structural schema with its limits and CEL rules. It talks to no API server.
 
 pub mod object;
+pub mod schema;
 pub mod status;
 pub mod types;
 
