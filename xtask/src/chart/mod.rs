@@ -20,6 +20,9 @@ pub(crate) fn schema() -> Result<String> {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::workspace;
