@@ -260,7 +260,7 @@ pub const RULES: &[CelRule] = &[
     ),
     rule(
         "spec.rules[].match.ports[]",
-        "type(self) == int || !self.contains('-') || int(self.split('-')[0]) <= int(self.split('-')[1])",
+        "!string(self).contains('-') || int(string(self).split('-')[0]) <= int(string(self).split('-')[1])",
         "the range is reversed",
     ),
     rule(

@@ -1,6 +1,5 @@
 //! The table of objects that both tests read.
 
-#![expect(dead_code, reason = "each test uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "these helpers are tests as well")]
 
 use ebfw_policy::object::Kind;
