@@ -136,11 +136,14 @@ fn the_examples_decide_as_their_comments_say() {
 
 #[test]
 fn an_explanation_names_the_objects_in_their_order() {
-    let run = test(&[
-        "--explain",
-        "--flow",
-        "pod=shop/c label.app=checkout dst=10.0.1.7 port=80",
-    ]);
+    let run = test(
+        &[EXAMPLES],
+        &[
+            "--explain",
+            "--flow",
+            "pod=shop/c label.app=checkout dst=10.0.1.7 port=80",
+        ],
+    );
     let lines: Vec<&str> = run.stdout.lines().skip(1).map(str::trim).collect();
     assert_eq!(
         lines[..4],
@@ -157,13 +160,16 @@ fn an_explanation_names_the_objects_in_their_order() {
         run.stdout
     );
     assert_eq!(lines.len(), 4 + 3 + 3 + 2 + 1, "{}", run.stdout);
-    let run = test(&[
-        "-o",
-        "json",
-        "--explain",
-        "--flow",
-        "pod=shop/c dst=10.0.1.7 port=80",
-    ]);
+    let run = test(
+        &[EXAMPLES],
+        &[
+            "-o",
+            "json",
+            "--explain",
+            "--flow",
+            "pod=shop/c dst=10.0.1.7 port=80",
+        ],
+    );
     let object: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
     assert_eq!(
         object["policies"][0],
