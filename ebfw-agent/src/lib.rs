@@ -12,6 +12,7 @@ pub mod host;
 pub mod input;
 pub mod metrics;
 pub mod names;
+pub mod pods;
 pub mod policy_file;
 pub mod report;
 pub mod run;
