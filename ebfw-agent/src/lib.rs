@@ -1,6 +1,7 @@
 //! The node agent of ebfw: command line, configuration, datapath, workloads, events, metrics.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod detach;

@@ -7,11 +7,13 @@ use ebfw_policy::policy::Policy;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    cluster::{Cluster, Unreachable},
     config::{Config, Enforcement, OnExit, Output, Pinning},
     datapath::{self, Ring},
     enforcer::{Enforcer, Scope, Terms},
     events::{
-        Filter,
+        Filter, Printable,
+        attribute::NodeWorkloads,
         pipeline::{self, Intake, Stages},
         sink::{Format, Lines},
     },
@@ -23,6 +25,7 @@ use crate::{
     },
     metrics::{Listener, Metrics, Readiness, Reload, Server},
     policy_file::{Loaded, PolicyFile, Update},
+    workload::Rulebook,
 };
 
 /// How long the last events may take to get out at the end.
@@ -118,18 +121,20 @@ impl<'a> Agent<'a> {
         let own = seclusion
             .as_ref()
             .and_then(|seclusion| hierarchy.id(seclusion.path()).ok());
+        let pods = cluster(config).map(|cluster| cluster.pods());
         let scope = Scope {
             hierarchy,
             root: root.clone(),
             tree: Arc::clone(&tree),
             own,
+            pods: pods.clone(),
         };
         let rules = policy.as_ref().map_or(0, |policy| policy.rules.len());
         let mut enforcer = Enforcer::load(
             pin,
             terms,
             scope,
-            policy,
+            policy.map(Rulebook::File),
             config.dns.source(),
             Arc::clone(&metrics),
         )?;
@@ -149,7 +154,11 @@ impl<'a> Agent<'a> {
         };
         let (intake, raw) = pipeline::queue(pipeline::QUEUE, Arc::clone(&metrics));
         let stages = Stages {
-            workloads: tree,
+            workloads: NodeWorkloads {
+                tree,
+                pods,
+                node: config.node_name.as_deref().map(printable),
+            },
             rules: enforcer.rule_names(),
             filter: Filter::new(
                 config.exclude.cidrs.clone(),
@@ -214,7 +223,7 @@ impl<'a> Agent<'a> {
             }
         };
         let rules = policy.rules.len();
-        match self.enforcer.replace(Arc::new(policy)) {
+        match self.enforcer.replace(Rulebook::File(Arc::new(policy))) {
             Ok(()) => {
                 tracing::info!(rules, %digest, "policy reloaded");
                 self.metrics.set_policy_rules(rules);
@@ -284,6 +293,31 @@ fn source(config: &Config) -> anyhow::Result<Source> {
         policy: Some(Arc::new(policy)),
         file: Some(watch),
     })
+}
+
+/// The cluster that the node belongs to, where the agent runs in a pod and knows the node's name.
+fn cluster(config: &Config) -> Option<Cluster> {
+    match Cluster::of_pod(config.node_name.as_deref().unwrap_or_default()) {
+        Ok(cluster) if config.node_name.is_some() => {
+            tracing::info!("in a cluster: pods are known by name");
+            Some(cluster)
+        }
+        Ok(_) => {
+            tracing::warn!(
+                "in a cluster, but the node's name is not known: set EBFW_NODE_NAME from `spec.nodeName`, or no rule can select pods"
+            );
+            None
+        }
+        Err(Unreachable::NotInCluster(_)) => None,
+        Err(error) => {
+            tracing::error!("{error}; pods are not known by name");
+            None
+        }
+    }
+}
+
+fn printable(text: &str) -> Printable {
+    Printable::from_bytes(text.as_bytes())
 }
 
 /// Sees to it that the agent is alone in its cgroup, where it runs below the governed one: then its connections can be told from others'.

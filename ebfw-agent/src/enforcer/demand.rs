@@ -11,6 +11,8 @@ pub enum Demand {
     Requests(Vec<Request>),
     /// Cgroups came or went.
     Cgroups,
+    /// Pods came, went or have other labels.
+    Pods,
     /// Names may have expired.
     Names,
 }

@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::Context;
 use ebfw_common::abi::{self, Config as KernelConfig};
-use ebfw_policy::{compile::Names, policy::Policy};
+use ebfw_policy::compile::Names;
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
@@ -38,7 +38,8 @@ use crate::{
         tree::{Cgroups, Tree},
     },
     metrics::{Destroyed, Metrics},
-    workload::{Desired, Planner, Posture, Standing},
+    pods::Pods,
+    workload::{Desired, Planner, Posture, Rulebook, Standing},
 };
 
 /// How often expired names are deleted and the resolvers looked for: a name that has expired opens nothing, it only takes room.
@@ -94,6 +95,8 @@ pub struct Scope {
     pub tree: Arc<Tree>,
     /// The agent's own cgroup, exempt; `None`: nothing is.
     pub own: Option<CgroupId>,
+    /// The pods of the node; `None` where nobody knows of pods.
+    pub pods: Option<watch::Receiver<Pods>>,
 }
 
 /// A loaded datapath, what is wanted of it and what was told about it.
@@ -124,7 +127,7 @@ pub struct Enforcer {
 
 impl Enforcer {
     /// Loads the programs and sees to it that their counters are served. Changes nothing that is in force. `pin`: where programs and
-    /// maps outlive the agent; `policy`: what [`Enforcer::enforce`] enforces.
+    /// maps outlive the agent; `rules`: what [`Enforcer::enforce`] enforces.
     ///
     /// # Errors
     ///
@@ -133,7 +136,7 @@ impl Enforcer {
         pin: Option<&Path>,
         terms: Terms,
         scope: Scope,
-        policy: Option<Arc<Policy>>,
+        rules: Option<Rulebook>,
         resolvers: Source,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
@@ -151,11 +154,11 @@ impl Enforcer {
             datapath,
             terms,
             changes: scope.tree.changes(),
-            names: Arc::new(match &policy {
-                Some(policy) => Names::compile_lists(policy.domain_lists())?,
+            names: Arc::new(match &rules {
+                Some(rules) => rules.names()?,
                 None => Names::none(),
             }),
-            planner: policy.map(Planner::new),
+            planner: rules.map(Planner::new),
             destroyer: Destroyer::start(scope.hierarchy.clone(), path_of)?,
             scope,
             counted: Counted::default(),
@@ -270,11 +273,11 @@ impl Enforcer {
     /// # Errors
     ///
     /// Where more rules apply to a workload than fit, or the kernel refuses; what was in force stays, and goes on following the tree.
-    pub fn replace(&mut self, policy: Arc<Policy>) -> anyhow::Result<()> {
-        let names = Names::compile_lists(policy.domain_lists())?;
+    pub fn replace(&mut self, rules: Rulebook) -> anyhow::Result<()> {
+        let names = rules.names()?;
         let last_names = mem::replace(&mut self.names, Arc::new(names));
         self.trust_resolvers();
-        let last = self.planner.replace(Planner::new(policy));
+        let last = self.planner.replace(Planner::new(rules));
         let tree = self.scope.tree.snapshot();
         self.apply(&tree).inspect_err(|_| {
             self.planner = last;
@@ -295,6 +298,7 @@ impl Enforcer {
                 self.changes.mark_unchanged();
                 Ok(Demand::Cgroups)
             }
+            () = changed(&mut self.scope.pods) => Ok(Demand::Pods),
             _ = self.expiry.tick() => Ok(Demand::Names),
         }
     }
@@ -302,7 +306,7 @@ impl Enforcer {
     /// Does what is demanded. What fails is logged: what was in force stays, and who asked asks again.
     pub async fn answer(&mut self, demand: Demand) {
         let result = match demand {
-            Demand::Cgroups => {
+            Demand::Cgroups | Demand::Pods => {
                 let tree = self.scope.tree.snapshot();
                 self.apply(&tree)
             }
@@ -364,10 +368,13 @@ impl Enforcer {
 
     /// Makes what the plan says about the cgroups of `tree` the state of the kernel. What did not change is not touched.
     fn apply(&mut self, tree: &Cgroups) -> anyhow::Result<()> {
-        let Scope { root, own, .. } = &self.scope;
+        let Scope {
+            root, own, pods, ..
+        } = &mut self.scope;
+        let pods = pods.as_mut().map(|pods| pods.borrow_and_update().clone());
         let desired = match &mut self.planner {
             Some(planner) => planner
-                .desired(tree, root, *own)
+                .desired(tree, root, *own, pods.as_ref())
                 .map_err(|error| anyhow::anyhow!("{error}: the policy is not applied"))?,
             None => observed(tree, root)?,
         };
@@ -451,7 +458,18 @@ fn observed(tree: &Cgroups, root: &CgroupPath) -> anyhow::Result<Desired> {
     Ok(Desired {
         entries: BTreeMap::from([(id, standing)]),
         oversized: Vec::new(),
+        pending: 0,
     })
+}
+
+/// Waits for pods to come, change or go; for ever where nobody knows of pods.
+async fn changed(pods: &mut Option<watch::Receiver<Pods>>) {
+    if let Some(pods) = pods
+        && pods.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 fn assignments(desired: &Desired) -> BTreeMap<u64, Assignment> {
