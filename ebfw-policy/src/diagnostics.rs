@@ -311,6 +311,13 @@ impl Diagnostics {
     }
 }
 
+/// Those of several passes over one file.
+impl FromIterator<Self> for Diagnostics {
+    fn from_iter<T: IntoIterator<Item = Self>>(passes: T) -> Self {
+        Self::new(passes.into_iter().flat_map(|pass| pass.0).collect())
+    }
+}
+
 impl<'a> IntoIterator for &'a Diagnostics {
     type IntoIter = std::slice::Iter<'a, Diagnostic>;
     type Item = &'a Diagnostic;

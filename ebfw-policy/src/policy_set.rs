@@ -7,6 +7,8 @@ use std::{
 
 use crate::{
     domain::DomainPattern,
+    explain::{self, Explanation},
+    facts::Facts,
     object::{ObjectId, PolicyObject, Scope},
     policy::{Action, MAX_RULES, Rule},
     ruleset::{Ruleset, TooManyRules},
@@ -63,10 +65,10 @@ impl PolicySet {
     }
 
     /// The objects that govern `workload`, in the order of their rules.
-    pub fn selecting<'s>(
+    pub fn selecting<'s, 'w>(
         &'s self,
-        workload: &'s Workload,
-    ) -> impl Iterator<Item = &'s Arc<PolicyObject>> {
+        workload: &'w Workload,
+    ) -> impl Iterator<Item = &'s Arc<PolicyObject>> + use<'s, 'w> {
         let namespace = workload.pod.as_ref().map(|pod| pod.namespace.as_str());
         let own = namespace.and_then(|namespace| self.namespaced.get(namespace));
         self.cluster
@@ -104,6 +106,16 @@ impl PolicySet {
             }
             ruleset => Ok(ruleset),
         }
+    }
+
+    /// What each rule of the objects that govern `workload` is for the flow, in order.
+    #[must_use]
+    pub fn explain(&self, workload: &Workload, facts: &Facts) -> Vec<Explanation<'_>> {
+        self.selecting(workload)
+            .flat_map(|object| object.rules())
+            .enumerate()
+            .map(|(index, rule)| explain::explanation(index, rule, workload, facts))
+            .collect()
     }
 
     /// Whether any object governs processes that are in no pod.

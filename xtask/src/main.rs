@@ -4,6 +4,7 @@
 mod apt;
 mod bench;
 mod build;
+mod chart;
 mod ci;
 mod command;
 mod demo;

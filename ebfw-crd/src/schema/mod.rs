@@ -4,9 +4,11 @@
 //! learn of it at once.
 
 mod offline;
+mod reference;
 pub mod rules;
 
 pub use offline::Offline;
+pub use reference::reference;
 
 use ebfw_policy::object::Kind;
 use kube::CustomResourceExt;
