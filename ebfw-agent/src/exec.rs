@@ -90,6 +90,7 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         tree: Arc::clone(&tree),
         own: None,
         pods: None,
+        cluster_dns: None,
     };
     let selects_pods = policy.pod_selector.is_some();
     let rules = Some(Rulebook::File(Arc::new(policy)));

@@ -4,8 +4,16 @@
 
 mod outage;
 mod pods;
+mod policies;
+mod report;
+mod resolvers;
+mod writer;
 
 use kube::{Client, Config};
+use tokio::sync::watch;
+
+pub use self::policies::Policies;
+use crate::status::Digest;
 
 /// A way to the API server, as a pod has it.
 #[derive(Clone)]
@@ -14,6 +22,8 @@ pub struct Cluster {
     /// The agent's own namespace.
     namespace: String,
     node: String,
+    /// The agent's own pod, where it is known.
+    pod_uid: Option<String>,
 }
 
 /// Why a cluster cannot be reached at all; an API server that is away is no reason.
@@ -46,6 +56,31 @@ impl Cluster {
             client,
             namespace: namespace.to_owned(),
             node: node.to_owned(),
+            pod_uid: None,
         }
     }
+
+    /// The agent's own pod, by its uid.
+    #[must_use]
+    pub fn with_pod(mut self, uid: Option<String>) -> Self {
+        self.pod_uid = uid;
+        self
+    }
+
+    /// Reports what this node enforces each time that it changes, and takes part in writing the status of policies, for as long as the
+    /// senders live.
+    pub fn report(
+        &self,
+        policies: &watch::Receiver<Policies>,
+        programmed: watch::Receiver<Option<Digest>>,
+    ) {
+        tokio::spawn(report::run(self.clone(), policies.clone(), programmed));
+        tokio::spawn(writer::run(self.clone(), policies.clone()));
+    }
+}
+
+/// Between 0 and 1.
+fn random_part() -> f64 {
+    let random = getrandom::u32().unwrap_or_default();
+    f64::from(random) / f64::from(u32::MAX)
 }

@@ -13,6 +13,8 @@ pub enum Demand {
     Cgroups,
     /// Pods came, went or have other labels.
     Pods,
+    /// The cluster's DNS has other addresses.
+    Resolvers,
     /// Names may have expired.
     Names,
 }

@@ -5,8 +5,9 @@
 mod demand;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     mem,
+    net::IpAddr,
     path::Path,
     sync::{
         Arc,
@@ -97,6 +98,8 @@ pub struct Scope {
     pub own: Option<CgroupId>,
     /// The pods of the node; `None` where nobody knows of pods.
     pub pods: Option<watch::Receiver<Pods>>,
+    /// The addresses of the cluster's DNS; `None` in no cluster.
+    pub cluster_dns: Option<watch::Receiver<BTreeSet<IpAddr>>>,
 }
 
 /// A loaded datapath, what is wanted of it and what was told about it.
@@ -205,8 +208,14 @@ impl Enforcer {
 
     /// Looks where the resolvers are found, and makes those the ones whose answers count. What was trusted stays where that fails.
     pub fn trust_resolvers(&mut self) {
+        let cluster = match &mut self.scope.cluster_dns {
+            Some(addresses) => addresses.borrow_and_update().clone(),
+            None => BTreeSet::new(),
+        };
         let trust = |datapath: &mut Datapath, last: &Option<Resolvers>, source: &Source| {
-            let found = source.read().context("failed to read the resolvers")?;
+            let found = source
+                .read(&cluster)
+                .context("failed to read the resolvers")?;
             if last.as_ref() == Some(&found) {
                 return Ok(None);
             }
@@ -246,6 +255,29 @@ impl Enforcer {
                 "this kernel (before 5.14) does not tell which network namespace is the host's: resolvers on the host itself are not trusted"
             );
         }
+    }
+
+    /// Lets the agent's own connections pass under what an earlier agent left in force, and changes nothing else of it.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn exempt_own(&mut self) -> anyhow::Result<()> {
+        match self.scope.own {
+            Some(own) if self.adopted() => Ok(self.datapath.exempt(own.0)?),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Makes `rules` what [`Enforcer::enforce`] enforces.
+    ///
+    /// # Errors
+    ///
+    /// Where their patterns explode; then the last ones stay.
+    pub fn govern(&mut self, rules: Rulebook) -> anyhow::Result<()> {
+        self.names = Arc::new(rules.names()?);
+        self.planner = Some(Planner::new(rules));
+        Ok(())
     }
 
     /// Looks at the cgroup tree and puts the policy in force, as [`Enforcer::replace`].
@@ -299,6 +331,7 @@ impl Enforcer {
                 Ok(Demand::Cgroups)
             }
             () = changed(&mut self.scope.pods) => Ok(Demand::Pods),
+            () = changed(&mut self.scope.cluster_dns) => Ok(Demand::Resolvers),
             _ = self.expiry.tick() => Ok(Demand::Names),
         }
     }
@@ -309,6 +342,10 @@ impl Enforcer {
             Demand::Cgroups | Demand::Pods => {
                 let tree = self.scope.tree.snapshot();
                 self.apply(&tree)
+            }
+            Demand::Resolvers => {
+                self.trust_resolvers();
+                Ok(())
             }
             Demand::Names => self.tidy_names(),
             Demand::Requests(requests) => self.carry_out(requests).await,
@@ -462,10 +499,10 @@ fn observed(tree: &Cgroups, root: &CgroupPath) -> anyhow::Result<Desired> {
     })
 }
 
-/// Waits for pods to come, change or go; for ever where nobody knows of pods.
-async fn changed(pods: &mut Option<watch::Receiver<Pods>>) {
-    if let Some(pods) = pods
-        && pods.changed().await.is_ok()
+/// Waits for something else than was seen; for ever where there is nothing to see.
+async fn changed<T>(watched: &mut Option<watch::Receiver<T>>) {
+    if let Some(watched) = watched
+        && watched.changed().await.is_ok()
     {
         return;
     }

@@ -6,6 +6,7 @@ use ebfw_policy::{
     compile::Names,
     domain::DomainPattern,
     policy::Policy,
+    policy_set::PolicySet,
     ruleset::{Ruleset, TooManyRules},
     workload::Workload,
 };
@@ -17,6 +18,8 @@ use super::index::Index;
 pub enum Rulebook {
     /// Those of a policy file.
     File(Arc<Policy>),
+    /// Those of the cluster's policy objects.
+    Objects(Arc<PolicySet>),
 }
 
 impl Rulebook {
@@ -25,6 +28,7 @@ impl Rulebook {
     pub fn len(&self) -> usize {
         match self {
             Self::File(policy) => policy.rules.len(),
+            Self::Objects(set) => set.rules().count(),
         }
     }
 
@@ -42,12 +46,14 @@ impl Rulebook {
                 policy.pod_selector.is_some()
                     || policy.rules.iter().any(|rule| rule.matches.pod.is_some())
             }
+            Self::Objects(set) => !set.is_empty(),
         }
     }
 
     fn domain_lists(&self) -> Box<dyn Iterator<Item = &[DomainPattern]> + '_> {
         match self {
             Self::File(policy) => Box::new(policy.domain_lists()),
+            Self::Objects(set) => Box::new(set.domain_lists()),
         }
     }
 
@@ -71,6 +77,7 @@ impl Reader {
     pub(super) fn new(rules: Rulebook) -> Self {
         let index = match &rules {
             Rulebook::File(policy) => Index::new(policy),
+            Rulebook::Objects(_) => None,
         };
         Self { rules, index }
     }
@@ -88,6 +95,7 @@ impl Reader {
         match (&self.rules, &mut self.index, &workload.cgroup) {
             (Rulebook::File(_), Some(index), Some(cgroup)) => index.about(cgroup).select(workload),
             (Rulebook::File(policy), ..) => policy.select(workload),
+            (Rulebook::Objects(set), ..) => set.select(workload),
         }
     }
 
@@ -99,6 +107,10 @@ impl Reader {
         match (&self.rules, &mut self.index) {
             (Rulebook::File(_), Some(index)) => index.below(cgroup).may_select_below(cgroup),
             (Rulebook::File(policy), None) => policy.may_select_below(cgroup),
+            (Rulebook::Objects(set), _) => set.selecting(workload).any(|object| {
+                let policy = object.policy();
+                policy.may_select_below(cgroup)
+            }),
         }
     }
 

@@ -100,6 +100,7 @@ fn answer(words: &[&str], first: &str) -> String {
                 .join(" "),
             Err(error) => format!("failed {:?}", error.kind()),
         },
+        ["exit"] => std::process::exit(0),
         ["stream", address] => told(stream(address), begun),
         _ => "failed order".to_owned(),
     }

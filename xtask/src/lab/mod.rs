@@ -13,6 +13,7 @@ mod programs;
 mod runc;
 mod source;
 mod sysctls;
+mod test;
 
 use std::{
     env, fs,
@@ -26,6 +27,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
 pub(crate) use runc::Options as RuncOptions;
+pub(crate) use test::run as test;
 
 use crate::{
     command::{self, note, step},
@@ -288,13 +290,23 @@ fn kept_roots() -> Result<Vec<PathBuf>> {
 
 /// A command in the namespaces of the node, as its root and the cluster's administrator.
 fn inside(program: &str) -> Result<Command> {
+    enter_node(program, "--net")
+}
+
+/// As [`inside`], but with the network of what lies outside of the cluster.
+fn beside(program: &str) -> Result<Command> {
+    let namespace = Path::new("/run/netns").join(place::OUTSIDE_NAMESPACE);
+    enter_node(program, &format!("--net={}", namespace.display()))
+}
+
+fn enter_node(program: &str, network: &str) -> Result<Command> {
     let pid = life::node().context("the lab is down: `cargo xtask lab up`")?;
     let mut command = Command::new("nsenter");
     let mut path = place::bin().into_os_string();
     path.push(":/usr/local/sbin:/usr/sbin:/sbin:");
     path.push(env::var_os("PATH").unwrap_or_default());
     command
-        .args(["--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup"])
+        .args(["--mount", "--pid", "--uts", "--ipc", "--cgroup", network])
         .arg(format!("--target={pid}"))
         .arg("--")
         .arg(program)
