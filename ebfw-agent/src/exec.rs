@@ -43,6 +43,7 @@ use crate::{
     metrics::Metrics,
     policy_file::{self, Loaded},
     report::Report,
+    workload::Rulebook,
 };
 
 /// How long the last events may take.
@@ -88,14 +89,16 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         root: cgroup.path().clone(),
         tree: Arc::clone(&tree),
         own: None,
+        pods: None,
+        cluster_dns: None,
     };
     let selects_pods = policy.pod_selector.is_some();
-    let policy = Some(Arc::new(policy));
+    let rules = Some(Rulebook::File(Arc::new(policy)));
     let mut enforcer = Enforcer::load(
         None,
         terms,
         scope,
-        policy,
+        rules,
         Source::Host,
         Arc::clone(&metrics),
     )?;

@@ -9,7 +9,9 @@ mod ci;
 mod command;
 mod demo;
 mod generate;
+mod image;
 mod interrupt;
+mod lab;
 mod lint;
 mod setup;
 mod test;
@@ -50,6 +52,16 @@ enum Task {
     Bench(bench::Options),
     /// Write the generated files, or check that they are current
     Generate(generate::Options),
+    /// Pack the agent as a container image
+    Image(image::Options),
+    /// Start or end a Kubernetes cluster of one node on this machine
+    Lab(lab::Options),
+    #[command(hide = true)]
+    LabEnter,
+    #[command(hide = true)]
+    LabNode,
+    #[command(hide = true)]
+    LabRunc(lab::RuncOptions),
     /// Do what CI does
     Ci,
     /// Run the kernel side's tests on old and new kernels in virtual machines
@@ -58,6 +70,14 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
+        Task::Lab(options) => match lab::run(&options) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Task::LabEnter => lab::enter(),
+        Task::LabNode => lab::become_node(),
+        Task::LabRunc(options) => lab::become_runc(&options),
+        Task::Image(options) => image::run(&options),
         Task::Setup => setup::run(),
         Task::Build(options) => build::run(&options),
         Task::Demo => demo::run(),
