@@ -16,7 +16,7 @@ use crate::{
 /// Which tests.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Options {
-    /// Only these: `k8s` are the tests on a Kubernetes cluster, which it starts and takes away
+    /// Only these: `crd` are those of the custom resources and the chart with an API server alone, `k8s` are the tests on a Kubernetes cluster, which it starts and takes away
     suite: Option<Suite>,
     /// With `k8s`: leave the cluster for another look
     #[arg(long)]
@@ -29,6 +29,8 @@ pub(crate) struct Options {
 /// Tests that are not run with all the others.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Suite {
+    /// The custom resources and the chart, against an API server.
+    Crd,
     /// On a cluster.
     K8s,
 }
@@ -36,6 +38,7 @@ enum Suite {
 /// Builds and runs them.
 pub(crate) fn run(options: &Options) -> Result<()> {
     match options.suite {
+        Some(Suite::Crd) => lab::test_definitions(&options.arguments),
         Some(Suite::K8s) => lab::test(&options.arguments, options.keep),
         None => all(options),
     }

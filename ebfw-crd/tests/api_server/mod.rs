@@ -35,10 +35,7 @@ impl ApiServer {
             program("etcd"),
             program("openssl"),
         ) else {
-            let _ = need::met(
-                false,
-                "kube-apiserver and kubectl (EBFW_LAB_BIN or PATH), etcd and openssl",
-            );
+            let _ = need::found(false, "kube-apiserver, kubectl, etcd and openssl");
             return None;
         };
         let [port, client, peer] = free_ports();

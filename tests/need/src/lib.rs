@@ -4,7 +4,7 @@
 
 mod program;
 
-pub use program::program;
+pub use program::{found, program};
 
 use std::{
     env,

@@ -22,6 +22,25 @@ pub fn program(name: &str, scratch: &Path) -> Option<PathBuf> {
     given(name, scratch).or_else(|| in_path(name))
 }
 
+/// Whether the calling test has the programs that it needs and can run. Where `EBFW_LAB_BIN` promises them they are a need like any other; without it
+/// the test is skipped, loudly, in CI as well: not every machine has a Kubernetes lab.
+///
+/// # Panics
+///
+/// Where they are promised and missing and all tests have to run.
+#[must_use]
+pub fn found(is_found: bool, programs: &str) -> bool {
+    let promised = env::var_os(FOLDER).is_some_and(|folder| !folder.is_empty());
+    if promised {
+        return super::met(is_found, programs);
+    }
+    if !is_found {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        super::not_run(&format!("{test}: needs {programs} ({FOLDER} or PATH)"));
+    }
+    is_found
+}
+
 fn given(name: &str, scratch: &Path) -> Option<PathBuf> {
     let folder = PathBuf::from(env::var_os(FOLDER).filter(|folder| !folder.is_empty())?);
     // Tests run in the folder of their package, people name folders as seen from the workspace.

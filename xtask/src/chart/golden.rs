@@ -21,7 +21,7 @@ impl Helm {
     fn find() -> Option<Self> {
         let scratch = tempfile::tempdir().unwrap();
         let program = need::program("helm", scratch.path());
-        let _ = need::met(program.is_some(), "helm (in PATH or EBFW_LAB_BIN)");
+        let _ = need::found(program.is_some(), "helm");
         Some(Self {
             program: program?,
             _scratch: scratch,

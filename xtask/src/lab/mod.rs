@@ -4,6 +4,7 @@
 mod certificates;
 mod cgroups;
 mod configuration;
+mod definitions;
 mod images;
 mod life;
 mod network;
@@ -26,6 +27,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
+pub(crate) use definitions::run as test_definitions;
 pub(crate) use runc::Options as RuncOptions;
 pub(crate) use test::run as test;
 

@@ -42,9 +42,14 @@ pub(super) fn show() -> Result<()> {
 
 /// Puts the programs into `folder`, under their own names.
 pub(super) fn provide(folder: &Path) -> Result<()> {
+    provide_some(folder, &PROGRAMS)
+}
+
+/// Puts those of [`PROGRAMS`] that `wanted` names into `folder`, under their own names.
+pub(super) fn provide_some(folder: &Path, wanted: &[&str]) -> Result<()> {
     step("programs of the cluster");
     fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
-    for name in PROGRAMS {
+    for name in wanted {
         link(&program(name)?, &folder.join(name))?;
     }
     for name in KUBERNETES {
