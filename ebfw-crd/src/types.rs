@@ -1,5 +1,10 @@
 //! The two kinds. Their comments are what `kubectl explain` prints.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each column of the table has a type of its own, which clippy takes for one said twice"
+)]
+
 use ebfw_policy::spec::{DefaultAction, DomainMatchSpec, LabelSelector, QuicSpec, RuleSpec};
 use kube::CustomResource;
 use schemars::JsonSchema;

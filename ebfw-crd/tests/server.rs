@@ -9,6 +9,8 @@
 mod api_server;
 mod support;
 
+use std::process::Command;
+
 use api_server::ApiServer;
 use ebfw_crd::schema;
 use ebfw_policy::object::Kind;
@@ -39,6 +41,7 @@ fn the_api_server_agrees() {
     every_field_is_explained(&server);
     the_status_is_its_own_resource(&server);
     the_chart_is_accepted(&server);
+    helm_upgrades_the_definitions_and_leaves_them(&server);
 }
 
 fn each_case(server: &ApiServer) {
@@ -152,4 +155,52 @@ fn the_chart_is_accepted(server: &ApiServer) {
         seen += 1;
     }
     assert!(seen > 0, "no rendering in {folder}");
+}
+
+/// What Helm itself never does with a chart's `crds` folder.
+fn helm_upgrades_the_definitions_and_leaves_them(server: &ApiServer) {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(helm) = ebfw_test_need::program("helm", scratch.path()) else {
+        let _ = ebfw_test_need::found(false, "helm");
+        return;
+    };
+    let chart = scratch.path().join("ebfw");
+    let original = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/ebfw");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(original)
+        .arg(&chart)
+        .status();
+    assert!(copied.unwrap().success(), "the chart is copied");
+    let helm = |arguments: &[&str]| server.helm(&helm, arguments);
+    let chart_path = chart.to_str().unwrap();
+    // The definitions are there already, from kubectl: the release takes them over.
+    helm(&[
+        "install",
+        "ebfw",
+        chart_path,
+        "--namespace=ebfw-system",
+        "--take-ownership",
+    ])
+    .unwrap();
+    server.kubectl(&["get", "egp", "seen"], "").unwrap();
+    let template = chart.join("templates/crds/egresspolicies.yaml");
+    let newer = std::fs::read_to_string(&template)
+        .unwrap()
+        .replace("maxItems: 512", "maxItems: 511");
+    assert!(newer.contains("maxItems: 511"));
+    std::fs::write(&template, newer).unwrap();
+    helm(&["upgrade", "ebfw", chart_path, "--namespace=ebfw-system"]).unwrap();
+    let definition = server.kubectl(
+        &["get", "crd", "egresspolicies.ebfw.dvrkn.com", "-o", "yaml"],
+        "",
+    );
+    assert!(definition.unwrap().contains("maxItems: 511"), "upgraded");
+    helm(&["uninstall", "ebfw", "--namespace=ebfw-system"]).unwrap();
+    server.kubectl(&["get", "egp", "seen"], "").unwrap();
+    assert!(
+        server
+            .kubectl(&["-n", "ebfw-system", "get", "daemonset", "ebfw"], "")
+            .is_err()
+    );
 }

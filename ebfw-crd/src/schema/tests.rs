@@ -79,3 +79,25 @@ fn enum_values_are_explained_with_their_field() {
     assert!(text.contains("Glob when absent"), "{text}");
     assert!(text.contains("Suffix: Both mean the name"), "{text}");
 }
+
+#[test]
+fn the_kinds_have_the_fields_of_a_policy_file_and_their_own() {
+    let names = |schema: &Value| -> Vec<String> {
+        let fields = schema["properties"].as_object().unwrap();
+        let mut names: Vec<String> = fields.keys().cloned().collect();
+        names.sort();
+        names
+    };
+    let file = ebfw_policy::spec::schema();
+    for (kind, own) in [
+        (Kind::EgressPolicy, &["priority"][..]),
+        (Kind::ClusterEgressPolicy, &["priority", "scope"]),
+    ] {
+        let mut definition = definition(kind);
+        let spec = &schema_mut(&mut definition)["properties"]["spec"];
+        let mut wanted = names(&file);
+        wanted.extend(own.iter().map(|name| (*name).to_owned()));
+        wanted.sort();
+        assert_eq!(names(spec), wanted, "{kind:?}");
+    }
+}

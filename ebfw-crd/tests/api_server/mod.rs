@@ -153,6 +153,31 @@ impl ApiServer {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
     }
+
+    /// What Helm says, or its complaint.
+    pub(crate) fn helm(&self, program: &Path, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(program)
+            .args([
+                "--kube-apiserver",
+                &format!("https://127.0.0.1:{}", self.port),
+            ])
+            .args([
+                "--kube-token",
+                TOKEN,
+                "--kube-insecure-skip-tls-verify",
+                "--kubeconfig",
+                "/dev/null",
+            ])
+            .args(arguments)
+            .env("HOME", self.folder.path())
+            .output()
+            .unwrap();
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
 }
 
 impl Drop for ApiServer {

@@ -77,9 +77,10 @@ impl Check<'_, '_> {
         let scope = scope
             .and_then(|node| self.choice(node, &[("Pods", Scope::Pods), ("Node", Scope::Node)]))
             .unwrap_or_default();
-        if let (Scope::Node, Some(node), Some(Selector { .. })) =
-            (scope, selector, &policy.pod_selector)
-            && policy.pod_selector != Some(Selector::default())
+        let some_pods = |selector: &Selector| *selector != Selector::default();
+        if let Some(node) = selector
+            && scope == Scope::Node
+            && policy.pod_selector.as_ref().is_some_and(some_pods)
         {
             let hint =
                 "write `podSelector: {}`, or leave `scope` out to govern these pods".to_owned();
@@ -114,5 +115,22 @@ impl Check<'_, '_> {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::POLICY_FIELDS;
+
+    #[test]
+    fn an_object_has_the_fields_of_a_file_first() {
+        let count = POLICY_FIELDS.len();
+        assert_eq!(NAMESPACED_FIELDS[..count], POLICY_FIELDS);
+        assert_eq!(CLUSTER_FIELDS[..count], POLICY_FIELDS);
+        assert_eq!(
+            POLICY_FIELDS[1], "podSelector",
+            "it is looked at by its place"
+        );
     }
 }

@@ -43,6 +43,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Whether policies are read from the cluster: "true" or nothing. */}}
+{{- define "ebfw.objects" -}}
+{{- if and (eq .Values.policy.source "crd") (ne .Values.mode "off") -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* The filter file of the agent. */}}
 {{- define "ebfw.filter" -}}
 {{- $dns := dict "learnSpecial" .Values.dns.learnSpecial -}}
