@@ -74,7 +74,8 @@ impl Cluster {
             .arg(chart)
             .args(["--namespace", SYSTEM, "--create-namespace"])
             .args(["--wait", "--timeout=120s"])
-            .args(["--set", &image, "--set", "mode=enforce,metrics.port=9487"])
+            .args(["--set", &image, "--set", "mode=enforce"])
+            .args(["--set-json", "events.exclude={\"cidrs\":[],\"domainSuffixes\":[]}"])
             .args(values);
         let output = helm.output().expect("helm starts");
         assert!(

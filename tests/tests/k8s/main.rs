@@ -4,6 +4,7 @@
 
 mod cluster;
 mod enforcement;
+mod fleet;
 mod identity;
 mod outage;
 mod pod;
