@@ -44,6 +44,7 @@ use crate::{
     metrics::Metrics,
     policy_file::{self, Loaded},
     report::Report,
+    workload::Rulebook,
 };
 
 /// How long the last events may take.
@@ -92,14 +93,16 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         own: None,
         // The command's own cgroup has no services.
         services: Vec::new(),
+        pods: None,
+        cluster_dns: None,
     };
     let selects_pods = policy.pod_selector.is_some();
-    let policy = Some(Arc::new(policy));
+    let rules = Some(Rulebook::File(Arc::new(policy)));
     let mut enforcer = Enforcer::load(
         None,
         terms,
         scope,
-        policy,
+        rules,
         Source::Host,
         Arc::clone(&metrics),
     )?;

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod detach;
@@ -13,8 +14,12 @@ pub mod host;
 pub mod input;
 pub mod metrics;
 pub mod names;
+pub mod pods;
 pub mod policy_file;
+pub mod policy_objects;
 pub mod report;
 pub mod run;
+pub mod source;
+pub mod status;
 pub mod telemetry;
 pub mod workload;

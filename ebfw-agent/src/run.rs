@@ -3,19 +3,21 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use ebfw_policy::policy::Policy;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
     task::JoinHandle,
 };
 
 use crate::{
     answers,
-    config::{Config, Enforcement, OnExit, Output, Pinning},
+    cluster::{Cluster, Unreachable},
+    config::{Config, Enforcement, OnExit, Output, Pinning, PolicyOrigin},
     datapath::{self, Ring},
     enforcer::{Enforcer, Scope, Terms},
     events::{
-        Filter,
+        Filter, Printable,
+        attribute::NodeWorkloads,
         pipeline::{self, Intake, Stages},
         sink::{Format, Lines},
     },
@@ -26,11 +28,18 @@ use crate::{
         tree::Tree,
     },
     metrics::{Listener, Metrics, Readiness, Reload, Server},
-    policy_file::{Loaded, PolicyFile, Update},
+    pods::{
+        Pods,
+        layout::{self, Place},
+    },
+    source::{News, Rules, Source},
+    status::Digest,
 };
 
 /// How long the last events may take to get out at the end.
 const DRAIN: Duration = Duration::from_millis(1500);
+/// How long the start waits for the pods of the node where nothing is in force yet.
+const HEAR_OF_PODS_WITHIN: Duration = Duration::from_secs(10);
 /// How often what happened to denied sockets is added to the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,8 +55,12 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         // Before anything else: who is told to stop while it starts, or the moment it is ready, ends in good order too.
-        let stop = Stop::listen()?;
-        let agent = Agent::start(config).await?;
+        let mut stop = Stop::listen()?;
+        // A start may have to wait for the API server; until it is through, nothing has changed that would have to be put in order.
+        let agent = tokio::select! {
+            agent = Agent::start(config) => agent?,
+            () = stop.told() => return Ok(()),
+        };
         agent.serve(stop).await
     })
 }
@@ -65,19 +78,21 @@ impl Stop {
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
-}
 
-/// How the programs run, under which policy, and where the next one comes from.
-struct Source {
-    terms: Terms,
-    policy: Option<Arc<Policy>>,
-    file: Option<PolicyFile>,
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 struct Agent<'a> {
     config: &'a Config,
     _seclusion: Option<Seclusion>,
-    file: Option<PolicyFile>,
+    source: Option<Source>,
+    /// What of the cluster's objects is in force.
+    programmed: watch::Sender<Option<Digest>>,
     enforcer: Enforcer,
     events: Ring,
     names: Ring,
@@ -103,11 +118,7 @@ impl<'a> Agent<'a> {
         let hierarchy = able.hierarchy;
         let lock = pin.map(PinLock::take).transpose()?;
         let root = hierarchy.resolve(config.cgroup.as_deref().and_then(Path::to_str))?;
-        let Source {
-            terms,
-            policy,
-            file,
-        } = source(config)?;
+        let terms = terms(config);
         let metrics = Arc::new(Metrics::new(terms.event_mode()));
         let readiness = Readiness::new();
         let attached = readiness.pending("programs attached");
@@ -125,24 +136,57 @@ impl<'a> Agent<'a> {
         let own = seclusion
             .as_ref()
             .and_then(|seclusion| hierarchy.id(seclusion.path()).ok());
+        let cluster = cluster(config).map(|cluster| cluster.with_pod(own_pod(&hierarchy)));
+        let mut pods = cluster.as_ref().map(Cluster::pods);
+        let file = match &config.enforcement {
+            Enforcement::Policy {
+                source: PolicyOrigin::File(file),
+                ..
+            } => Some(Source::file(file)?),
+            Enforcement::Policy { .. } | Enforcement::Off => None,
+        };
         let scope = Scope {
             hierarchy,
             root: root.clone(),
             tree: Arc::clone(&tree),
             own,
             services: config.dns.local_resolvers.clone(),
+            pods: pods.clone(),
+            cluster_dns: cluster.as_ref().map(Cluster::resolvers),
         };
-        let rules = policy.as_ref().map_or(0, |policy| policy.rules.len());
         let mut enforcer = Enforcer::load(
             pin,
             terms,
             scope,
-            policy,
+            None,
             config.dns.source(),
             Arc::clone(&metrics),
         )?;
+        // Before the API server is asked: the agent may be in a pod that is closed.
+        enforcer.exempt_own()?;
+        let first = match (&config.enforcement, file) {
+            (_, Some(file)) => Some(file),
+            (
+                Enforcement::Policy {
+                    source: PolicyOrigin::Objects { fallback },
+                    ..
+                },
+                None,
+            ) => Some(Source::objects(fallback.as_deref(), cluster.as_ref()).await?),
+            (Enforcement::Policy { .. } | Enforcement::Off, None) => None,
+        };
+        let (source, rules) = first.unzip();
+        hear_of_pods(pods.as_mut(), enforcer.adopted()).await;
+        let mut count = 0;
+        let mut versions = None;
+        if let Some(rules) = rules {
+            count = rules.book.len();
+            versions = rules.digest();
+            tracing::info!(rules = count, "policy loaded: {}", rules.origin);
+            enforcer.govern(rules.book)?;
+        }
         enforcer.enforce().await?;
-        metrics.set_policy_rules(rules);
+        metrics.set_policy_rules(count);
         loaded.ready();
         tracing::info!(
             resolvers = enforcer.resolvers(),
@@ -159,7 +203,11 @@ impl<'a> Agent<'a> {
         };
         let (intake, raw) = pipeline::queue(pipeline::QUEUE, Arc::clone(&metrics));
         let stages = Stages {
-            workloads: tree,
+            workloads: NodeWorkloads {
+                tree,
+                pods,
+                node: config.node_name.as_deref().map(printable),
+            },
             rules: enforcer.rule_names(),
             filter: Filter::new(
                 config.exclude.cidrs.clone(),
@@ -177,6 +225,12 @@ impl<'a> Agent<'a> {
         let reading = tokio::spawn(reader.run(answers, move |event| told.offer_name(event)));
         enforcer.attach()?;
         attached.ready();
+        let (programmed, reports) = watch::channel(versions);
+        if let (Some(cluster), Some(policies)) =
+            (&cluster, source.as_ref().and_then(Source::policies))
+        {
+            cluster.report(policies, reports);
+        }
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -190,7 +244,8 @@ impl<'a> Agent<'a> {
         Ok(Self {
             config,
             _seclusion: seclusion,
-            file,
+            source,
+            programmed,
             enforcer,
             events,
             names,
@@ -208,13 +263,12 @@ impl<'a> Agent<'a> {
         let mut tick = tokio::time::interval(COUNT_EVERY);
         loop {
             tokio::select! {
-                _ = stop.terminate.recv() => break,
-                _ = stop.interrupt.recv() => break,
+                () = stop.told() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
                 done = self.names.drain(|bytes| self.intake.offer_name(bytes)) => done.context("failed to read events about names")?,
                 done = self.claims.drain(|bytes| self.intake.offer_claim(bytes)) => done.context("failed to read events about claims")?,
                 demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
-                update = next_update(&mut self.file) => self.reload(update),
+                news = next_news(&mut self.source) => self.reload(news),
                 ended = &mut self.reading => {
                     ended.context("the reader of answers broke")?.context("failed to read answers")?;
                 }
@@ -224,9 +278,9 @@ impl<'a> Agent<'a> {
         self.stop().await
     }
 
-    fn reload(&mut self, update: Update) {
-        let Loaded { policy, digest } = match update {
-            Ok(loaded) => loaded,
+    fn reload(&mut self, news: News) {
+        let rules = match news {
+            Ok(rules) => rules,
             Err(rejected) => {
                 tracing::error!(
                     "the policy file is refused, the last good policy stays in force\n{rejected}"
@@ -234,10 +288,14 @@ impl<'a> Agent<'a> {
                 return self.metrics.reloaded(Reload::Refused);
             }
         };
-        let rules = policy.rules.len();
-        match self.enforcer.replace(Arc::new(policy)) {
+        let digest = rules.digest();
+        let Rules { book, origin, .. } = rules;
+        let rules = book.len();
+        match self.enforcer.replace(book) {
             Ok(()) => {
-                tracing::info!(rules, %digest, "policy reloaded");
+                tracing::info!(rules, "policy reloaded: {origin}");
+                // Nobody listens where the rules come from a file.
+                let _ = self.programmed.send(digest);
                 self.metrics.set_policy_rules(rules);
                 self.metrics.reloaded(Reload::Applied);
             }
@@ -279,37 +337,71 @@ impl<'a> Agent<'a> {
     }
 }
 
-/// How the configuration wants the programs to run, and the policy to begin with.
-fn source(config: &Config) -> anyhow::Result<Source> {
-    let unknown = config.unknown_workload;
-    let learn_special = config.dns.learn_special;
-    let inspect = config.inspect.kernel();
-    let Enforcement::Policy { mode, file } = &config.enforcement else {
-        return Ok(Source {
-            terms: Terms {
-                mode: None,
-                unknown,
-                learn_special,
-                inspect,
-            },
-            policy: None,
-            file: None,
-        });
-    };
-    let (first, watch) =
-        PolicyFile::open(file).with_context(|| format!("failed to watch {}", file.display()))?;
-    let Loaded { policy, digest } = first?;
-    tracing::info!(rules = policy.rules.len(), %digest, "policy loaded from {}", file.display());
-    Ok(Source {
-        terms: Terms {
-            mode: Some(*mode),
-            unknown,
-            learn_special,
-            inspect,
+/// How the configuration wants the programs to run.
+fn terms(config: &Config) -> Terms {
+    Terms {
+        mode: match &config.enforcement {
+            Enforcement::Off => None,
+            Enforcement::Policy { mode, .. } => Some(*mode),
         },
-        policy: Some(Arc::new(policy)),
-        file: Some(watch),
-    })
+        unknown: config.unknown_workload,
+        learn_special: config.dns.learn_special,
+        inspect: config.inspect.kernel(),
+    }
+}
+
+/// Waits until the pods of the node are known, so that those that run are not cut off while they are asked for. Where an earlier agent's
+/// state is in force, it stays until then; else what is not known after a while is closed.
+async fn hear_of_pods(pods: Option<&mut watch::Receiver<Pods>>, adopted: bool) {
+    let Some(pods) = pods else {
+        return;
+    };
+    let mut pods = pods.clone();
+    let synced = pods.wait_for(Pods::is_synced);
+    if adopted {
+        // An error means that the watch has ended: nobody will ever tell.
+        let _ = synced.await;
+    } else if tokio::time::timeout(HEAR_OF_PODS_WITHIN, synced)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "the API server has not told of this node's pods: they are closed until it does"
+        );
+    }
+}
+
+/// The cluster that the node belongs to, where the agent runs in a pod and knows the node's name.
+fn cluster(config: &Config) -> Option<Cluster> {
+    match Cluster::of_pod(config.node_name.as_deref().unwrap_or_default()) {
+        Ok(cluster) if config.node_name.is_some() => {
+            tracing::info!("in a cluster: pods are known by name");
+            Some(cluster)
+        }
+        Ok(_) => {
+            tracing::warn!(
+                "in a cluster, but the node's name is not known: set EBFW_NODE_NAME from `spec.nodeName`, or no rule can select pods"
+            );
+            None
+        }
+        Err(Unreachable::NotInCluster(_)) => None,
+        Err(error) => {
+            tracing::error!("{error}; pods are not known by name");
+            None
+        }
+    }
+}
+
+/// The uid of the agent's own pod, as its cgroup says.
+fn own_pod(hierarchy: &Hierarchy) -> Option<String> {
+    match layout::place(&hierarchy.own().ok()?) {
+        Place::Pod(pod) | Place::Inside(pod, _) => Some(pod.uid),
+        Place::Elsewhere | Place::Root | Place::Strange => None,
+    }
+}
+
+fn printable(text: &str) -> Printable {
+    Printable::from_bytes(text.as_bytes())
 }
 
 /// Sees to it that the agent is alone in its cgroup, where it runs below the governed one: then its connections can be told from others'.
@@ -327,13 +419,9 @@ fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
     }
 }
 
-async fn next_update(file: &mut Option<PolicyFile>) -> Update {
-    let update = match file {
-        Some(file) => file.next().await,
-        None => None,
-    };
-    match update {
-        Some(update) => update,
+async fn next_news(source: &mut Option<Source>) -> News {
+    match source {
+        Some(source) => source.next().await,
         None => std::future::pending().await,
     }
 }

@@ -1,8 +1,9 @@
 //! Workloads: which cgroups the kernel has to know, and which ruleset each of them gets.
 //!
-//! Pure: the policy and the cgroups that exist go in, the desired state comes out; applying the difference is the datapath's part.
+//! Pure: the policy, the pods and the cgroups that exist go in, the desired state comes out; applying the difference is the datapath's part.
 
 mod index;
+mod rulebook;
 mod shared_names;
 
 use std::{
@@ -13,16 +14,22 @@ use std::{
 use ebfw_common::abi::MAX_CGROUP_DEPTH;
 use ebfw_policy::{
     cgroup::CgroupPath as PolicyPath,
-    policy::Policy,
+    policy::{Action, Policy},
     ruleset::{Ruleset, TooManyRules},
-    workload::Workload,
+    workload::{PodFacts, Workload},
 };
 
-use self::index::Index;
-pub use self::shared_names::SharedNames;
-use crate::host::{
-    cgroup::{CgroupId, CgroupPath},
-    tree::Cgroups,
+use self::rulebook::Reader;
+pub use self::{rulebook::Rulebook, shared_names::SharedNames};
+use crate::{
+    host::{
+        cgroup::{CgroupId, CgroupPath},
+        tree::Cgroups,
+    },
+    pods::{
+        Pods,
+        layout::{self, Place},
+    },
 };
 
 /// What the kernel should know.
@@ -32,6 +39,8 @@ pub struct Desired {
     pub entries: BTreeMap<CgroupId, Standing>,
     /// Cgroups to which more rules apply than the kernel can hold. They have no entry and stay pending: closed.
     pub oversized: Vec<(CgroupPath, TooManyRules)>,
+    /// How many cgroups are of pods that are not known yet: they have no entry and stay pending.
+    pub pending: usize,
 }
 
 /// How a cgroup and what lies below it are treated.
@@ -58,26 +67,51 @@ pub enum Posture {
 /// selection and not one for every cgroup of the host.
 #[derive(Debug)]
 pub struct Planner {
-    policy: Arc<Policy>,
-    index: Option<Index>,
-    said: HashMap<CgroupPath, Result<Standing, TooManyRules>>,
+    reader: Reader,
+    said: HashMap<CgroupPath, Said>,
     shared: Shared,
 }
 
+/// What the policy said about a cgroup.
+#[derive(Clone, Debug)]
+struct Said {
+    /// As part of this pod.
+    pod: Option<Arc<PodFacts>>,
+    standing: Result<Standing, TooManyRules>,
+}
+
+/// Whose cgroup it is, as far as the policy can tell pods apart.
+enum Whose<'a> {
+    /// The node's.
+    Node,
+    /// Above pods.
+    Root,
+    /// A known pod's; `true` for the pod's own cgroup.
+    Pod(&'a Arc<PodFacts>, bool),
+    /// A pod's that is not known yet, or below a root and of no kind that is known.
+    Unknown,
+}
+
 impl Planner {
-    /// Under `policy`.
+    /// Under these rules.
     #[must_use]
-    pub fn new(policy: Arc<Policy>) -> Self {
+    pub fn new(rules: Rulebook) -> Self {
         Self {
-            index: Index::new(&policy),
-            policy,
+            reader: Reader::new(rules),
             said: HashMap::new(),
             shared: Shared::default(),
         }
     }
 
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &Rulebook {
+        self.reader.rules()
+    }
+
     /// The desired state for the cgroups below `root`, the root included. `own`: the agent's own cgroup, exempt with all below it,
-    /// unless it is the root itself, or above it: then nothing is exempt.
+    /// unless it is the root itself, or above it: then nothing is exempt. `pods`: the pods of the node; `None` where nobody knows of pods,
+    /// so that no cgroup is a pod's.
     ///
     /// # Errors
     /// More rules apply to the root, and so to everything, than the kernel can hold.
@@ -86,7 +120,9 @@ impl Planner {
         tree: &Cgroups,
         root: &CgroupPath,
         own: Option<CgroupId>,
+        pods: Option<&Pods>,
     ) -> Result<Desired, TooManyRules> {
+        let pods = pods.filter(|_| self.reader.tells_pods_apart());
         let below = tree.iter().filter(|(_, path)| path.is_within(root));
         let mut by_path: Vec<(&CgroupPath, CgroupId)> =
             below.map(|(id, path)| (path, *id)).collect();
@@ -95,55 +131,72 @@ impl Planner {
         let mut plan = Plan::default();
         // Sorted, a cgroup comes after its ancestors: components are compared one by one.
         for (path, id) in by_path {
-            let mut said = || self.said(path, &mut before);
+            let whose = whose(path, pods);
             if path == root {
-                plan.enter(path, id, said()?);
+                plan.enter(path, id, self.said(path, &whose, &mut before)?);
             } else {
-                plan.place(path, id, own == Some(id), said);
+                plan.place(path, id, own == Some(id), &whose, || {
+                    self.said(path, &whose, &mut before)
+                });
             }
         }
         // What no cgroup of this tree uses any more is forgotten.
         drop(before);
-        if let Some(index) = &mut self.index {
-            index.forget();
-        }
+        self.reader.forget();
         self.shared
             .0
             .retain(|_, ruleset| Arc::strong_count(ruleset) > 1);
         Ok(plan.desired)
     }
 
-    /// What the policy says about a cgroup: as it said `before`, or asked now.
+    /// What the policy says about a cgroup: as it said `before` about the same pod, or asked now.
     fn said(
         &mut self,
         path: &CgroupPath,
-        before: &mut HashMap<CgroupPath, Result<Standing, TooManyRules>>,
+        whose: &Whose<'_>,
+        before: &mut HashMap<CgroupPath, Said>,
     ) -> Result<Standing, TooManyRules> {
-        let known = before.remove_entry(path);
-        let (path, said) = known.unwrap_or_else(|| (path.clone(), self.standing(path)));
-        self.said.insert(path, said.clone());
-        said
+        let pod = match whose {
+            Whose::Pod(pod, _) => Some(*pod),
+            Whose::Node | Whose::Root | Whose::Unknown => None,
+        };
+        let known = before
+            .remove_entry(path)
+            .filter(|(_, said)| said.pod.as_ref().map(Arc::as_ptr) == pod.map(Arc::as_ptr));
+        let (path, said) = known.unwrap_or_else(|| {
+            let said = Said {
+                pod: pod.cloned(),
+                standing: self.standing(path, pod),
+            };
+            (path.clone(), said)
+        });
+        let mut standing = said.standing.clone();
+        self.said.insert(path, said);
+        if let (Ok(standing), Whose::Root) = (&mut standing, whose) {
+            // Every cgroup that appears here could be a pod.
+            standing.open = true;
+        }
+        standing
     }
 
-    fn standing(&mut self, path: &CgroupPath) -> Result<Standing, TooManyRules> {
-        let cgroup = PolicyPath::new(&path.text());
+    fn standing(
+        &mut self,
+        path: &CgroupPath,
+        pod: Option<&Arc<PodFacts>>,
+    ) -> Result<Standing, TooManyRules> {
+        let workload = Workload {
+            pod: pod.map(|pod| PodFacts::clone(pod)),
+            cgroup: PolicyPath::new(&path.text()),
+        };
         // What lies deeper than the kernel looks belongs to its ancestor, so that nothing below can be waited for.
         let looks_below = path.depth() < MAX_CGROUP_DEPTH as usize;
-        let (about, below) = match (&mut self.index, &cgroup) {
-            (Some(index), Some(cgroup)) => {
-                (Arc::new(index.about(cgroup)), Arc::new(index.below(cgroup)))
-            }
-            _ => (Arc::clone(&self.policy), Arc::clone(&self.policy)),
-        };
-        let may_differ = |cgroup| below.may_select_below(cgroup);
-        let open = looks_below && cgroup.as_ref().is_some_and(may_differ);
-        let workload = Workload { pod: None, cgroup };
-        Ok(match about.select(&workload)? {
+        let open = looks_below && self.reader.may_differ_below(&workload);
+        Ok(match self.reader.select(&workload)? {
             Some(ruleset) => Standing {
                 posture: Posture::Governed(self.shared.intern(ruleset)),
                 open,
             },
-            // A policy that does not govern this process without a pod governs none below either.
+            // A policy that does not govern this process governs none below either, but for pods, which have roots of their own.
             None => Standing {
                 posture: Posture::Ungoverned,
                 open: false,
@@ -152,7 +205,27 @@ impl Planner {
     }
 }
 
-/// The desired state for one tree: [`Planner::desired`] without a memory.
+fn whose<'a>(path: &CgroupPath, pods: Option<&'a Pods>) -> Whose<'a> {
+    let Some(pods) = pods else {
+        return Whose::Node;
+    };
+    let of = |uid: &str, own| {
+        pods.get(uid)
+            .map_or(Whose::Unknown, |pod| Whose::Pod(pod, own))
+    };
+    match layout::place(path) {
+        Place::Elsewhere => Whose::Node,
+        Place::Root => Whose::Root,
+        Place::Strange => Whose::Unknown,
+        Place::Pod(pod) => of(&pod.uid, true),
+        Place::Inside(pod, _) => {
+            let own = layout::pod_cgroup(path).is_some_and(|cgroup| cgroup == *path);
+            of(&pod.uid, own)
+        }
+    }
+}
+
+/// The desired state for one tree without pods: [`Planner::desired`] without a memory.
 ///
 /// # Errors
 /// More rules apply to the root, and so to everything, than the kernel can hold.
@@ -162,7 +235,7 @@ pub fn desired(
     root: &CgroupPath,
     own: Option<CgroupId>,
 ) -> Result<Desired, TooManyRules> {
-    Planner::new(Arc::new(policy.clone())).desired(tree, root, own)
+    Planner::new(Rulebook::File(Arc::new(policy.clone()))).desired(tree, root, own, None)
 }
 
 /// The state of one computation.
@@ -180,6 +253,7 @@ impl<'a> Plan<'a> {
         path: &'a CgroupPath,
         id: CgroupId,
         own: bool,
+        whose: &Whose<'_>,
         said: impl FnOnce() -> Result<Standing, TooManyRules>,
     ) {
         let Some(above) = self.above(path) else {
@@ -200,9 +274,17 @@ impl<'a> Plan<'a> {
                 },
             );
         }
-        // Below what is not open every cgroup has the rules of its ancestor.
-        if !open {
-            return;
+        match whose {
+            // Until it is known it has no entry, and is pending.
+            Whose::Unknown => {
+                self.desired.pending += 1;
+                return;
+            }
+            // Pods begin here, whatever the rules say about the node.
+            Whose::Root | Whose::Pod(_, true) => {}
+            // Below what is not open every cgroup has the rules of its ancestor.
+            Whose::Node | Whose::Pod(_, false) if !open => return,
+            Whose::Node | Whose::Pod(_, false) => {}
         }
         match said() {
             Ok(standing) => self.enter(path, id, standing),
@@ -227,15 +309,18 @@ impl<'a> Plan<'a> {
 /// Rulesets that were met already, by the rules they consist of. A policy hands out the same allocations each time, and two of its
 /// rules that say the same select the same cgroups, so that this finds every equal ruleset without comparing contents.
 #[derive(Debug, Default)]
-struct Shared(HashMap<Vec<usize>, Arc<Ruleset>>);
+struct Shared(HashMap<(Vec<usize>, Action, bool), Arc<Ruleset>>);
 
 impl Shared {
     fn intern(&mut self, ruleset: Ruleset) -> Arc<Ruleset> {
         let rules = ruleset.rules.iter().map(|rule| Arc::as_ptr(rule).addr());
-        let shared = self.0.entry(rules.collect());
+        let key = (rules.collect(), ruleset.default, ruleset.govern_loopback);
+        let shared = self.0.entry(key);
         Arc::clone(shared.or_insert_with(|| Arc::new(ruleset)))
     }
 }
 
+#[cfg(test)]
+mod pod_tests;
 #[cfg(test)]
 mod tests;

@@ -79,7 +79,7 @@ fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
         .envs([
             ("EBFW_OUTPUT", "xml"),
             ("EBFW_POLCY", "p"),
-            ("EBFW_POLICY_SOURCE", "crd"),
+            ("EBFW_POLICY_SOURCE", "crds"),
         ])
         .output()
         .unwrap()
@@ -91,8 +91,7 @@ fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
          ebfw: EBFW_OUTPUT=xml is not valid, allowed: text, json\n\
          ebfw: --inspect-body=maybe is not valid, allowed: true, false, 1, 0, t, f, yes, no, on, off\n\
          ebfw: --metrics-addr=9090 is not valid, allowed: :PORT, IPV4:PORT, [IPV6]:PORT, localhost:PORT, or empty to disable\n\
-         ebfw: EBFW_POLICY_SOURCE=crd: this build has no CRD source; \
-         set EBFW_POLICY_SOURCE=file and name a policy file with EBFW_POLICY or --policy\n"
+         ebfw: EBFW_POLICY_SOURCE=crds is not valid, allowed: file, crd\n"
     );
 }
 

@@ -3,19 +3,26 @@
 //! The walk never stops at an error: what is wrong is reported and left out, and the policy is handed over only if nothing was.
 
 mod field;
+mod manifest;
+mod object;
 mod pod;
 mod rule;
 mod value;
 
-pub(crate) use self::{field::did_you_mean, value::protocols};
+pub use self::manifest::{Manifests, Violation, is_manifest, parse_manifests};
+pub(crate) use self::{field::did_you_mean, object::parse_object, value::protocols};
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
-    diagnostics::{Code, Diagnostic, Diagnostics, Place},
+    diagnostics::{Code, Diagnostic, Diagnostics},
     domain::DomainMatch,
+    object::ObjectId,
     policy::{Action, AnyOf, MAX_RULES, Policy, Quic, Rule},
-    yaml::{self, NodeId, Tree, Value},
+    yaml::{self, Documents, NodeId, Tree, Value},
 };
 
 /// Fields of a policy file.
@@ -35,20 +42,14 @@ pub(crate) const POLICY_FIELDS: [&str; 7] = [
 /// Every error of the file, in the order of their places.
 pub fn parse_policy(source: &str) -> Result<Policy, Diagnostics> {
     let mut problems = Vec::new();
-    let tree = match yaml::read(source, &mut problems) {
+    let tree = match yaml::read(source, Documents::One, &mut problems) {
         Ok(tree) => tree,
         Err(error) => {
             problems.push(error);
             return Err(Diagnostics::new(problems));
         }
     };
-    let mut check = Check {
-        tree: &tree,
-        problems,
-        more: 0,
-        domain_match: DomainMatch::Glob,
-        strict_l7: false,
-    };
+    let mut check = Check::new(&tree, problems);
     let policy = check.policy(tree.root());
     match policy {
         Some(policy) if check.problems.is_empty() => Ok(policy),
@@ -60,13 +61,39 @@ pub fn parse_policy(source: &str) -> Result<Policy, Diagnostics> {
 struct Check<'t, 'a> {
     tree: &'t Tree<'a>,
     problems: Vec<Diagnostic>,
+    /// Of each problem the node that it is about.
+    about: Vec<Option<NodeId>>,
     more: usize,
     domain_match: DomainMatch,
     strict_l7: bool,
+    /// The object that is read, if it is none of a policy file.
+    object: Option<ObjectId>,
+}
+
+/// The values of [`POLICY_FIELDS`].
+type PolicyFields = [Option<NodeId>; POLICY_FIELDS.len()];
+
+impl<'t, 'a> Check<'t, 'a> {
+    fn new(tree: &'t Tree<'a>, problems: Vec<Diagnostic>) -> Self {
+        Self {
+            tree,
+            about: vec![None; problems.len()],
+            problems,
+            more: 0,
+            domain_match: DomainMatch::Glob,
+            strict_l7: false,
+            object: None,
+        }
+    }
 }
 
 impl Check<'_, '_> {
     fn policy(&mut self, root: NodeId) -> Option<Policy> {
+        let fields = self.fields(root, "a policy", POLICY_FIELDS)?;
+        Some(self.policy_of(fields))
+    }
+
+    fn policy_of(&mut self, fields: PolicyFields) -> Policy {
         let [
             default_action,
             pod_selector,
@@ -75,7 +102,7 @@ impl Check<'_, '_> {
             strict_l7,
             quic,
             govern_loopback,
-        ] = self.fields(root, "a policy", POLICY_FIELDS)?;
+        ] = fields;
         self.domain_match = domain_match
             .and_then(|node| {
                 self.choice(
@@ -96,13 +123,13 @@ impl Check<'_, '_> {
             .unwrap_or(false);
         let pod_selector = pod_selector.map(|node| self.pod_selector(node));
         let rules = rules.map_or_else(Vec::new, |node| self.rules(node, quic));
-        Some(Policy {
+        Policy {
             default_action,
             pod_selector,
             rules,
             quic,
             govern_loopback,
-        })
+        }
     }
 
     fn rules(&mut self, list: NodeId, quic: Quic) -> Vec<Arc<Rule>> {
@@ -129,7 +156,7 @@ impl Check<'_, '_> {
         rules
     }
 
-    /// Records an error at `node`.
+    /// Records an error at `node`; once a multiple of what is shown has been found, only counts.
     fn report(
         &mut self,
         code: Code,
@@ -137,27 +164,34 @@ impl Check<'_, '_> {
         message: impl Into<String>,
         hint: Option<String>,
     ) {
-        let place = self.tree.place(node);
-        self.report_at(code, place, message, hint);
-    }
-
-    /// Records an error at `place`; once a multiple of what is shown has been found, only counts.
-    fn report_at(
-        &mut self,
-        code: Code,
-        place: Place,
-        message: impl Into<String>,
-        hint: Option<String>,
-    ) {
         if self.problems.len() >= 2 * crate::diagnostics::MAX_KEPT {
             self.more += 1;
             return;
         }
-        let problem = Diagnostic::error(code, message, place);
+        let problem = Diagnostic::error(code, message, self.tree.place(node));
         self.problems.push(match hint {
             Some(hint) => problem.with_hint(hint),
             None => problem,
         });
+        self.about.push(Some(node));
+    }
+
+    /// Gives each problem from `first` on the way to it from `root`, which itself is called `name`.
+    fn name_fields(&mut self, first: usize, root: NodeId, name: &str) {
+        let wanted: HashSet<NodeId> = self.about[first..].iter().flatten().copied().collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let paths: HashMap<NodeId, String> = self.tree.paths(root, &wanted);
+        for (problem, about) in self.problems.iter_mut().zip(&self.about).skip(first) {
+            let Some(path) = about.and_then(|node| paths.get(&node)) else {
+                continue;
+            };
+            problem.field = Some(match path.as_str() {
+                "" => name.to_owned(),
+                path => format!("{name}.{path}"),
+            });
+        }
     }
 
     fn into_diagnostics(self) -> Diagnostics {

@@ -62,6 +62,12 @@ pub enum Code {
     BadGlob,
     /// Mutations on the wrong action, missing or malformed.
     Mutations,
+    /// A document that is no policy object, or one that comes twice.
+    BadObject,
+    /// An object of another kind: passed over.
+    OtherKind,
+    /// What the custom resource's schema or its CEL rules refuse.
+    Schema,
     /// More rules than one workload can have.
     TooManyRules,
     /// More problems than are kept.
@@ -105,6 +111,9 @@ impl Code {
             Self::BadPort => "bad-port",
             Self::BadGlob => "bad-glob",
             Self::Mutations => "mutations",
+            Self::BadObject => "bad-object",
+            Self::OtherKind => "other-kind",
+            Self::Schema => "schema",
             Self::TooManyRules => "too-many-rules",
             Self::MoreErrors => "more-errors",
             Self::Shadowed => "shadowed",
@@ -153,6 +162,9 @@ pub struct Diagnostic {
     pub column: usize,
     /// The bytes of the source that it covers.
     pub span: Range<usize>,
+    /// The way to it in an object, such as `spec.rules[2].match.cidrs[0]`; only of objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
@@ -174,6 +186,7 @@ impl Diagnostic {
             line,
             column,
             span: bytes,
+            field: None,
             hint: None,
         }
     }
@@ -182,6 +195,15 @@ impl Diagnostic {
     #[must_use]
     pub fn error(code: Code, message: impl Into<String>, place: Place) -> Self {
         Self::new(Severity::Error, code, message, place)
+    }
+
+    /// With the way to it in its object.
+    #[must_use]
+    pub fn with_field(self, field: impl Into<String>) -> Self {
+        Self {
+            field: Some(field.into()),
+            ..self
+        }
     }
 
     /// With what to do about it.
@@ -286,6 +308,13 @@ impl Diagnostics {
             .map(|problem| renderer.render(&report(problem, name, source)))
             .collect();
         shown.join("\n\n")
+    }
+}
+
+/// Those of several passes over one file.
+impl FromIterator<Self> for Diagnostics {
+    fn from_iter<T: IntoIterator<Item = Self>>(passes: T) -> Self {
+        Self::new(passes.into_iter().flat_map(|pass| pass.0).collect())
     }
 }
 

@@ -22,17 +22,24 @@ impl Policy {
     /// What each rule is for the flow, in order, pod and cgroup included. A loopback destination is explained as any other.
     #[must_use]
     pub fn explain(&self, workload: &Workload, facts: &Facts) -> Vec<Explanation<'_>> {
-        let explanation = |(index, rule)| Explanation {
-            index,
-            rule,
-            judgement: judgement(rule, workload, facts),
-        };
         self.rules
             .iter()
-            .map(|rule| &**rule)
             .enumerate()
-            .map(explanation)
+            .map(|(index, rule)| explanation(index, rule, workload, facts))
             .collect()
+    }
+}
+
+pub(crate) fn explanation<'r>(
+    index: usize,
+    rule: &'r Rule,
+    workload: &Workload,
+    facts: &Facts,
+) -> Explanation<'r> {
+    Explanation {
+        index,
+        rule,
+        judgement: judgement(rule, workload, facts),
     }
 }
 

@@ -14,7 +14,9 @@ pub mod flow;
 mod format;
 pub mod http;
 pub mod lint;
+pub mod object;
 pub mod policy;
+pub mod policy_set;
 pub mod ruleset;
 pub mod selector;
 pub mod spec;
@@ -23,6 +25,6 @@ pub mod testgen;
 pub mod workload;
 mod yaml;
 
-pub use check::parse_policy;
+pub use check::{Manifests, Violation, is_manifest, parse_manifests, parse_policy};
 pub use format::format_policy;
 pub use yaml::{MAX_BYTES, MAX_DEPTH, MAX_NODES};

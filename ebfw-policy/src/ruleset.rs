@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::{
     cgroup::CgroupPath,
+    object::ObjectId,
     policy::{Action, AnyOf, MAX_RULES, Match, Policy, PortRange, Position, Protocol, Quic, Rule},
     workload::Workload,
 };
@@ -27,10 +28,17 @@ pub struct TooManyRules(pub usize);
 /// Name of the rule that [`Quic::Deny`] puts before all others.
 pub const QUIC_RULE: &str = "(quic)";
 
-static DENY_QUIC: LazyLock<Arc<Rule>> = LazyLock::new(|| {
+static DENY_QUIC: LazyLock<Arc<Rule>> = LazyLock::new(|| Arc::new(deny_quic(None)));
+
+/// The rule that denies QUIC, called after the object that asks for it.
+pub(crate) fn deny_quic(object: Option<&ObjectId>) -> Rule {
     let https = PortRange::new(443, 443).expect("443 is a port");
-    Arc::new(Rule {
-        name: QUIC_RULE.into(),
+    let name = match object {
+        Some(object) => format!("{object}/{QUIC_RULE}").into(),
+        None => QUIC_RULE.into(),
+    };
+    Rule {
+        name,
         action: Action::Deny,
         matches: Match {
             protocols: AnyOf::Entries(vec![Protocol::UDP]),
@@ -40,8 +48,8 @@ static DENY_QUIC: LazyLock<Arc<Rule>> = LazyLock::new(|| {
         mutations: Vec::new(),
         strict_l7: false,
         position: Position::default(),
-    })
-});
+    }
+}
 
 impl Rule {
     /// Whether the rule's pod and cgroup dimensions hold for `workload`.

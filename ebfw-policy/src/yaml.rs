@@ -6,7 +6,7 @@ mod pieces;
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     ops::Range,
 };
 
@@ -22,7 +22,7 @@ pub const MAX_DEPTH: usize = 32;
 pub const MAX_NODES: usize = 4_000_000;
 
 /// A node of a [`Tree`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct NodeId(u32);
 
 /// What a node is.
@@ -54,6 +54,14 @@ struct Spot {
 }
 
 impl Spot {
+    /// Of what was never text.
+    const NOWHERE: Self = Self {
+        line: 0,
+        column: 0,
+        start: 0,
+        end: 0,
+    };
+
     fn new(span: &Span) -> Self {
         let Place {
             line,
@@ -83,12 +91,75 @@ impl Spot {
 pub(crate) struct Tree<'a> {
     nodes: Vec<Node<'a>>,
     root: NodeId,
+    /// The documents after the first.
+    further: Vec<NodeId>,
     anchor: Option<Place>,
 }
 
 impl<'a> Tree<'a> {
     pub(crate) fn root(&self) -> NodeId {
         self.root
+    }
+
+    /// The root of every document.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = NodeId> {
+        std::iter::once(self.root).chain(self.further.iter().copied())
+    }
+
+    /// The tree of a JSON value: its nodes have no place in any text.
+    pub(crate) fn of_json(value: &'a serde_json::Value) -> Self {
+        let mut nodes = Vec::new();
+        let root = add_json(&mut nodes, value);
+        Self {
+            nodes,
+            root,
+            further: Vec::new(),
+            anchor: None,
+        }
+    }
+
+    /// For each of `wanted` at or below `node` the way to it, such as `rules[2].match.cidrs[0]`; of a key that to its value.
+    pub(crate) fn paths(&self, node: NodeId, wanted: &HashSet<NodeId>) -> HashMap<NodeId, String> {
+        let mut found = HashMap::new();
+        let mut path = String::new();
+        self.walk(node, wanted, &mut path, &mut found);
+        found
+    }
+
+    fn walk(
+        &self,
+        node: NodeId,
+        wanted: &HashSet<NodeId>,
+        path: &mut String,
+        found: &mut HashMap<NodeId, String>,
+    ) {
+        let note = |node: NodeId, path: &str, found: &mut HashMap<NodeId, String>| {
+            if wanted.contains(&node) {
+                found.entry(node).or_insert_with(|| path.to_owned());
+            }
+        };
+        note(node, path, found);
+        let length = path.len();
+        match self.value(node) {
+            Value::Scalar { .. } => {}
+            Value::List(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    path.push_str(&format!("[{at}]"));
+                    self.walk(*item, wanted, path, found);
+                    path.truncate(length);
+                }
+            }
+            Value::Map(pairs) => {
+                for (key, value) in pairs {
+                    if let Value::Scalar { text, .. } = self.value(*key) {
+                        push_key(path, text);
+                    }
+                    note(*key, path, found);
+                    self.walk(*value, wanted, path, found);
+                    path.truncate(length);
+                }
+            }
+        }
     }
 
     pub(crate) fn value(&self, id: NodeId) -> &Value<'a> {
@@ -105,12 +176,78 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Reads the one document of `source`.
+/// A field as `kubectl explain` and the API server write its way; what is no word stands in brackets.
+fn push_key(path: &mut String, key: &str) {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if key.bytes().all(word) {
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(key);
+    } else {
+        path.push_str(&format!("[{key}]"));
+    }
+}
+
+fn add_json<'a>(nodes: &mut Vec<Node<'a>>, value: &'a serde_json::Value) -> NodeId {
+    use serde_json::Value as Json;
+    let plain = |text: String| Value::Scalar {
+        text: text.into(),
+        plain: true,
+    };
+    let value = match value {
+        Json::Null => plain("null".to_owned()),
+        Json::Bool(flag) => plain(flag.to_string()),
+        Json::Number(number) => plain(number.to_string()),
+        Json::String(text) => Value::Scalar {
+            text: text.into(),
+            plain: false,
+        },
+        Json::Array(items) => Value::List(items.iter().map(|item| add_json(nodes, item)).collect()),
+        Json::Object(fields) => {
+            let mut pairs = Vec::with_capacity(fields.len());
+            for (key, value) in fields {
+                let key = add_json_node(
+                    nodes,
+                    Value::Scalar {
+                        text: key.into(),
+                        plain: false,
+                    },
+                );
+                pairs.push((key, add_json(nodes, value)));
+            }
+            Value::Map(pairs)
+        }
+    };
+    add_json_node(nodes, value)
+}
+
+fn add_json_node<'a>(nodes: &mut Vec<Node<'a>>, value: Value<'a>) -> NodeId {
+    let id = u32::try_from(nodes.len()).expect("an object of the API server has a few megabytes");
+    nodes.push(Node {
+        value,
+        spot: Spot::NOWHERE,
+        weight: 1,
+    });
+    NodeId(id)
+}
+
+/// How many documents a source may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Documents {
+    /// One: a policy file.
+    One,
+    /// Any number: manifests.
+    Many,
+}
+
+/// Reads the documents of `source`.
 ///
 /// # Errors
 /// The first error of syntax ends the reading; duplicate keys are all reported in `problems`, and the first of each counts.
 pub(crate) fn read<'a>(
     source: &'a str,
+    documents: Documents,
     problems: &mut Vec<Diagnostic>,
 ) -> Result<Tree<'a>, Diagnostic> {
     if source.len() > MAX_BYTES {
@@ -120,18 +257,25 @@ pub(crate) fn read<'a>(
         );
         return Err(Diagnostic::error(Code::TooLarge, message, Place::START));
     }
-    if let Some(tree) = pieces::read(source) {
+    if documents == Documents::One
+        && let Some(tree) = pieces::read(source)
+    {
         return Ok(tree);
     }
-    read_whole(source, problems)
+    read_whole(source, documents, problems)
 }
 
-fn read_whole<'a>(source: &'a str, problems: &mut Vec<Diagnostic>) -> Result<Tree<'a>, Diagnostic> {
-    let mut builder = Builder::new(source, MAX_DEPTH, problems);
+fn read_whole<'a>(
+    source: &'a str,
+    documents: Documents,
+    problems: &mut Vec<Diagnostic>,
+) -> Result<Tree<'a>, Diagnostic> {
+    let mut builder = Builder::new(source, documents, MAX_DEPTH, problems);
     fill(source, &mut builder)?;
     let Builder {
         nodes,
         root,
+        further,
         anchors,
         ..
     } = builder;
@@ -143,6 +287,7 @@ fn read_whole<'a>(source: &'a str, problems: &mut Vec<Diagnostic>) -> Result<Tre
         Some(root) => Ok(Tree {
             nodes,
             root,
+            further,
             anchor,
         }),
         None => Err(
@@ -273,6 +418,8 @@ struct Builder<'a, 'p> {
     children: Vec<NodeId>,
     anchors: HashMap<usize, NodeId>,
     root: Option<NodeId>,
+    further: Vec<NodeId>,
+    documents: Documents,
     /// Collections inside each other at most.
     max_depth: usize,
     /// Whether there was a text in block style.
@@ -281,13 +428,20 @@ struct Builder<'a, 'p> {
 }
 
 impl<'a, 'p> Builder<'a, 'p> {
-    fn new(source: &str, max_depth: usize, problems: &'p mut Vec<Diagnostic>) -> Self {
+    fn new(
+        source: &str,
+        documents: Documents,
+        max_depth: usize,
+        problems: &'p mut Vec<Diagnostic>,
+    ) -> Self {
         Self {
             nodes: Vec::with_capacity(source.len() / 8),
             open: Vec::new(),
             children: Vec::new(),
             anchors: HashMap::new(),
             root: None,
+            further: Vec::new(),
+            documents,
             max_depth,
             block_scalars: false,
             problems,
@@ -323,6 +477,11 @@ impl<'a, 'p> Builder<'a, 'p> {
                 format!("no anchor `&{name}` comes before this alias"),
                 place(span),
             )),
+            Event::DocumentStart(..) if self.documents == Documents::Many => {
+                // An anchor means something in its own document only.
+                self.anchors.clear();
+                Ok(())
+            }
             Event::DocumentStart(..) if self.root.is_some() => Err(Diagnostic::error(
                 Code::Documents,
                 "a policy file holds one document",
@@ -436,6 +595,7 @@ impl<'a, 'p> Builder<'a, 'p> {
         match self.open.last() {
             Some(_) => self.children.push(id),
             None if self.root.is_none() => self.root = Some(id),
+            None if self.documents == Documents::Many => self.further.push(id),
             None => {
                 return Err(Diagnostic::error(
                     Code::Documents,

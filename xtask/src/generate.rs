@@ -6,12 +6,23 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
+    chart,
     command::{self, note},
     workspace,
 };
 
 /// Where each file lies, and what `ebfw` is called with to write it.
 const GENERATED: [(&str, &[&str]); 1] = [("docs/policy.schema.json", &["policy", "schema"])];
+
+/// The definitions of the custom resources: what `ebfw policy crds` is asked for, the name of the files.
+const CRDS: [(&str, &str); 2] = [
+    ("ClusterEgressPolicy", "clusteregresspolicies.yaml"),
+    ("EgressPolicy", "egresspolicies.yaml"),
+];
+/// A document that carries the reference of the custom resources, and the marks around it.
+const CRD_DOCUMENT: &str = "docs/crds.md";
+const BEGIN: &str = "<!-- generated: cargo xtask generate -->\n";
+const END: &str = "<!-- end -->\n";
 
 /// A document, and the mark before each code block in it that is the copy of a file.
 const DOCUMENT: &str = "README.md";
@@ -34,7 +45,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
 pub(crate) fn check() -> Result<()> {
     let mut stale = Vec::new();
     for (path, content) in contents()? {
-        if fs::read_to_string(workspace::root().join(path)).unwrap_or_default() != content {
+        if fs::read_to_string(workspace::root().join(&path)).unwrap_or_default() != content {
             stale.push(path);
         }
     }
@@ -49,21 +60,62 @@ pub(crate) fn check() -> Result<()> {
 
 fn write() -> Result<()> {
     for (path, content) in contents()? {
-        fs::write(workspace::root().join(path), content)
+        fs::write(workspace::root().join(&path), content)
             .with_context(|| format!("failed to write {path}"))?;
-        note(path);
+        note(&path);
     }
     Ok(())
 }
 
 /// Each file with what belongs into it.
-fn contents() -> Result<Vec<(&'static str, String)>> {
+fn contents() -> Result<Vec<(String, String)>> {
     let mut contents = Vec::new();
     for (path, arguments) in GENERATED {
-        contents.push((path, generate(arguments)?));
+        contents.push((path.to_owned(), generate(arguments)?));
     }
-    contents.push((DOCUMENT, with_files(&read(DOCUMENT)?, read)?));
+    for (kind, file) in CRDS {
+        let definition = generate(&["policy", "crds", kind])?;
+        contents.push((
+            format!("helm/ebfw/templates/crds/{file}"),
+            template(&definition)?,
+        ));
+        contents.push((format!("helm/ebfw/crds/{file}"), definition));
+    }
+    let reference = generate(&["policy", "crds", "--reference"])?;
+    contents.push((
+        CRD_DOCUMENT.to_owned(),
+        between_marks(&read(CRD_DOCUMENT)?, &reference)?,
+    ));
+    contents.push((chart::SCHEMA.to_owned(), chart::schema()?));
+    contents.push((DOCUMENT.to_owned(), with_files(&read(DOCUMENT)?, read)?));
     Ok(contents)
+}
+
+/// The definition as a template of the chart: Helm installs what lies in `crds` once and never upgrades it, so the chart leaves that folder to
+/// kubectl (.helmignore) and installs the definitions like everything else. They are never removed, since every policy would go with them.
+fn template(definition: &str) -> Result<String> {
+    if definition.contains("{{") {
+        bail!("a template would read the braces of a definition");
+    }
+    let annotation = "metadata:\n  annotations:\n    helm.sh/resource-policy: keep\n";
+    if definition.matches("\nmetadata:\n").count() != 1 {
+        bail!("a definition has its metadata in an unexpected place");
+    }
+    let definition = definition.replacen("metadata:\n", annotation, 1);
+    Ok(format!(
+        "{{{{- if .Values.crds.install }}}}\n{definition}{{{{- end }}}}\n"
+    ))
+}
+
+/// Replaces what stands between the marks of a document.
+fn between_marks(document: &str, text: &str) -> Result<String> {
+    let (before, rest) = document
+        .split_once(BEGIN)
+        .context("the document has no mark")?;
+    let (_, after) = rest
+        .split_once(END)
+        .context("the mark of the document has no end")?;
+    Ok(format!("{before}{BEGIN}\n{text}{END}{after}"))
 }
 
 fn read(path: &str) -> Result<String> {

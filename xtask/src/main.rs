@@ -4,12 +4,15 @@
 mod apt;
 mod bench;
 mod build;
+mod chart;
 mod ci;
 mod command;
 mod demo;
 mod fuzz;
 mod generate;
+mod image;
 mod interrupt;
+mod lab;
 mod lint;
 mod setup;
 mod test;
@@ -53,6 +56,16 @@ enum Task {
     Bench(bench::Options),
     /// Write the generated files, or check that they are current
     Generate(generate::Options),
+    /// Pack the agent as a container image
+    Image(image::Options),
+    /// Start or end a Kubernetes cluster of one node on this machine
+    Lab(lab::Options),
+    #[command(hide = true)]
+    LabEnter,
+    #[command(hide = true)]
+    LabNode,
+    #[command(hide = true)]
+    LabRunc(lab::RuncOptions),
     /// Do what CI does
     Ci,
     /// Write docs/verifier.md: what each kernel's verifier has to follow
@@ -63,6 +76,14 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
+        Task::Lab(options) => match lab::run(&options) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Task::LabEnter => lab::enter(),
+        Task::LabNode => lab::become_node(),
+        Task::LabRunc(options) => lab::become_runc(&options),
+        Task::Image(options) => image::run(&options),
         Task::Setup => setup::run(),
         Task::Build(options) => build::run(&options),
         Task::Demo => demo::run(),

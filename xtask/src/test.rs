@@ -2,12 +2,13 @@
 //! Says aloud what this machine cannot test; in CI that is a failure and not a remark.
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ebfw_test_need::REQUIRE_KERNEL;
 
 use crate::{
     build,
     command::{self, note, step},
+    lab,
     setup::{self, KERNEL_PROGRAMS, Need, Program},
     workspace,
 };
@@ -15,13 +16,35 @@ use crate::{
 /// Which tests.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Options {
+    /// Only these: `crd` are those of the custom resources and the chart with an API server alone, `k8s` are the tests on a Kubernetes cluster, which it starts and takes away
+    suite: Option<Suite>,
+    /// With `k8s`: leave the cluster for another look
+    #[arg(long)]
+    keep: bool,
     /// Filter and arguments of the test programs
     #[arg(last = true)]
     arguments: Vec<String>,
 }
 
+/// Tests that are not run with all the others.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Suite {
+    /// The custom resources and the chart, against an API server.
+    Crd,
+    /// On a cluster.
+    K8s,
+}
+
 /// Builds and runs them.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    match options.suite {
+        Some(Suite::Crd) => lab::test_definitions(&options.arguments),
+        Some(Suite::K8s) => lab::test(&options.arguments, options.keep),
+        None => all(options),
+    }
+}
+
+fn all(options: &Options) -> Result<()> {
     setup::ensure(&KERNEL_PROGRAMS)?;
     setup::ensure(&[
         Need::Program(Program::Curl),

@@ -57,6 +57,7 @@ Examples:
   ebfw policy lint policies/*.yaml
   ebfw policy fmt --check policies/*.yaml
   ebfw policy schema > policy.schema.json
+  ebfw policy crds | kubectl apply --server-side -f -
 
 A file named `-` is standard input.";
 
@@ -76,6 +77,10 @@ Examples:
   ebfw policy test --policy policy.yaml --flow 'pod=payments/web dst=203.0.113.5 port=443'
   ebfw policy test --policy policy.yaml --explain --flow 'domain=evil.com port=443 expect=deny'
   ebfw policy test --policy policy.yaml -o json < flows.jsonl
+  ebfw policy test -f manifests/ --explain --flow 'pod=payments/web label.app=web domain=example.com port=443'
+
+A file is a policy file, or holds manifests of EgressPolicy and ClusterEgressPolicy, any number of them; all manifests together are
+judged as in a cluster.
 
 Exit codes: 0 every flow was judged, 1 bad policy, 2 bad usage or flow, 3 an expect= does not hold.";
 
@@ -83,6 +88,9 @@ pub(super) const POLICY_LINT: &str = "\
 Examples:
   ebfw policy lint policy.yaml
   ebfw policy lint -o json --fail-on error policies/*.yaml
+  ebfw policy lint manifests/
+
+Manifests of EgressPolicy and ClusterEgressPolicy are checked with the schema and the CEL rules of the custom resources as well.
 
 Exit codes: 0 nothing at or above --fail-on, 1 bad policy, 2 bad usage, 3 findings.";
 
@@ -93,6 +101,11 @@ Examples:
   ebfw policy fmt - < policy.yaml
 
 Exit codes: 0 done, 1 bad policy, or --check found a file that is not formatted, 2 bad usage.";
+
+pub(super) const POLICY_CRDS: &str = "\
+Examples:
+  ebfw policy crds | kubectl apply --server-side -f -
+  ebfw policy crds EgressPolicy";
 
 pub(super) const POLICY_SCHEMA: &str = "\
 Example:

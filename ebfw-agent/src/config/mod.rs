@@ -171,13 +171,37 @@ pub struct Inspect {
 pub enum Enforcement {
     /// Nothing is evaluated.
     Off,
-    /// The policy of a file is evaluated in the kernel.
+    /// A policy is evaluated in the kernel.
     Policy {
         /// What a Deny does.
         mode: Mode,
-        /// The policy file.
-        file: PathBuf,
+        /// Where the policy comes from.
+        source: PolicyOrigin,
     },
+}
+
+/// Where the policy comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyOrigin {
+    /// A file.
+    File(PathBuf),
+    /// The custom resources of the cluster.
+    Objects {
+        /// The file that is the policy as long as the cluster has no such resources, or cannot be asked when the agent starts.
+        fallback: Option<PathBuf>,
+    },
+}
+
+impl fmt::Display for PolicyOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => write!(f, "policy={file:?}"),
+            Self::Objects { fallback: None } => write!(f, "policy_source=crd"),
+            Self::Objects {
+                fallback: Some(file),
+            } => write!(f, "policy_source=crd policy={file:?}"),
+        }
+    }
 }
 
 /// What a Deny does.
@@ -222,7 +246,7 @@ impl fmt::Display for Config {
         } = self;
         match enforcement {
             Enforcement::Off => write!(f, "mode=off")?,
-            Enforcement::Policy { mode, file } => write!(f, "mode={mode} policy={file:?}")?,
+            Enforcement::Policy { mode, source } => write!(f, "mode={mode} {source}")?,
         }
         match cgroup {
             None => write!(f, " cgroup=all")?,

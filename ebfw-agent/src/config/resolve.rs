@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    Config, DetachConfig, Dns, Enforcement, Inspect, Mode, Problem, Refused, defaults,
+    Config, DetachConfig, Dns, Enforcement, Inspect, Mode, PolicyOrigin, Problem, Refused,
+    defaults,
     filter_file::{self, FilterFile},
     setting::{Empty, Key, SETTINGS, Setting},
     value::{
@@ -254,10 +255,6 @@ impl Given {
             .unwrap_or(PolicySource::File);
         let policy = self.parse(Key::Policy, value::path);
         let dry_run = self.flag(Key::EnforceDryRun, false);
-        if source == PolicySource::Crd {
-            self.refuse_crd(policy.is_some());
-            return Enforcement::Off;
-        }
         if dry_run && mode != EnforceMode::Enforce && mode_is_known {
             let origin = self.name_of(Key::EnforceDryRun);
             self.warnings.push(format!(
@@ -266,7 +263,7 @@ impl Given {
         }
         let mode = match mode {
             EnforceMode::Off => {
-                if policy.is_some() && mode_is_known {
+                if policy.is_some() && mode_is_known && source == PolicySource::File {
                     self.warn_of_idle_policy();
                 }
                 return Enforcement::Off;
@@ -275,25 +272,16 @@ impl Given {
             EnforceMode::Enforce if dry_run => Mode::DryRun,
             EnforceMode::Enforce => Mode::Enforce,
         };
-        match policy {
-            Some(file) => Enforcement::Policy { mode, file },
+        let file = match (source, policy) {
+            (PolicySource::Crd, fallback) => Some(PolicyOrigin::Objects { fallback }),
+            (PolicySource::File, file) => file.map(PolicyOrigin::File),
+        };
+        match file {
+            Some(source) => Enforcement::Policy { mode, source },
             None => {
                 self.refuse_missing_policy();
                 Enforcement::Off
             }
-        }
-    }
-
-    fn refuse_crd(&mut self, policy_given: bool) {
-        let origin = self.name_of(Key::PolicySource);
-        self.problems.push(Problem(format!(
-            "{origin}=crd: this build has no CRD source; \
-             set EBFW_POLICY_SOURCE=file and name a policy file with EBFW_POLICY or --policy"
-        )));
-        if policy_given {
-            let policy = self.name_of(Key::Policy);
-            self.warnings
-                .push(format!("{policy} is not read: {origin}=crd"));
         }
     }
 

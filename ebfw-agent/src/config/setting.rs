@@ -298,7 +298,7 @@ pub const SETTINGS: &[Setting] = &[
         empty: Empty::Unset,
         default: "file",
         group: Group::Enforcement,
-        help: "Where policies come from; this build has only file",
+        help: "Where policies come from: the policy file, or the custom resources of the cluster, with the file in reserve",
     },
     Setting {
         key: Key::Policy,

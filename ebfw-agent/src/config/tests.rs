@@ -317,20 +317,26 @@ fn enforcement_needs_a_policy() {
 }
 
 #[test]
-fn there_is_no_crd_source() {
-    let refused = given(&[
-        ("EBFW_POLICY_SOURCE", "crd"),
-        ("EBFW_ENFORCE_MODE", "enforce"),
-        ("EBFW_POLICY", "p"),
-    ])
-    .unwrap_err();
-    let expected = "EBFW_POLICY_SOURCE=crd: this build has no CRD source; \
-                    set EBFW_POLICY_SOURCE=file and name a policy file with EBFW_POLICY or --policy";
-    assert_eq!(refused.to_string(), expected);
-    assert_eq!(
-        refused.warnings,
-        ["EBFW_POLICY is not read: EBFW_POLICY_SOURCE=crd"]
-    );
+fn policies_come_from_the_cluster_with_a_file_in_reserve_or_without() {
+    let crd = [("EBFW_POLICY_SOURCE", "crd"), ("EBFW_ENFORCE_MODE", "log")];
+    for (policy, fallback, line) in [
+        (None, None, "mode=log policy_source=crd cgroup"),
+        (
+            Some(("EBFW_POLICY", "p")),
+            Some("p"),
+            "mode=log policy_source=crd policy=\"p\" cgroup",
+        ),
+    ] {
+        let pairs: Vec<_> = crd.into_iter().chain(policy).collect();
+        let Loaded { value, warnings } = given(&pairs).unwrap();
+        let source = PolicyOrigin::Objects {
+            fallback: fallback.map(PathBuf::from),
+        };
+        let mode = Mode::Log;
+        assert_eq!(value.enforcement, Enforcement::Policy { mode, source });
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert!(value.to_string().starts_with(line), "{value}");
+    }
 }
 
 #[test]

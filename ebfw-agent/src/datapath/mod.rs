@@ -429,6 +429,21 @@ impl Datapath {
         Ok(applied)
     }
 
+    /// Lets everything pass that comes from `cgroup`, and reports nothing of it, until the next [`Datapath::apply`]. Touches nothing else that is
+    /// in force: so an agent that took over can ask the API server what it should enforce.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no slot left, or the map refuses.
+    pub fn exempt(&mut self, cgroup: u64) -> Result<(), ApplyError> {
+        let exempt = Assignment {
+            ruleset: None,
+            open: false,
+            silent: true,
+        };
+        self.assign(cgroup, &exempt, &Loaded::new())
+    }
+
     fn assign(
         &mut self,
         cgroup: u64,

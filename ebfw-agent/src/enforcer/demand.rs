@@ -11,6 +11,10 @@ pub enum Demand {
     Requests(Vec<Request>),
     /// Cgroups came or went.
     Cgroups,
+    /// Pods came, went or have other labels.
+    Pods,
+    /// The cluster's DNS has other addresses.
+    Resolvers,
     /// Names may have expired.
     Names,
 }

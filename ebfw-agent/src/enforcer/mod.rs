@@ -7,6 +7,7 @@ mod demand;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     mem,
+    net::IpAddr,
     path::Path,
     sync::{
         Arc,
@@ -17,7 +18,7 @@ use std::{
 
 use anyhow::Context;
 use ebfw_common::abi::{self, Config as KernelConfig};
-use ebfw_policy::{cgroup::CgroupGlob, compile::Names, policy::Policy};
+use ebfw_policy::{cgroup::CgroupGlob, compile::Names};
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
@@ -38,7 +39,8 @@ use crate::{
         tree::{Cgroups, Tree},
     },
     metrics::{Destroyed, Metrics},
-    workload::{Desired, Planner, Posture, SharedNames, Standing},
+    pods::Pods,
+    workload::{Desired, Planner, Posture, Rulebook, SharedNames, Standing},
 };
 
 /// How often expired names are deleted and the resolvers looked for: a name that has expired opens nothing, it only takes room.
@@ -99,6 +101,10 @@ pub struct Scope {
     pub own: Option<CgroupId>,
     /// Services that resolve for others.
     pub services: Vec<CgroupGlob>,
+    /// The pods of the node; `None` where nobody knows of pods.
+    pub pods: Option<watch::Receiver<Pods>>,
+    /// The addresses of the cluster's DNS; `None` in no cluster.
+    pub cluster_dns: Option<watch::Receiver<BTreeSet<IpAddr>>>,
 }
 
 /// A loaded datapath, what is wanted of it and what was told about it.
@@ -119,12 +125,12 @@ pub struct Enforcer {
     serials: HashSet<u32>,
     applied: Option<BTreeMap<u64, Assignment>>,
     /// Whose names count for whom, with it.
-    shared: SharedNames,
+    shared_names: SharedNames,
     resolvers: Source,
     /// Those that are in force; `None`: not set yet.
     trusted: Option<Resolvers>,
     host_netns: Option<u64>,
-    shared: abi::SharedPages,
+    shared_pages: abi::SharedPages,
     expiry: Interval,
     #[cfg(feature = "kernel-log")]
     _kernel_log: Option<crate::datapath::KernelLog>,
@@ -132,7 +138,7 @@ pub struct Enforcer {
 
 impl Enforcer {
     /// Loads the programs and sees to it that their counters are served. Changes nothing that is in force. `pin`: where programs and
-    /// maps outlive the agent; `policy`: what [`Enforcer::enforce`] enforces.
+    /// maps outlive the agent; `rules`: what [`Enforcer::enforce`] enforces.
     ///
     /// # Errors
     ///
@@ -141,13 +147,13 @@ impl Enforcer {
         pin: Option<&Path>,
         terms: Terms,
         scope: Scope,
-        policy: Option<Arc<Policy>>,
+        rules: Option<Rulebook>,
         resolvers: Source,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let mut datapath = Datapath::load(pin)?;
         let host_netns = netns::own_cookie().context("failed to read the own network namespace")?;
-        let shared = layout::shared_pages().unwrap_or_else(|error| {
+        let shared_pages = layout::shared_pages().unwrap_or_else(|error| {
             tracing::warn!(
                 "{error}: where a rule waits for what a client says, no connection can be read and all are denied"
             );
@@ -165,11 +171,11 @@ impl Enforcer {
             datapath,
             terms,
             changes: scope.tree.changes(),
-            names: Arc::new(match &policy {
-                Some(policy) => Names::compile_lists(policy.domain_lists())?,
+            names: Arc::new(match &rules {
+                Some(rules) => rules.names()?,
                 None => Names::none(),
             }),
-            planner: policy.map(Planner::new),
+            planner: rules.map(Planner::new),
             destroyer: Destroyer::start(scope.hierarchy.clone(), path_of)?,
             scope,
             counted: Counted::default(),
@@ -177,11 +183,11 @@ impl Enforcer {
             metrics,
             serials: HashSet::new(),
             applied: None,
-            shared: SharedNames::default(),
+            shared_names: SharedNames::default(),
             resolvers,
             trusted: None,
             host_netns,
-            shared,
+            shared_pages,
             expiry,
         })
     }
@@ -236,8 +242,14 @@ impl Enforcer {
 
     /// Looks where the resolvers are found, and makes those the ones whose answers count. What was trusted stays where that fails.
     pub fn trust_resolvers(&mut self) {
+        let cluster = match &mut self.scope.cluster_dns {
+            Some(addresses) => addresses.borrow_and_update().clone(),
+            None => BTreeSet::new(),
+        };
         let trust = |datapath: &mut Datapath, last: &Option<Resolvers>, source: &Source| {
-            let found = source.read().context("failed to read the resolvers")?;
+            let found = source
+                .read(&cluster)
+                .context("failed to read the resolvers")?;
             if last.as_ref() == Some(&found) {
                 return Ok(None);
             }
@@ -279,6 +291,29 @@ impl Enforcer {
         }
     }
 
+    /// Lets the agent's own connections pass under what an earlier agent left in force, and changes nothing else of it.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn exempt_own(&mut self) -> anyhow::Result<()> {
+        match self.scope.own {
+            Some(own) if self.adopted() => Ok(self.datapath.exempt(own.0)?),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Makes `rules` what [`Enforcer::enforce`] enforces.
+    ///
+    /// # Errors
+    ///
+    /// Where their patterns explode; then the last ones stay.
+    pub fn govern(&mut self, rules: Rulebook) -> anyhow::Result<()> {
+        self.names = Arc::new(rules.names()?);
+        self.planner = Some(Planner::new(rules));
+        Ok(())
+    }
+
     /// Looks at the cgroup tree and puts the policy in force, as [`Enforcer::replace`].
     ///
     /// # Errors
@@ -304,11 +339,11 @@ impl Enforcer {
     /// # Errors
     ///
     /// Where more rules apply to a workload than fit, or the kernel refuses; what was in force stays, and goes on following the tree.
-    pub fn replace(&mut self, policy: Arc<Policy>) -> anyhow::Result<()> {
-        let names = Names::compile_lists(policy.domain_lists())?;
+    pub fn replace(&mut self, rules: Rulebook) -> anyhow::Result<()> {
+        let names = rules.names()?;
         let last_names = mem::replace(&mut self.names, Arc::new(names));
         self.trust_resolvers();
-        let last = self.planner.replace(Planner::new(policy));
+        let last = self.planner.replace(Planner::new(rules));
         let tree = self.scope.tree.snapshot();
         self.apply(&tree).inspect_err(|_| {
             self.planner = last;
@@ -329,6 +364,8 @@ impl Enforcer {
                 self.changes.mark_unchanged();
                 Ok(Demand::Cgroups)
             }
+            () = changed(&mut self.scope.pods) => Ok(Demand::Pods),
+            () = changed(&mut self.scope.cluster_dns) => Ok(Demand::Resolvers),
             _ = self.expiry.tick() => Ok(Demand::Names),
         }
     }
@@ -336,9 +373,13 @@ impl Enforcer {
     /// Does what is demanded. What fails is logged: what was in force stays, and who asked asks again.
     pub async fn answer(&mut self, demand: Demand) {
         let result = match demand {
-            Demand::Cgroups => {
+            Demand::Cgroups | Demand::Pods => {
                 let tree = self.scope.tree.snapshot();
                 self.apply(&tree)
+            }
+            Demand::Resolvers => {
+                self.trust_resolvers();
+                Ok(())
             }
             Demand::Names => self.tidy_names(),
             Demand::Requests(requests) => self.carry_out(requests).await,
@@ -398,10 +439,13 @@ impl Enforcer {
 
     /// Makes what the plan says about the cgroups of `tree` the state of the kernel. What did not change is not touched.
     fn apply(&mut self, tree: &Cgroups) -> anyhow::Result<()> {
-        let Scope { root, own, .. } = &self.scope;
+        let Scope {
+            root, own, pods, ..
+        } = &mut self.scope;
+        let pods = pods.as_mut().map(|pods| pods.borrow_and_update().clone());
         let mut desired = match &mut self.planner {
             Some(planner) => planner
-                .desired(tree, root, *own)
+                .desired(tree, root, *own, pods.as_ref())
                 .map_err(|error| anyhow::anyhow!("{error}: the policy is not applied"))?,
             None => observed(tree, root)?,
         };
@@ -413,12 +457,12 @@ impl Enforcer {
             None => SharedNames::default(),
         };
         let wanted = assignments(&desired);
-        if self.applied.as_ref() == Some(&wanted) && self.shared == shared {
+        if self.applied.as_ref() == Some(&wanted) && self.shared_names == shared {
             return Ok(());
         }
         if self.applied.is_none() {
             self.datapath
-                .configure(self.terms.kernel(self.host_netns, self.shared))?;
+                .configure(self.terms.kernel(self.host_netns, self.shared_pages))?;
             self.trust_resolvers();
         }
         let ids = |set: &BTreeSet<CgroupId>| set.iter().map(|id| id.0).collect();
@@ -430,7 +474,7 @@ impl Enforcer {
                     history.load(serial, Arc::clone(ruleset))
                 })?;
         self.datapath.serve_names(&ids(&shared.services))?;
-        self.shared = shared;
+        self.shared_names = shared;
         let now: HashSet<u32> = serials.iter().map(|(serial, _)| *serial).collect();
         for gone in self.serials.difference(&now) {
             self.history.retire(*gone);
@@ -493,7 +537,18 @@ fn observed(tree: &Cgroups, root: &CgroupPath) -> anyhow::Result<Desired> {
     Ok(Desired {
         entries: BTreeMap::from([(id, standing)]),
         oversized: Vec::new(),
+        pending: 0,
     })
+}
+
+/// Waits for something else than was seen; for ever where there is nothing to see.
+async fn changed<T>(watched: &mut Option<watch::Receiver<T>>) {
+    if let Some(watched) = watched
+        && watched.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 fn assignments(desired: &Desired) -> BTreeMap<u64, Assignment> {

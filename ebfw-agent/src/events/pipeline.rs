@@ -255,7 +255,15 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
 
     fn attribute(&self, cgroup_id: u64) -> (Option<Pod>, Option<Printable>, Attribution) {
         match self.stages.workloads.owner(cgroup_id) {
-            Some(Owner::Pod(pod)) => (Some(pod), None, Attribution::Hit),
+            Some(Owner::Pod(pod)) => {
+                let told = pod.name.is_some();
+                let attribution = if told {
+                    Attribution::Hit
+                } else {
+                    Attribution::Node
+                };
+                (Some(pod), None, attribution)
+            }
             Some(Owner::Cgroup(path)) => (None, Some(path), Attribution::Cgroup),
             None => (None, None, Attribution::Miss),
         }

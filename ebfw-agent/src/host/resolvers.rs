@@ -38,20 +38,24 @@ pub type Resolvers = BTreeMap<IpAddr, Locality>;
 pub enum Source {
     /// They are configured.
     Fixed(BTreeSet<IpAddr>),
-    /// They are those of the host.
+    /// They are those of the host, and the cluster's where it is in one.
     Host,
 }
 
 impl Source {
-    /// The resolvers as they are now.
+    /// The resolvers as they are now. `cluster`: the addresses of the cluster's DNS.
     ///
     /// # Errors
     ///
     /// Where a file that exists, or the host's own addresses, cannot be read.
-    pub fn read(&self) -> io::Result<Resolvers> {
+    pub fn read(&self, cluster: &BTreeSet<IpAddr>) -> io::Result<Resolvers> {
         let servers = match self {
             Self::Fixed(servers) => servers.clone(),
-            Self::Host => Files::default().servers()?,
+            Self::Host => {
+                let mut servers = Files::default().servers()?;
+                servers.extend(cluster);
+                servers
+            }
         };
         if servers.is_empty() {
             return Ok(Resolvers::new());
@@ -274,11 +278,16 @@ mod tests {
     #[test]
     fn configured_resolvers_are_not_looked_for() {
         let servers = addresses(&["192.0.2.77"]);
-        let read = Source::Fixed(servers).read().unwrap();
+        let read = Source::Fixed(servers).read(&BTreeSet::new()).unwrap();
         assert_eq!(
             read,
             Resolvers::from([("192.0.2.77".parse().unwrap(), Locality::Remote)])
         );
-        assert!(Source::Fixed(BTreeSet::new()).read().unwrap().is_empty());
+        assert!(
+            Source::Fixed(BTreeSet::new())
+                .read(&BTreeSet::new())
+                .unwrap()
+                .is_empty()
+        );
     }
 }

@@ -9,8 +9,10 @@ use crate::events::event::{Action, Kind, Mode};
 /// Whether a reported event could be given to a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attribution {
-    /// A pod.
+    /// A pod, by name.
     Hit,
+    /// A pod that the cluster has not told of: what its cgroup says.
+    Node,
     /// A cgroup in no known pod.
     Cgroup,
     /// Neither.
@@ -18,11 +20,12 @@ pub enum Attribution {
 }
 
 impl Attribution {
-    pub(super) const ALL: [Self; 3] = [Self::Hit, Self::Cgroup, Self::Miss];
+    pub(super) const ALL: [Self; 4] = [Self::Hit, Self::Node, Self::Cgroup, Self::Miss];
 
     fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
+            Self::Node => "node",
             Self::Cgroup => "cgroup",
             Self::Miss => "miss",
         }

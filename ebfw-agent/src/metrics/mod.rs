@@ -61,7 +61,7 @@ impl Metrics {
         let attributions = family(
             r,
             "ebfw_attribution",
-            "Reported events by whether a pod (hit), only a cgroup or neither (miss) was found",
+            "Reported events by what was found: a pod by name (hit), a pod that only the node knows (node), a cgroup in no pod, or nothing (miss)",
             Attribution::ALL.map(|result| OfAttribution { result }),
         );
         let reloads = family(

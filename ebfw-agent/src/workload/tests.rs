@@ -5,7 +5,7 @@ use std::{collections::HashSet, fmt::Write as _};
 use ebfw_policy::parse_policy;
 use proptest::prelude::*;
 
-use super::*;
+use super::{index::Index, *};
 
 fn path(text: &str) -> CgroupPath {
     CgroupPath::new(text).unwrap()
@@ -279,7 +279,7 @@ fn more_rules_than_the_kernel_holds_leave_a_cgroup_closed() {
 #[test]
 fn what_was_said_before_holds_as_long_as_the_cgroup_exists() {
     let policy = Arc::new(policy(&[&["/a/x*"], &["/b"]]));
-    let mut planner = Planner::new(Arc::clone(&policy));
+    let mut planner = Planner::new(Rulebook::File(Arc::clone(&policy)));
     for paths in [
         &["/", "/a", "/b"][..],
         &["/", "/a", "/a/x1", "/a/y"],
@@ -289,7 +289,9 @@ fn what_was_said_before_holds_as_long_as_the_cgroup_exists() {
         let tree = tree(paths);
         let anew = desired(&policy, &tree, &CgroupPath::top(), None).unwrap();
         assert_eq!(
-            planner.desired(&tree, &CgroupPath::top(), None).unwrap(),
+            planner
+                .desired(&tree, &CgroupPath::top(), None, None)
+                .unwrap(),
             anew,
             "{paths:?}"
         );

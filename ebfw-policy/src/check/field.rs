@@ -32,6 +32,13 @@ fn unknown_field_hint(key: &str, allowed: &[&str]) -> String {
     match (key, did_you_mean(key, allowed.iter().copied())) {
         ("<<", _) => "merge keys are not read; repeat the fields or use an alias for a whole value"
             .to_owned(),
+        ("scope", _) if allowed.contains(&"priority") => {
+            "only a ClusterEgressPolicy has a scope".to_owned()
+        }
+        ("priority" | "scope", _) if allowed.contains(&"rules") => {
+            "a policy file stands alone; an EgressPolicy or ClusterEgressPolicy has this field"
+                .to_owned()
+        }
         ("apiVersion" | "kind" | "metadata" | "spec", _) if allowed.contains(&"rules") => {
             "a policy file has the fields of `spec` at its top level".to_owned()
         }

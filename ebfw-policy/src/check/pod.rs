@@ -68,7 +68,7 @@ impl Check<'_, '_> {
     }
 
     /// A name that Kubernetes gives to objects: it is compared exactly, so a glob would never match.
-    fn object_name(&mut self, node: NodeId, what: &str) -> Option<Box<str>> {
+    pub(super) fn object_name(&mut self, node: NodeId, what: &str) -> Option<Box<str>> {
         let text = self.text(node, what)?;
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
         if text.is_empty() || text.len() > 253 || !text.bytes().all(allowed) {

@@ -48,6 +48,11 @@ impl Check<'_, '_> {
             Some(name) => self.rule_name(name),
             None => Some(format!("rule-{}", at + 1).into()),
         };
+        // What decides is told among the rules of other objects.
+        let name = match &self.object {
+            Some(object) => name.map(|name| format!("{object}/{name}").into()),
+            None => name,
+        };
         let action = self
             .required(node, action, "action")
             .and_then(|action| self.choice(action, &actions));
@@ -93,6 +98,15 @@ impl Check<'_, '_> {
             methods,
             path_prefix,
         ] = self.fields(node, "a match", MATCH_FIELDS)?;
+        if let (Some(cgroups), true) = (cgroups, self.object.is_some()) {
+            let hint = "only a policy file selects cgroups; an object selects pods".to_owned();
+            self.report(
+                Code::UnknownField,
+                cgroups,
+                "an object has no `cgroups`",
+                Some(hint),
+            );
+        }
         Some(Match {
             pod: pod.map(|pod| self.pod_match(pod)),
             cgroups: self.any_of(cgroups, "a list of cgroup globs", Self::cgroup),

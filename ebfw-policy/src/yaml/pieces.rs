@@ -5,7 +5,7 @@
 
 use std::{num::NonZero, ops::Range, thread};
 
-use super::{Builder, MAX_DEPTH, MAX_NODES, Node, NodeId, Tree, Value, fill};
+use super::{Builder, Documents, MAX_DEPTH, MAX_NODES, Node, NodeId, Tree, Value, fill};
 
 /// Files below this are read as a whole in a few milliseconds.
 const FROM_BYTES: usize = 64 << 10;
@@ -132,7 +132,7 @@ impl Cut {
 /// Reads one part, if there is nothing about it that concerns others; places count from the file's beginning.
 fn piece<'a>(source: &'a str, part: &Part) -> Option<Vec<Node<'a>>> {
     let mut problems = Vec::new();
-    let mut builder = Builder::new(source, MAX_DEPTH - part.depth, &mut problems);
+    let mut builder = Builder::new(source, Documents::One, MAX_DEPTH - part.depth, &mut problems);
     fill(source, &mut builder).ok()?;
     let Builder {
         mut nodes,
@@ -229,6 +229,7 @@ fn join<'a>(mut nodes: Vec<Node<'a>>, lists: Vec<Vec<Node<'a>>>) -> Option<Tree<
     Some(Tree {
         nodes,
         root: NodeId(0),
+        further: Vec::new(),
         anchor: None,
     })
 }
@@ -244,7 +245,7 @@ mod tests {
     /// Reads in pieces, if it can be, and compares with the whole. Whether it could.
     fn agrees(source: &str) -> bool {
         let mut problems = Vec::new();
-        let whole = read_whole(source, &mut problems);
+        let whole = read_whole(source, Documents::One, &mut problems);
         let mut cut = false;
         for pieces in [2, 3, 4, 1000] {
             let Some(tree) = read_in(source, pieces) else {

@@ -11,8 +11,10 @@ mod flows;
 mod hostile;
 mod layout;
 mod lint;
+mod manifests;
 mod model;
 mod names;
+mod objects;
 mod patterns;
 mod selection;
 

@@ -2,6 +2,10 @@
 //!
 //! All have to run in CI (`CI=true`) and with `EBFW_REQUIRE_KERNEL=1`; the latter has the last word.
 
+mod program;
+
+pub use program::{found, program};
+
 use std::{
     env,
     io::{self, Write as _},

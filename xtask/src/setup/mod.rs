@@ -34,18 +34,24 @@ pub(crate) enum Need {
 /// What it takes to build the kernel programs.
 pub(crate) const KERNEL_PROGRAMS: [Need; 2] = [Need::RustSource, Need::BpfLinker];
 
-const ALL: [Need; 12] = [
+const ALL: [Need; 18] = [
     Need::RustSource,
     Need::BpfLinker,
     Need::StaticTarget,
     Need::Components,
     Need::CargoDeny,
     Need::CargoFuzz,
+    Need::Program(Program::Bridge),
+    Need::Program(Program::Conntrack),
+    Need::Program(Program::Containerd),
     Need::Program(Program::Curl),
     Need::Program(Program::Dig),
+    Need::Program(Program::Etcd),
     Need::Program(Program::Ip),
+    Need::Program(Program::Iptables),
     Need::Program(Program::Nft),
     Need::Program(Program::Qemu),
+    Need::Program(Program::Runc),
     Need::Program(Program::Xz),
 ];
 

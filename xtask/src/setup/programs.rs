@@ -1,40 +1,59 @@
 //! Programs of the operating system: found in PATH, else installed with apt where that is possible.
 
-use std::{fs, os::unix::fs::MetadataExt as _, process::Command};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
 use crate::command::{self, note};
 
-/// A program that tests, the demo or the virtual machines call.
+/// A program that tests, the demo, the lab or the virtual machines call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Program {
+    Bridge,
+    Conntrack,
+    Containerd,
     Curl,
     Dig,
+    Etcd,
     Ip,
+    Iptables,
     Nft,
     Qemu,
+    Runc,
     Xz,
 }
+
+/// Where Debian puts what connects containers to networks.
+const NETWORK_PLUGINS: &str = "/usr/lib/cni";
 
 impl Program {
     /// What it is called on the command line.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Bridge => "bridge",
+            Self::Conntrack => "conntrack",
+            Self::Containerd => "containerd",
             Self::Curl => "curl",
             Self::Dig => "dig",
+            Self::Etcd => "etcd",
             Self::Ip => "ip",
+            Self::Iptables => "iptables",
             Self::Nft => "nft",
             Self::Qemu => "qemu-system-x86_64",
+            Self::Runc => "runc",
             Self::Xz => "xz",
         }
     }
 
     pub(super) fn purpose(self) -> &'static str {
         match self {
+            Self::Bridge => "`cargo xtask lab` connects its pods with it",
+            Self::Conntrack | Self::Iptables => "`cargo xtask lab`: services of the cluster",
+            Self::Containerd | Self::Runc => "`cargo xtask lab` runs containers",
             Self::Curl => "the demo puts a real client under a policy",
             Self::Dig => "a test resolves names with it",
-            Self::Ip => "the demo and the tests make network namespaces",
+            Self::Etcd => "`cargo xtask lab` keeps the cluster's objects in it",
+            Self::Ip => "the demo, the lab and the tests make network namespaces",
             Self::Nft => "a test rewrites addresses as Docker does",
             Self::Qemu => "`cargo xtask vm` boots old and new kernels",
             Self::Xz => "the modules of those kernels are compressed",
@@ -42,16 +61,29 @@ impl Program {
     }
 
     pub(super) fn found(self) -> Option<String> {
-        command::find(self.name()).map(|path| path.display().to_string())
+        let path = match self {
+            // Another program of that name belongs to iproute2.
+            Self::Bridge => {
+                Some(Path::new(NETWORK_PLUGINS).join("bridge")).filter(|path| path.is_file())
+            }
+            _ => command::find(self.name()),
+        };
+        path.map(|path| path.display().to_string())
     }
 
     pub(super) fn install(self) -> Result<()> {
         let package = match self {
+            Self::Bridge => "containernetworking-plugins",
+            Self::Conntrack => "conntrack",
+            Self::Containerd => "containerd",
             Self::Curl => "curl",
             Self::Dig => "bind9-dnsutils",
+            Self::Etcd => "etcd-server",
             Self::Ip => "iproute2",
+            Self::Iptables => "iptables",
             Self::Nft => "nftables",
             Self::Qemu => "qemu-system-x86",
+            Self::Runc => "runc",
             Self::Xz => "xz-utils",
         };
         let name = self.name();

@@ -1,13 +1,20 @@
 //! Judges flows against a policy as the kernel would, for people who ask beforehand.
 
+use std::sync::Arc;
+
 use ebfw_policy::{
     evaluate::{Decision, Dimension, Reason, Verdict},
     explain::Explanation,
     flow::{Flow, FlowError},
-    policy::Policy,
+    object::PolicyObject,
+    policy::Action,
+    policy_set::PolicySet,
     ruleset::{Ruleset, TooManyRules},
     workload::Workload,
 };
+use serde::{Serialize, Serializer};
+
+use super::source::Policies;
 
 /// Why a flow is decided as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +83,18 @@ impl Judged {
     }
 }
 
-/// A policy, and the rules of the workload that was judged last: flows come in runs of one workload.
+/// Policies, and the rules of the workload that was judged last: flows come in runs of one workload.
 pub(super) struct Judge {
-    policy: Policy,
+    policies: Policies,
     last: Option<(Workload, Option<Ruleset>)>,
 }
 
 impl Judge {
-    pub(super) fn new(policy: Policy) -> Self {
-        Self { policy, last: None }
+    pub(super) fn new(policies: Policies) -> Self {
+        Self {
+            policies,
+            last: None,
+        }
     }
 
     pub(super) fn judge(&mut self, question: Question) -> Result<Judged, TooManyRules> {
@@ -118,18 +128,61 @@ impl Judge {
         })
     }
 
-    /// What each rule of the policy is for the flow.
-    pub(super) fn explain(&self, flow: &Flow) -> Vec<Explanation<'_>> {
-        self.policy.explain(&flow.workload(), &flow.facts())
+    /// What each rule is for the flow; of objects those that govern the workload.
+    pub(super) fn explain(&self, flow: &Flow) -> Explained<'_> {
+        let (workload, facts) = (flow.workload(), flow.facts());
+        match &self.policies {
+            Policies::File(policy) => Explained {
+                objects: Vec::new(),
+                rules: policy.explain(&workload, &facts),
+            },
+            Policies::Objects(set) => Explained {
+                objects: joined(set, &workload),
+                rules: set.explain(&workload, &facts),
+            },
+        }
     }
 
     fn ruleset(&mut self, workload: Workload) -> Result<Option<&Ruleset>, TooManyRules> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != workload) {
-            let ruleset = self.policy.select(&workload)?;
+            let ruleset = match &self.policies {
+                Policies::File(policy) => policy.select(&workload)?,
+                Policies::Objects(set) => set.select(&workload)?,
+            };
             self.last = Some((workload, ruleset));
         }
         Ok(self.last.as_ref().and_then(|(_, ruleset)| ruleset.as_ref()))
     }
+}
+
+/// Why a flow is decided as it is, at length.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Explained<'p> {
+    /// The objects that govern the workload, in the order of their rules.
+    pub(super) objects: Vec<Joined>,
+    pub(super) rules: Vec<Explanation<'p>>,
+}
+
+/// An object that governs the workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Joined {
+    pub(super) object: String,
+    pub(super) priority: u32,
+    #[serde(serialize_with = "lower_case")]
+    pub(super) default: Action,
+}
+
+fn joined(set: &PolicySet, workload: &Workload) -> Vec<Joined> {
+    let joined = |object: &Arc<PolicyObject>| Joined {
+        object: object.id().to_string(),
+        priority: object.priority(),
+        default: object.policy().default_action,
+    };
+    set.selecting(workload).map(joined).collect()
+}
+
+fn lower_case<S: Serializer>(action: &Action, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(super::verdict::word((*action).into()))
 }
 
 impl From<Reason> for Why {

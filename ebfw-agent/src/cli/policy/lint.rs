@@ -1,19 +1,26 @@
 //! `ebfw policy lint`: what is wrong or doubtful in policy files, with exit codes for CI.
 
-use std::{io::Write, path::PathBuf};
+use std::{cell::LazyCell, io::Write, path::PathBuf};
 
 use anstream::{AutoStream, ColorChoice};
 use clap::{Args, ValueEnum, ValueHint};
-use ebfw_policy::diagnostics::{Diagnostic, Diagnostics, Severity};
+use ebfw_crd::schema::Offline;
+use ebfw_policy::{
+    Manifests,
+    diagnostics::{Diagnostic, Diagnostics, Severity},
+};
 use serde::Serialize;
 
-use super::{OutputFlag, source::Source};
+use super::{
+    OutputFlag,
+    source::{self, Source},
+};
 use crate::{cli::output::Stdout, config::Output, exit::Exit};
 
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct LintArgs {
-    /// Policy files; `-` is standard input
-    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// Policy files, manifests, or directories of them; `-` is standard input
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::AnyPath)]
     files: Vec<PathBuf>,
     /// The least severity that makes the exit code 3
     #[arg(long, value_enum, default_value = "warning", value_name = "WORD")]
@@ -48,9 +55,10 @@ impl FailOn {
 pub(super) fn main(args: &LintArgs) -> anyhow::Result<Exit> {
     let mut out = Stdout::lock();
     let mut worst = Exit::SUCCESS;
-    for path in &args.files {
+    let schema: LazyCell<Offline> = LazyCell::new(Offline::new);
+    for path in &source::files(&args.files)? {
         let exit = match Source::read(path) {
-            Ok(source) => lint(args, &source, &mut out)?,
+            Ok(source) => lint(args, &source, &schema, &mut out)?,
             Err(error) => {
                 crate::cli::complain(&format!("{error:#}"));
                 Exit::FAILURE
@@ -71,11 +79,27 @@ fn worse(one: Exit, other: Exit) -> Exit {
     }
 }
 
-fn lint(args: &LintArgs, source: &Source, out: &mut impl Write) -> anyhow::Result<Exit> {
-    let (findings, exit) = match ebfw_policy::parse_policy(&source.text) {
+/// What is doubtful in a file, or every error of it.
+fn findings(source: &Source, schema: &LazyCell<Offline>) -> Result<Diagnostics, Diagnostics> {
+    if !source.is_manifest() {
+        return ebfw_policy::parse_policy(&source.text).map(|policy| policy.lint(&source.text));
+    }
+    let Manifests { objects, notes } = source.manifests(schema)?;
+    let doubtful = objects
+        .iter()
+        .map(|object| object.policy().lint(&source.text));
+    Ok(std::iter::once(notes).chain(doubtful).collect())
+}
+
+fn lint(
+    args: &LintArgs,
+    source: &Source,
+    schema: &LazyCell<Offline>,
+    out: &mut impl Write,
+) -> anyhow::Result<Exit> {
+    let (findings, exit) = match findings(source, schema) {
         Err(errors) => (errors, Exit::FAILURE),
-        Ok(policy) => {
-            let findings = policy.lint(&source.text);
+        Ok(findings) => {
             let fails = findings
                 .iter()
                 .any(|finding| args.fail_on.covers(finding.severity));

@@ -1,5 +1,6 @@
-//! `ebfw policy …`: offline work with policy files. No kernel, no privileges.
+//! `ebfw policy …`: offline work with policy files and manifests. No kernel, no privileges, no cluster.
 
+mod crds;
 mod format;
 mod judge;
 mod lint;
@@ -9,11 +10,11 @@ mod verdict;
 
 use clap::{Args, Subcommand};
 
-use self::{format::FormatArgs, lint::LintArgs, test::TestArgs};
+use self::{crds::CrdsArgs, format::FormatArgs, lint::LintArgs, test::TestArgs};
 use super::{help, output};
 use crate::{config::Output, exit::Exit};
 
-/// What can be done with policy files.
+/// What can be done with policy files and manifests.
 #[derive(Clone, Debug, Subcommand)]
 #[command(after_help = help::POLICY)]
 pub(super) enum PolicyCommand {
@@ -29,6 +30,9 @@ pub(super) enum PolicyCommand {
     /// Print the JSON Schema of the policy file, so that editors complete it
     #[command(after_help = help::POLICY_SCHEMA)]
     Schema,
+    /// Print the definitions of the custom resources, for kubectl apply
+    #[command(after_help = help::POLICY_CRDS)]
+    Crds(CrdsArgs),
 }
 
 /// The flag that chooses the form of what is printed.
@@ -44,6 +48,7 @@ pub(super) fn main(command: PolicyCommand) -> anyhow::Result<Exit> {
         PolicyCommand::Test(args) => test::main(args),
         PolicyCommand::Lint(args) => lint::main(&args),
         PolicyCommand::Fmt(args) => format::main(&args),
+        PolicyCommand::Crds(args) => crds::main(args),
         PolicyCommand::Schema => {
             let schema = serde_json::to_string_pretty(&ebfw_policy::spec::schema())?;
             output::print(&format!("{schema}\n"))?;

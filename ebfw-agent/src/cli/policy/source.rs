@@ -1,19 +1,36 @@
-//! A policy file with its text, and how its problems reach the terminal.
+//! Policy files and manifests with their text, and how their problems reach the terminal.
 
-use std::{fmt, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anstream::{AutoStream, ColorChoice};
-use ebfw_policy::{diagnostics::Diagnostics, policy::Policy};
+use anyhow::Context;
+use ebfw_crd::schema::Offline;
+use ebfw_policy::{
+    Manifests, diagnostics::Diagnostics, object::ObjectId, policy::Policy, policy_set::PolicySet,
+};
 
-use crate::input::Input;
+use crate::{exit::Usage, input::Input};
 
-/// The text of a policy file.
+/// The text of a file.
 pub(super) struct Source {
     pub(super) name: String,
     pub(super) text: String,
 }
 
-/// A policy file that is refused; shows every problem with its line.
+/// What the files say.
+pub(super) enum Policies {
+    /// A policy file.
+    File(Policy),
+    /// Objects, from manifests.
+    Objects(PolicySet),
+}
+
+/// A file that is refused; shows every problem with its line.
 #[derive(Debug)]
 pub(super) struct BadPolicy {
     rendered: String,
@@ -30,8 +47,19 @@ impl Source {
         })
     }
 
+    /// Whether it holds manifests, and no policy file.
+    pub(super) fn is_manifest(&self) -> bool {
+        ebfw_policy::is_manifest(&self.text)
+    }
+
     pub(super) fn policy(&self) -> Result<Policy, BadPolicy> {
         ebfw_policy::parse_policy(&self.text).map_err(|problems| self.refused(&problems))
+    }
+
+    /// Its objects. `schema`: what the API server would refuse.
+    pub(super) fn manifests(&self, schema: &Offline) -> Result<Manifests, Diagnostics> {
+        let violations = |kind, object: &_| schema.violations(kind, object);
+        ebfw_policy::parse_manifests(&self.text, &violations)
     }
 
     pub(super) fn refused(&self, problems: &Diagnostics) -> BadPolicy {
@@ -42,6 +70,80 @@ impl Source {
             problems: problems.len(),
         }
     }
+}
+
+impl Policies {
+    /// Reads one policy file, or any number of files with manifests.
+    pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Self> {
+        let sources: Vec<Source> = files(paths)?
+            .iter()
+            .map(|path| Source::read(path))
+            .collect::<Result<_, _>>()?;
+        match sources.as_slice() {
+            [source] if !source.is_manifest() => Ok(Self::File(source.policy()?)),
+            sources => objects(sources),
+        }
+    }
+}
+
+fn objects(sources: &[Source]) -> anyhow::Result<Policies> {
+    let schema = Offline::new();
+    let mut found = BTreeMap::<ObjectId, &str>::new();
+    let mut objects = Vec::new();
+    for source in sources {
+        if !source.is_manifest() {
+            let reason = format!(
+                "{} is a policy file: one alone can be judged, or manifests",
+                source.name
+            );
+            return Err(Usage(reason).into());
+        }
+        let manifests = source.manifests(&schema);
+        for object in manifests
+            .map_err(|problems| source.refused(&problems))?
+            .objects
+        {
+            if let Some(first) = found.insert(object.id().clone(), &source.name) {
+                let id = object.id();
+                anyhow::bail!("{id} is in {first} and in {}: remove one", source.name);
+            }
+            objects.push(Arc::new(object));
+        }
+    }
+    Ok(Policies::Objects(PolicySet::new(objects)))
+}
+
+/// The files that are meant: a directory stands for the YAML files in it, in the order of their names.
+pub(super) fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            files.extend(
+                yaml_files(path).with_context(|| format!("failed to read {}", path.display()))?,
+            );
+        } else {
+            files.push(path.clone());
+        }
+    }
+    Ok(files)
+}
+
+fn yaml_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if yaml && path.is_file() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        anyhow::bail!("no file in it ends in .yaml or .yml");
+    }
+    files.sort();
+    Ok(files)
 }
 
 impl fmt::Display for BadPolicy {

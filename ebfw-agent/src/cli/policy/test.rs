@@ -10,8 +10,8 @@ use clap::{Args, ValueHint};
 
 use super::{
     OutputFlag,
-    judge::{Judge, Question},
-    source::Source,
+    judge::{Explained, Judge, Question},
+    source::Policies,
     verdict,
 };
 use crate::{
@@ -28,9 +28,9 @@ const MAX_LINE: u64 = 1 << 20;
 
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct TestArgs {
-    /// Policy file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    policy: PathBuf,
+    /// Policy file, or file or directory of manifests; of manifests several
+    #[arg(short = 'f', long, required = true, value_name = "FILE", value_hint = ValueHint::AnyPath)]
+    policy: Vec<PathBuf>,
     /// A flow; may be given several times. Without any, standard input holds one JSON object a line
     #[arg(long = "flow", value_name = "KEY=VALUE …")]
     flows: Vec<String>,
@@ -48,7 +48,7 @@ pub(super) fn main(args: TestArgs) -> anyhow::Result<Exit> {
         explain,
         form,
     } = args;
-    if flows.is_empty() && policy == Path::new("-") {
+    if flows.is_empty() && policy.iter().any(|path| path == Path::new("-")) {
         let reason =
             "standard input cannot be both the policy and the flows: give --flow or a file";
         return Err(Usage(reason.to_owned()).into());
@@ -56,7 +56,7 @@ pub(super) fn main(args: TestArgs) -> anyhow::Result<Exit> {
     let Some(questions) = read_flags(&flows) else {
         return Ok(Exit::USAGE);
     };
-    let judge = Judge::new(Source::read(&policy)?.policy()?);
+    let judge = Judge::new(Policies::read(&policy)?);
     let mut report = Report {
         judge,
         explain,
@@ -114,7 +114,7 @@ impl Report {
         self.unexpected += u64::from(judged.as_expected() == Some(false));
         let explained = match self.explain {
             true => self.judge.explain(&judged.question.flow),
-            false => Vec::new(),
+            false => Explained::default(),
         };
         match self.form {
             Output::Text => verdict::write_text(out, &judged, &explained)?,

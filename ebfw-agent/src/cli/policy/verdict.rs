@@ -9,7 +9,7 @@ use ebfw_policy::{
 };
 use serde::Serialize;
 
-use super::judge::{Judged, Why};
+use super::judge::{Explained, Joined, Judged, Why};
 
 /// Column of the rule in the text: the longest action and two blanks.
 const ACTION_WIDTH: usize = 8;
@@ -18,7 +18,7 @@ const ACTION_WIDTH: usize = 8;
 pub(super) fn write_text(
     out: &mut impl Write,
     judged: &Judged,
-    explained: &[Explanation<'_>],
+    explained: &Explained<'_>,
 ) -> io::Result<()> {
     let action = title(judged.decision);
     let line = format!(
@@ -31,12 +31,22 @@ pub(super) fn write_text(
         (Some(false), Some(expected)) => writeln!(out, "  expected={}", title(expected))?,
         _ => writeln!(out)?,
     }
-    let words: Vec<String> = explained
-        .iter()
-        .map(|rule| in_words(rule.judgement))
-        .collect();
+    let Explained { objects, rules } = explained;
+    for object in objects {
+        let Joined {
+            object,
+            priority,
+            default,
+        } = object;
+        let default = action_title(*default);
+        writeln!(
+            out,
+            "  from  {object}  priority={priority}  default={default}"
+        )?;
+    }
+    let words: Vec<String> = rules.iter().map(|rule| in_words(rule.judgement)).collect();
     let width = words.iter().map(String::len).max().unwrap_or(0);
-    for (rule, words) in explained.iter().zip(&words) {
+    for (rule, words) in rules.iter().zip(&words) {
         let (name, action) = (&rule.rule.name, action_title(rule.rule.action));
         writeln!(
             out,
@@ -51,7 +61,7 @@ pub(super) fn write_text(
 pub(super) fn write_json(
     out: &mut impl Write,
     judged: &Judged,
-    explained: &[Explanation<'_>],
+    explained: &Explained<'_>,
 ) -> anyhow::Result<()> {
     let object = serde_json::to_string(&Object::new(judged, explained))?;
     writeln!(out, "{object}")?;
@@ -67,7 +77,7 @@ fn title(decision: Decision) -> &'static str {
     }
 }
 
-fn word(decision: Decision) -> &'static str {
+pub(super) fn word(decision: Decision) -> &'static str {
     match decision {
         Decision::Allow => "allow",
         Decision::Deny => "deny",
@@ -116,6 +126,8 @@ struct Object<'j> {
     expect: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     as_expected: Option<bool>,
+    #[serde(skip_serializing_if = "<[Joined]>::is_empty")]
+    policies: &'j [Joined],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<ExplainedRule<'j>>,
 }
@@ -132,7 +144,7 @@ struct ExplainedRule<'j> {
 }
 
 impl<'j> Object<'j> {
-    fn new(judged: &'j Judged, explained: &'j [Explanation<'_>]) -> Self {
+    fn new(judged: &'j Judged, explained: &'j Explained<'_>) -> Self {
         let Judged {
             question,
             decision,
@@ -157,7 +169,8 @@ impl<'j> Object<'j> {
             flow: &question.text,
             expect: question.flow.expect().map(word),
             as_expected: judged.as_expected(),
-            rules: explained.iter().map(ExplainedRule::new).collect(),
+            policies: &explained.objects,
+            rules: explained.rules.iter().map(ExplainedRule::new).collect(),
         }
     }
 }

@@ -1,0 +1,99 @@
+//! Programs of a Kubernetes lab: from the folder that `EBFW_LAB_BIN` names, packed or not, or from PATH.
+
+use std::{
+    env, fs, io,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// A folder with programs, as they are or as `.xz`.
+const FOLDER: &str = "EBFW_LAB_BIN";
+/// Names under which one binary of Kubernetes, `kube`, does its work.
+const KUBERNETES: [&str; 2] = ["kube-apiserver", "kubectl"];
+
+/// The program `name`, if the machine has it. What has to be unpacked for it goes into `scratch`.
+///
+/// # Panics
+///
+/// Where a packed program cannot be unpacked.
+#[must_use]
+pub fn program(name: &str, scratch: &Path) -> Option<PathBuf> {
+    given(name, scratch).or_else(|| in_path(name))
+}
+
+/// Whether the calling test has the programs that it needs and can run. Where `EBFW_LAB_BIN` promises them they are a need like any other; without it
+/// the test is skipped, loudly, in CI as well: not every machine has a Kubernetes lab.
+///
+/// # Panics
+///
+/// Where they are promised and missing and all tests have to run.
+#[must_use]
+pub fn found(is_found: bool, programs: &str) -> bool {
+    let promised = env::var_os(FOLDER).is_some_and(|folder| !folder.is_empty());
+    if promised {
+        return super::met(is_found, programs);
+    }
+    if !is_found {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        super::not_run(&format!("{test}: needs {programs} ({FOLDER} or PATH)"));
+    }
+    is_found
+}
+
+fn given(name: &str, scratch: &Path) -> Option<PathBuf> {
+    let folder = PathBuf::from(env::var_os(FOLDER).filter(|folder| !folder.is_empty())?);
+    // Tests run in the folder of their package, people name folders as seen from the workspace.
+    let folder = fs::canonicalize(&folder)
+        .or_else(|_| fs::canonicalize(Path::new("..").join(&folder)))
+        .ok()?;
+    if let Some(program) = plain_or_packed(&folder, name, scratch) {
+        return Some(program);
+    }
+    if !KUBERNETES.contains(&name) {
+        return None;
+    }
+    let kube = plain_or_packed(&folder, "kube", scratch)?;
+    let link = scratch.join(name);
+    match symlink(kube, &link) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            panic!("failed to link {}: {error}", link.display())
+        }
+        Ok(()) | Err(_) => Some(link),
+    }
+}
+
+fn plain_or_packed(folder: &Path, name: &str, scratch: &Path) -> Option<PathBuf> {
+    let plain = folder.join(name);
+    if plain.is_file() {
+        return Some(plain);
+    }
+    let packed = folder.join(format!("{name}.xz"));
+    let unpacked = scratch.join(format!("{name}-unpacked"));
+    if !unpacked.is_file() && packed.is_file() {
+        unpack(&packed, &unpacked)
+            .unwrap_or_else(|error| panic!("failed to unpack {}: {error}", packed.display()));
+    }
+    unpacked.is_file().then_some(unpacked)
+}
+
+fn unpack(packed: &Path, to: &Path) -> io::Result<()> {
+    let file = fs::File::create(to)?;
+    let status = Command::new("xz")
+        .args(["--decompress", "--stdout"])
+        .arg(packed)
+        .stdin(Stdio::null())
+        .stdout(file)
+        .status()?;
+    if !status.success() {
+        return Err(io::Error::other(format!("xz ended with {status}")));
+    }
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755))
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}

@@ -1,0 +1,146 @@
+//! What policies of the cluster do to pods.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::cluster::{OUTSIDE, Server, cluster, eventually};
+
+/// How often a policy is changed to measure how long that takes.
+const CHANGES: usize = 60;
+/// From the API server's answer until a pod feels it.
+const ENFORCED_WITHIN: Duration = Duration::from_millis(500);
+
+fn deny(address: std::net::Ipv4Addr, selector: &Value) -> Value {
+    json!({
+        "podSelector": selector,
+        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{address}/32")] } }],
+    })
+}
+
+#[test]
+fn a_policy_reaches_its_own_namespace_and_no_other() {
+    let cluster = cluster();
+    let (here, there) = (cluster.namespace("here"), cluster.namespace("there"));
+    let (one, other) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
+    let (pod, neighbour) = (here.pod("pod", &json!({})), there.pod("pod", &json!({})));
+    assert!(pod.connect(one.address).is_made(), "before");
+    here.policy("deny", &deny(OUTSIDE[0], &json!({})));
+    eventually("it is in force", || pod.connect(one.address).is_refused());
+    assert!(pod.connect(other.address).is_made(), "another destination");
+    assert!(
+        neighbour.connect(one.address).is_made(),
+        "another namespace"
+    );
+    here.policy(
+        "deny",
+        &json!({ "podSelector": {}, "defaultAction": "Deny" }),
+    );
+    eventually("nothing is allowed", || {
+        pod.connect(other.address).is_refused()
+    });
+    assert!(
+        neighbour.connect(one.address).is_made(),
+        "another namespace"
+    );
+    here.delete_policy("deny");
+    eventually("it is gone", || pod.connect(one.address).is_made());
+}
+
+#[test]
+fn a_pod_follows_its_labels_within_a_second() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("labels");
+    let server = Server::start(OUTSIDE[0]);
+    let pod = namespace.pod("pod", &json!({ "tier": "web" }));
+    let twin = namespace.pod("twin", &json!({ "tier": "web" }));
+    let selector = json!({ "matchLabels": { "tier": "db" } });
+    namespace.policy("deny-db", &deny(OUTSIDE[0], &selector));
+    for (tier, refused) in [("db", true), ("web", false), ("db", true)] {
+        let begun = Instant::now();
+        pod.label(&json!({ "tier": tier }));
+        eventually(tier, || pod.connect(server.address).is_refused() == refused);
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "{tier} after {took:?}");
+    }
+    assert!(twin.connect(server.address).is_made(), "the twin is web");
+}
+
+#[test]
+fn policies_over_one_pod_are_read_in_their_order() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("order");
+    let server = Server::start(OUTSIDE[0]);
+    let pod = namespace.pod("pod", &json!({ "test": "order" }));
+    let cidr = json!([format!("{}/32", OUTSIDE[0])]);
+    let rule =
+        |action: &str| json!([{ "name": "r", "action": action, "match": { "cidrs": cidr } }]);
+    let policy = |priority: u32, action: &str| json!({ "podSelector": {}, "priority": priority, "rules": rule(action) });
+    namespace.policy("b", &policy(1000, "Deny"));
+    eventually("one denies", || pod.connect(server.address).is_refused());
+    namespace.policy("a", &policy(1000, "Allow"));
+    eventually("a comes before b", || pod.connect(server.address).is_made());
+    namespace.policy("b", &policy(1, "Deny"));
+    eventually("a lower priority comes first", || {
+        pod.connect(server.address).is_refused()
+    });
+    let selector = json!({ "matchLabels": { "test": "order" } });
+    let first = json!({ "podSelector": selector, "priority": 5000, "rules": rule("Allow") });
+    let _first = cluster.cluster_policy("order", &first);
+    eventually("cluster policies come before all others", || {
+        pod.connect(server.address).is_made()
+    });
+}
+
+#[test]
+fn a_change_is_enforced_within_half_a_second() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("speed");
+    let server = Server::start(OUTSIDE[0]);
+    let pod = namespace.pod("pod", &json!({}));
+    let mut delays = Vec::new();
+    for number in 0..CHANGES {
+        let refused = number % 2 == 0;
+        let address = OUTSIDE[usize::from(!refused)];
+        let begun = Instant::now();
+        namespace.policy("flip", &deny(address, &json!({})));
+        eventually("the change is in force", || {
+            pod.connect(server.address).is_refused() == refused
+        });
+        delays.push(begun.elapsed());
+    }
+    delays.sort_unstable();
+    let at = |percent: usize| delays[(CHANGES * percent / 100).min(CHANGES - 1)];
+    eprintln!(
+        "from apply to enforced: {:?} (p50), {:?} (p99), {CHANGES} changes",
+        at(50),
+        at(99)
+    );
+    assert!(at(99) < ENFORCED_WITHIN, "{delays:?}");
+}
+
+#[test]
+fn services_and_names_work_through_the_clusters_dns() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("names");
+    let (good, bad) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
+    let pod = namespace.pod("pod", &json!({}));
+    namespace.policy(
+        "by-name",
+        &json!({
+            "podSelector": {},
+            "defaultAction": "Deny",
+            "rules": [{ "name": "good", "action": "Allow", "match": { "domains": ["outside.test"] } }],
+        }),
+    );
+    eventually("it is in force", || pod.connect(bad.address).is_refused());
+    let reached = |name: &str, server: &Server| {
+        let address = pod.resolve(name);
+        assert_eq!(address, server.address.ip().to_string(), "{name}");
+        pod.connect(server.address)
+    };
+    eventually("a name that is allowed", || {
+        reached("outside.test", &good).is_made()
+    });
+    assert!(reached("other.outside.test", &bad).is_refused());
+}

@@ -1,0 +1,173 @@
+//! Pods that do what tests tell them (`tests/pod`).
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use super::cluster::{OwnNamespace, PATIENCE, eventually};
+
+/// Where a pod takes orders.
+const ORDERS: u16 = 9000;
+
+/// A pod that runs.
+pub(crate) struct Pod<'a> {
+    namespace: &'a OwnNamespace<'a>,
+    pub(crate) name: String,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// What came of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was made, after this time.
+    Made(Duration),
+    /// It was not, because of this kind of error.
+    Failed(String),
+}
+
+impl Outcome {
+    /// Whether the firewall said no: at once, or by taking the socket away that waited to be judged.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Failed(kind) if kind == "PermissionDenied" || kind == "ConnectionAborted")
+    }
+
+    pub(crate) fn is_made(&self) -> bool {
+        matches!(self, Self::Made(_))
+    }
+
+    fn read(answer: &str) -> Self {
+        let words: Vec<&str> = answer.split_whitespace().collect();
+        match words[..] {
+            ["ok", took] => Self::Made(Duration::from_micros(
+                took.parse().expect("a pod says microseconds"),
+            )),
+            ["failed", kind, ..] => Self::Failed(kind.to_owned()),
+            _ => panic!("a pod answered {answer:?}"),
+        }
+    }
+}
+
+impl OwnNamespace<'_> {
+    fn pods(&self) -> Api<PodObject> {
+        self.cluster.api(&self.name)
+    }
+
+    /// Asks for a pod and does not wait for it.
+    pub(crate) fn request_pod(&self, name: &str, labels: &Value, arguments: &[&str]) {
+        let pod = json!({
+            "metadata": { "name": name, "labels": labels },
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": false,
+                "enableServiceLinks": false,
+                "containers": [{
+                    "name": "pod",
+                    "image": "lab.ebfw/pod:latest",
+                    "imagePullPolicy": "Never",
+                    "args": arguments,
+                }],
+            },
+        });
+        let pod = serde_json::from_value(pod).expect("it is a pod");
+        self.cluster
+            .block_on(self.pods().create(&PostParams::default(), &pod))
+            .expect("an administrator makes pods");
+    }
+
+    /// A pod that was asked for, once it takes orders.
+    pub(crate) fn running_pod(&self, name: &str) -> Pod<'_> {
+        let mut address = None;
+        eventually(&format!("{name} has an address"), || {
+            let pod = self.cluster.block_on(self.pods().get(name));
+            let status = pod.ok().and_then(|pod| pod.status);
+            address = status.and_then(|status| status.pod_ip?.parse().ok());
+            address.is_some()
+        });
+        let pod = Pod {
+            namespace: self,
+            name: name.to_owned(),
+            address: address.expect("the loop ended because of it"),
+        };
+        eventually(&format!("{name} takes orders"), || {
+            pod.order("first").is_some()
+        });
+        pod
+    }
+
+    /// A pod that waits for orders.
+    pub(crate) fn pod(&self, name: &str, labels: &Value) -> Pod<'_> {
+        self.request_pod(name, labels, &["obey"]);
+        self.running_pod(name)
+    }
+}
+
+impl Pod<'_> {
+    /// Gives an order; `None` where it is not answered.
+    pub(crate) fn order(&self, order: &str) -> Option<String> {
+        let address = SocketAddr::from((self.address, ORDERS));
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        writeln!(stream, "{order}").ok()?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).ok()?;
+        (!answer.is_empty()).then(|| answer.trim().to_owned())
+    }
+
+    /// What became of what the pod did first of all.
+    pub(crate) fn first(&self) -> Outcome {
+        Outcome::read(&self.order("first").expect("it takes orders"))
+    }
+
+    /// Lets the pod connect.
+    pub(crate) fn connect(&self, to: SocketAddr) -> Outcome {
+        let answer = self.order(&format!("connect {to} 5000"));
+        Outcome::read(&answer.expect("it takes orders"))
+    }
+
+    /// Lets the pod resolve a name.
+    pub(crate) fn resolve(&self, name: &str) -> String {
+        self.order(&format!("resolve {name}"))
+            .expect("it takes orders")
+    }
+
+    /// Changes its labels.
+    pub(crate) fn label(&self, labels: &Value) {
+        let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
+        let pods = self.namespace.pods();
+        self.namespace
+            .cluster
+            .block_on(pods.patch(&self.name, &PatchParams::default(), &patch))
+            .expect("an administrator changes labels");
+    }
+
+    /// The object.
+    pub(crate) fn object(&self) -> PodObject {
+        let pods = self.namespace.pods();
+        self.namespace
+            .cluster
+            .block_on(pods.get(&self.name))
+            .expect("the pod is there")
+    }
+
+    /// Deletes it and waits until it is gone.
+    pub(crate) fn delete(self) {
+        let pods = self.namespace.pods();
+        let cluster = self.namespace.cluster;
+        let deleted = cluster.block_on(pods.delete(&self.name, &DeleteParams::default()));
+        deleted.expect("the pod is there");
+        eventually("the pod is gone", || {
+            cluster
+                .block_on(pods.get_opt(&self.name))
+                .is_ok_and(|pod| pod.is_none())
+        });
+    }
+}

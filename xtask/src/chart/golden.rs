@@ -1,0 +1,208 @@
+//! Renderings of the chart, compared with those that are committed: `helm/ebfw/ci/NAME.values.yaml` gives `NAME.golden.yaml`.
+//! To write them anew: BLESS=1 cargo test -p xtask chart
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use ebfw_test_need as need;
+
+use crate::workspace;
+
+struct Helm {
+    program: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+impl Helm {
+    fn find() -> Option<Self> {
+        let scratch = tempfile::tempdir().unwrap();
+        let program = need::program("helm", scratch.path());
+        let _ = need::found(program.is_some(), "helm");
+        Some(Self {
+            program: program?,
+            _scratch: scratch,
+        })
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let chart = workspace::root().join("helm/ebfw");
+        Command::new(&self.program)
+            .args(arguments)
+            .arg(chart)
+            .output()
+            .unwrap()
+    }
+
+    fn rendered(&self, values: &Path) -> String {
+        let values = values.to_str().unwrap();
+        let output = self.run(&[
+            "template",
+            "ebfw",
+            "--namespace=ebfw-system",
+            "--values",
+            values,
+        ]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{values}: {error}");
+        documents(&String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// What Helm complains about.
+    fn refusal(&self, set: &[&str]) -> String {
+        let set: Vec<String> = set.iter().map(|set| format!("--set={set}")).collect();
+        let mut arguments = vec!["template", "ebfw"];
+        arguments.extend(set.iter().map(String::as_str));
+        let output = self.run(&arguments);
+        assert!(!output.status.success(), "{set:?} is rendered");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+/// Without the blank lines between documents, of which each version of Helm makes as many as it likes.
+fn documents(rendered: &str) -> String {
+    let documents = rendered.split("---\n").map(str::trim_end);
+    let documents: Vec<&str> = documents.filter(|document| !document.is_empty()).collect();
+    format!("{}\n", documents.join("\n---\n"))
+}
+
+fn cases() -> Vec<PathBuf> {
+    let folder = workspace::root().join("helm/ebfw/ci");
+    let mut cases: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().ends_with(".values.yaml"))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 4, "{cases:?}");
+    cases
+}
+
+#[test]
+fn the_chart_renders_what_is_committed() {
+    let Some(helm) = Helm::find() else {
+        return;
+    };
+    for values in cases() {
+        let rendered = helm.rendered(&values);
+        let golden = PathBuf::from(values.to_str().unwrap().replace(".values.", ".golden."));
+        if env::var_os("BLESS").is_some() {
+            fs::write(&golden, &rendered).unwrap();
+        }
+        let committed = fs::read_to_string(&golden).unwrap_or_default();
+        let name = golden.display();
+        assert!(
+            rendered == committed,
+            "{name} is out of date: look at `git diff` after BLESS=1 cargo test -p xtask chart"
+        );
+    }
+}
+
+#[test]
+fn helm_finds_nothing_wrong() {
+    let Some(helm) = Helm::find() else {
+        return;
+    };
+    for values in cases() {
+        let output = helm.run(&[
+            "lint",
+            "--strict",
+            "--quiet",
+            "--values",
+            values.to_str().unwrap(),
+        ]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}: {text}", values.display());
+    }
+}
+
+#[test]
+fn helm_refuses_wrong_values() {
+    let Some(helm) = Helm::find() else {
+        return;
+    };
+    for (set, complaint) in [
+        (&["mode=audit"][..], "mode"),
+        (&["modes=log"], "modes"),
+        (&["metrics.port=0"], "port"),
+        (&["policy.source=files"], "source"),
+        (&["policy.source=file"], "policy.file is empty"),
+        (&["hostPaths.cgroup=cgroup"], "cgroup"),
+    ] {
+        let text = helm.refusal(set);
+        assert!(text.contains(complaint), "{set:?}: {text}");
+    }
+}
+
+/// What a rendering never has, whatever the values are.
+#[test]
+fn no_rendering_asks_for_more_than_it_needs() {
+    for values in cases() {
+        let golden = values.to_str().unwrap().replace(".values.", ".golden.");
+        let text = fs::read_to_string(&golden).unwrap();
+        for wanted in [
+            "privileged: false",
+            "allowPrivilegeEscalation: false",
+            "readOnlyRootFilesystem: true",
+            "type: RuntimeDefault",
+            "drop: [ALL]",
+        ] {
+            assert!(text.contains(wanted), "{golden}: {wanted}");
+        }
+        for unwanted in [
+            "hostPID: true",
+            "hostIPC",
+            "\"*\"",
+            "secrets",
+            "cluster-admin",
+        ] {
+            let found = text.lines().find(|line| line.contains(unwanted));
+            // Node names may be any: the dashboard's `*` is a regular expression.
+            let found = found.filter(|line| !line.contains("allValue"));
+            assert_eq!(found, None, "{golden}: {unwanted}");
+        }
+    }
+}
+
+/// The definitions are in the release exactly where they are wanted, and never go with it.
+#[test]
+fn the_definitions_are_installed_unless_they_are_not_wanted() {
+    for values in cases() {
+        let golden = values.to_str().unwrap().replace(".values.", ".golden.");
+        let text = fs::read_to_string(&golden).unwrap();
+        let wanted = if golden.contains("default") { 2 } else { 0 };
+        for line in [
+            "\nkind: CustomResourceDefinition\n",
+            "\n    helm.sh/resource-policy: keep\n",
+        ] {
+            assert_eq!(text.matches(line).count(), wanted, "{golden}: {line:?}");
+        }
+    }
+}
+
+/// Alerts and dashboard ask for metrics that exist.
+#[test]
+fn every_metric_is_one_of_the_reference() {
+    let root = workspace::root();
+    let reference = fs::read_to_string(root.join("docs/metrics.md")).unwrap();
+    let known: BTreeSet<&str> = reference
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    for file in [
+        "helm/ebfw/dashboards/ebfw.json",
+        "helm/ebfw/templates/prometheusrule.yaml",
+    ] {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let asked: BTreeSet<&str> = words.filter(|word| word.starts_with("ebfw_")).collect();
+        let asked: Vec<&str> = asked.into_iter().filter(|word| *word != "ebfw_").collect();
+        assert!(asked.len() >= 4, "{file}: {asked:?}");
+        for metric in asked {
+            assert!(known.contains(metric), "{file}: {metric} does not exist");
+        }
+    }
+}
