@@ -30,6 +30,8 @@ fn no_first_connection_of_fifty_pods_at_once_is_unchecked() {
     eventually("the policy is in force", || {
         probe.connect(denied.address).is_refused()
     });
+    let workloads = || cluster.metric("ebfw_workloads").expect("the agent tells");
+    let few = workloads();
     let before = denied.accepted();
 
     let name = |kind: &str, number: usize| format!("{kind}-{number}");
@@ -57,6 +59,8 @@ fn no_first_connection_of_fifty_pods_at_once_is_unchecked() {
             delay
         })
         .collect();
+    let many = workloads();
+    assert!(many >= few + 75, "{few} and 75 pods are {many}");
     delays.sort_unstable();
     let at = |percent: usize| delays[(delays.len() * percent / 100).min(delays.len() - 1)];
     eprintln!(
@@ -65,4 +69,7 @@ fn no_first_connection_of_fifty_pods_at_once_is_unchecked() {
         at(50),
         at(99)
     );
+    drop(probe);
+    drop(namespace);
+    eventually("nothing of the pods is left in the kernel", || workloads() < few);
 }
