@@ -132,7 +132,13 @@ impl LogFilter {
     /// The filter in the form that the subscriber takes.
     #[must_use]
     pub fn to_env_filter(&self) -> EnvFilter {
-        EnvFilter::new(&self.0)
+        // The client of the API server reports each failed try as an error of its own; the agent says once what is the matter.
+        let quiet = "kube_client::client::builder=off";
+        if self.0.contains("kube_client") {
+            EnvFilter::new(&self.0)
+        } else {
+            EnvFilter::new(format!("{quiet},{}", self.0))
+        }
     }
 }
 

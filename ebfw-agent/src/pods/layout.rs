@@ -70,10 +70,16 @@ enum Name<'a> {
     Other,
 }
 
+/// What systemd gives users to make cgroups in as they like: whatever they call them there, they are no pods.
+const USERS: &str = "user.slice";
+
 /// Where `path` lies.
 #[must_use]
 pub fn place(path: &CgroupPath) -> Place {
     let text = path.text();
+    if text.split('/').nth(1) == Some(USERS) {
+        return Place::Elsewhere;
+    }
     let mut found = Place::Elsewhere;
     let mut class = Qos::Guaranteed;
     for name in text.split('/').filter(|name| !name.is_empty()) {
@@ -252,6 +258,11 @@ mod tests {
                 "/kubepods/podzzbe2a5e-f3a4-4e20-81e2-2b081fa10d26",
                 Place::Strange,
                 "not hexadecimal",
+            ),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/kubepods/pod0fbe2a5e-f3a4-4e20-81e2-2b081fa10d26",
+                Place::Elsewhere,
+                "users call their cgroups as they like",
             ),
             (
                 "/user.slice/pod0fbe2a5e-f3a4-4e20-81e2-2b081fa10d26",

@@ -110,10 +110,13 @@ impl Pods {
 }
 
 /// The uid under which the node's cgroups know a pod: kubelet writes a static pod's own into this annotation of the object that mirrors it.
+/// It is a hash without dashes. Whoever may make pods may write anything there; taken as it is, it would give the pod of somebody else, whose uid
+/// has dashes, another name and other labels.
 #[must_use]
 pub fn node_uid(uid: &str, annotations: &BTreeMap<String, String>) -> NodeUid {
+    let is_hash = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match annotations.get("kubernetes.io/config.mirror") {
-        Some(own) if !own.is_empty() => own.as_str().into(),
+        Some(own) if is_hash(own) => own.as_str().into(),
         _ => uid.into(),
     }
 }
@@ -190,8 +193,11 @@ mod tests {
         let mirror = |value: &str| {
             BTreeMap::from([("kubernetes.io/config.mirror".to_owned(), value.to_owned())])
         };
-        assert_eq!(&*node_uid("object", &mirror("hash")), "hash");
-        assert_eq!(&*node_uid("object", &mirror("")), "object");
+        let hash = "58e5ad26e0d2ae3cbf2b8a5d6fd1ed0f";
+        assert_eq!(&*node_uid("object", &mirror(hash)), hash);
+        for forged in ["", "hash", "0fbe2a5e-f3a4-4e20-81e2-2b081fa10d26"] {
+            assert_eq!(&*node_uid("object", &mirror(forged)), "object", "{forged}");
+        }
         assert_eq!(&*node_uid("object", &BTreeMap::new()), "object");
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     env,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::Command,
     sync::{
@@ -30,6 +30,9 @@ pub(crate) const SYSTEM: &str = "ebfw-system";
 /// The tests' own address, and another of the outside.
 pub(crate) const OUTSIDE: [Ipv4Addr; 2] =
     [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 3)];
+/// Where the agent tells its metrics.
+const METRICS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2)), 9487);
 /// How long a cluster on a busy machine may take for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -116,6 +119,16 @@ impl Cluster {
             }
             text
         })
+    }
+
+    /// A metric of the agent that has no labels.
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
+        let mut stream = TcpStream::connect_timeout(&METRICS, Duration::from_secs(5)).ok()?;
+        write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line?.trim().parse().ok()
     }
 
     /// A namespace of the test's own; what is in it goes with it.
@@ -294,6 +307,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         // It waits for a connection to notice.
-        let _ = std::net::TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
     }
 }

@@ -6,6 +6,8 @@ mod cluster;
 mod enforcement;
 mod fleet;
 mod identity;
+mod node;
 mod outage;
 mod pod;
 mod start;
+mod status;

@@ -9,7 +9,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -63,9 +63,19 @@ impl OwnNamespace<'_> {
 
     /// Asks for a pod and does not wait for it.
     pub(crate) fn request_pod(&self, name: &str, labels: &Value, arguments: &[&str]) {
+        self.request(name, labels, arguments, false);
+    }
+
+    /// Asks for a pod in the node's network that takes orders.
+    pub(crate) fn request_host_pod(&self, name: &str, labels: &Value) {
+        self.request(name, labels, &["obey"], true);
+    }
+
+    fn request(&self, name: &str, labels: &Value, arguments: &[&str], host_network: bool) {
         let pod = json!({
             "metadata": { "name": name, "labels": labels },
             "spec": {
+                "hostNetwork": host_network,
                 "terminationGracePeriodSeconds": 0,
                 "automountServiceAccountToken": false,
                 "enableServiceLinks": false,
@@ -156,18 +166,5 @@ impl Pod<'_> {
             .cluster
             .block_on(pods.get(&self.name))
             .expect("the pod is there")
-    }
-
-    /// Deletes it and waits until it is gone.
-    pub(crate) fn delete(self) {
-        let pods = self.namespace.pods();
-        let cluster = self.namespace.cluster;
-        let deleted = cluster.block_on(pods.delete(&self.name, &DeleteParams::default()));
-        deleted.expect("the pod is there");
-        eventually("the pod is gone", || {
-            cluster
-                .block_on(pods.get_opt(&self.name))
-                .is_ok_and(|pod| pod.is_none())
-        });
     }
 }

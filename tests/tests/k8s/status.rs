@@ -1,0 +1,76 @@
+//! What the status of a policy says, and what a broken one does.
+
+use serde_json::{Value, json};
+
+use super::cluster::{OUTSIDE, OwnNamespace, Server, cluster, eventually};
+
+fn deny(address: std::net::Ipv4Addr) -> Value {
+    json!({
+        "podSelector": {},
+        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{address}/32")] } }],
+    })
+}
+
+/// A glob that the API server cannot know for one that is none.
+fn broken() -> Value {
+    json!({
+        "podSelector": {},
+        "rules": [{ "name": "no", "action": "Deny", "match": { "domains": ["[.test"] } }],
+    })
+}
+
+/// `Accepted Programmed RULES`, of the generation that the object has.
+fn said(namespace: &OwnNamespace<'_>, name: &str) -> String {
+    let object = namespace.read_policy(name);
+    let status = &object.data["status"];
+    if status["observedGeneration"] != json!(object.metadata.generation) {
+        return "old".to_owned();
+    }
+    let condition = |at: usize| status["conditions"][at]["status"].as_str().unwrap_or("?");
+    format!("{} {} {}", condition(0), condition(1), status["ruleCount"])
+}
+
+#[test]
+fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("status");
+    let (first, second) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
+    let pod = namespace.pod("pod", &json!({}));
+    namespace.policy("breaks", &deny(OUTSIDE[0]));
+    eventually("it is accepted and on all nodes", || {
+        said(&namespace, "breaks") == "True True 1"
+    });
+    assert!(pod.connect(first.address).is_refused());
+
+    namespace.policy("breaks", &broken());
+    eventually("it is marked", || said(&namespace, "breaks") == "False False null");
+    let object = namespace.read_policy("breaks");
+    let message = &object.data["status"]["conditions"][0]["message"];
+    assert!(message.as_str().is_some_and(|text| text.contains("domains")), "{message}");
+    assert!(pod.connect(first.address).is_refused(), "the last good version stays");
+
+    namespace.policy("other", &deny(OUTSIDE[1]));
+    eventually("another is not affected", || pod.connect(second.address).is_refused());
+    namespace.policy("breaks", &deny(OUTSIDE[1]));
+    eventually("it is mended", || pod.connect(first.address).is_made());
+    eventually("and says so", || said(&namespace, "breaks") == "True True 1");
+}
+
+#[test]
+fn the_api_server_refuses_what_the_schema_can_tell() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("schema");
+    for (spec, why) in [
+        (json!({ "rules": [] }), "no podSelector"),
+        (
+            json!({ "podSelector": {}, "rules": [{ "name": "x", "action": "Perhaps", "match": {} }] }),
+            "no such action",
+        ),
+        (
+            json!({ "podSelector": {}, "rules": [{ "name": "x", "action": "Deny", "match": { "cidrs": ["10.0.0.0/40"] } }] }),
+            "no prefix",
+        ),
+    ] {
+        assert!(namespace.try_policy("refused", &spec).is_err(), "{why}");
+    }
+}
