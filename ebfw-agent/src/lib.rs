@@ -13,6 +13,7 @@ pub mod input;
 pub mod metrics;
 pub mod names;
 pub mod policy_file;
+pub mod probes;
 pub mod report;
 pub mod run;
 pub mod telemetry;

@@ -10,3 +10,4 @@ pub mod dns;
 pub mod layout;
 pub mod names;
 pub mod packet;
+pub mod plaintext;
