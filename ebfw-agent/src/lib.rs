@@ -10,6 +10,7 @@ pub mod exec;
 pub mod exit;
 pub mod host;
 pub mod input;
+pub mod inspect;
 pub mod metrics;
 pub mod names;
 pub mod policy_file;

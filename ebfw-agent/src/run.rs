@@ -21,8 +21,10 @@ use crate::{
         privileges,
         tree::Tree,
     },
+    inspect::Headers,
     metrics::{Listener, Metrics, Readiness, Reload, Server},
     policy_file::{Loaded, PolicyFile, Update},
+    probes::Probes,
 };
 
 /// How long the last events may take to get out at the end.
@@ -79,6 +81,7 @@ struct Agent<'a> {
     names: Ring,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
+    probes: Option<Probes>,
     metrics: Arc<Metrics>,
     server: Option<Server>,
     _lock: Option<PinLock>,
@@ -124,6 +127,7 @@ impl<'a> Agent<'a> {
             tree: Arc::clone(&tree),
             own,
         };
+        let scope_directory = scope.hierarchy.directory(&root);
         let rules = policy.as_ref().map_or(0, |policy| policy.rules.len());
         let mut enforcer = Enforcer::load(
             pin,
@@ -162,6 +166,7 @@ impl<'a> Agent<'a> {
             pipeline::spawn(stages, raw).context("failed to start the event pipeline")?;
         enforcer.attach()?;
         attached.ready();
+        let probes = probes(config, &scope_directory, &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -181,6 +186,7 @@ impl<'a> Agent<'a> {
             names,
             intake,
             pipeline,
+            probes,
             metrics,
             server,
             _lock: lock,
@@ -195,9 +201,15 @@ impl<'a> Agent<'a> {
                 _ = stop.interrupt.recv() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
                 done = self.names.drain(|bytes| self.intake.offer_name(bytes)) => done.context("failed to read events about names")?,
+                done = next_requests(&mut self.probes, &self.intake) => done.context("failed to read what the probes saw")?,
                 demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
                 update = next_update(&mut self.file) => self.reload(update),
-                _ = tick.tick() => self.enforcer.count(),
+                _ = tick.tick() => {
+                    self.enforcer.count();
+                    if let Some(probes) = &mut self.probes {
+                        probes.count();
+                    }
+                }
             }
         }
         self.stop().await
@@ -232,6 +244,9 @@ impl<'a> Agent<'a> {
         let intake = self.intake.clone();
         self.events.take(|bytes| intake.offer(bytes));
         self.names.take(|bytes| intake.offer_name(bytes));
+        if let Some(mut probes) = self.probes.take() {
+            probes.take(|seen| intake.offer_request(seen));
+        }
         if let Err(error) = self.pipeline.drain(DRAIN).await {
             tracing::warn!("{error}");
         }
@@ -298,6 +313,28 @@ fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
             tracing::warn!("{error}: the agent's own connections are governed like any other");
             None
         }
+    }
+}
+
+/// The probes inside TLS, where they are wanted and can be had. They only observe: nothing that goes wrong with them stops the firewall.
+fn probes(config: &Config, scope: &Path, metrics: &Arc<Metrics>) -> Option<Probes> {
+    if !config.inspect.paths {
+        return None;
+    }
+    let headers = if config.inspect.headers {
+        Headers::Redacted
+    } else {
+        Headers::Dropped
+    };
+    Probes::start(scope, headers, Arc::clone(metrics))
+        .inspect_err(|error| tracing::warn!("requests inside TLS are not observed: {error}"))
+        .ok()
+}
+
+async fn next_requests(probes: &mut Option<Probes>, intake: &Intake) -> std::io::Result<()> {
+    match probes {
+        Some(probes) => probes.drain(|seen| intake.offer_request(seen)).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,10 +15,14 @@ use super::{
     decode::{self, Connect},
     event::{Event, Outcome, Pod, Subject},
     filter::Filter,
+    https::{self, Https},
     lookup::{self, Lookup},
     sink::{Sink, Unwritten},
 };
-use crate::metrics::{Attribution, Lost, Metrics};
+use crate::{
+    inspect,
+    metrics::{Attribution, Lost, Metrics},
+};
 
 /// Events that wait between the ring buffer and the output: a burst of a second or so at 10,000 a second, 1 MiB.
 pub const QUEUE: usize = 8192;
@@ -52,6 +56,8 @@ pub enum Raw {
     Flow(Vec<u8>),
     /// A DNS message.
     Name(Vec<u8>),
+    /// A request inside TLS, which was put together elsewhere.
+    Request(Box<inspect::Seen>),
 }
 
 /// The end of the queue at which the reader of the ring buffer stands.
@@ -70,6 +76,11 @@ impl Intake {
     /// Queues the bytes of an event about a DNS message likewise.
     pub fn offer_name(&self, bytes: &[u8]) {
         self.queue(Raw::Name(bytes.to_vec()));
+    }
+
+    /// Queues a request inside TLS likewise.
+    pub fn offer_request(&self, seen: inspect::Seen) {
+        self.queue(Raw::Request(Box::new(seen)));
     }
 
     fn queue(&self, raw: Raw) {
@@ -179,6 +190,9 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
                 decode::decode(bytes, &self.clock).map(|connect| self.report(&connect))
             }
             Raw::Name(bytes) => lookup::decode(bytes, &self.clock).map(|seen| self.told(seen)),
+            Raw::Request(seen) => {
+                https::read(seen, &self.clock).map(|request| self.requested(request))
+            }
         };
         match handled {
             Ok(()) => {}
@@ -259,6 +273,30 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
             learned = seen.learned,
             "{trouble}"
         );
+    }
+
+    fn requested(&mut self, request: Https) {
+        let Https {
+            at,
+            cgroup_id,
+            process,
+            request,
+        } = request;
+        let (pod, cgroup, attribution) = self.attribute(cgroup_id);
+        let event = Event {
+            at,
+            // Which of the process's connections it is, the probes do not see.
+            subject: Subject::Https {
+                flow: None,
+                request,
+            },
+            process: Some(process),
+            pod,
+            cgroup,
+            ruling: None,
+            suppressed: 0,
+        };
+        self.emit(attribution, event);
     }
 
     fn attribute(&self, cgroup_id: u64) -> (Option<Pod>, Option<Printable>, Attribution) {
