@@ -127,7 +127,7 @@ impl<'a> Agent<'a> {
             tree: Arc::clone(&tree),
             own,
         };
-        let scope_directory = scope.hierarchy.directory(&root);
+        let watched = scope.hierarchy.clone();
         let rules = policy.as_ref().map_or(0, |policy| policy.rules.len());
         let mut enforcer = Enforcer::load(
             pin,
@@ -166,7 +166,7 @@ impl<'a> Agent<'a> {
             pipeline::spawn(stages, raw).context("failed to start the event pipeline")?;
         enforcer.attach()?;
         attached.ready();
-        let probes = probes(config, &scope_directory, &metrics);
+        let probes = probes(config, &watched, &root, &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -317,7 +317,12 @@ fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
 }
 
 /// The probes inside TLS, where they are wanted and can be had. They only observe: nothing that goes wrong with them stops the firewall.
-fn probes(config: &Config, scope: &Path, metrics: &Arc<Metrics>) -> Option<Probes> {
+fn probes(
+    config: &Config,
+    hierarchy: &Hierarchy,
+    root: &CgroupPath,
+    metrics: &Arc<Metrics>,
+) -> Option<Probes> {
     if !config.inspect.paths {
         return None;
     }
@@ -326,8 +331,9 @@ fn probes(config: &Config, scope: &Path, metrics: &Arc<Metrics>) -> Option<Probe
     } else {
         Headers::Dropped
     };
-    Probes::start(scope, headers, Arc::clone(metrics))
-        .inspect_err(|error| tracing::warn!("requests inside TLS are not observed: {error}"))
+    Probes::start(hierarchy, root, headers, Arc::clone(metrics))
+        .map_err(anyhow::Error::from)
+        .inspect_err(|error| tracing::warn!("requests inside TLS are not observed: {error:#}"))
         .ok()
 }
 

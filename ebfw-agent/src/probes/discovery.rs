@@ -35,7 +35,10 @@ use super::{
     syscall::{self, Mappings},
     target::Target,
 };
-use crate::metrics::{Metrics, ProbeFailure};
+use crate::{
+    host::cgroup::{CgroupPath, Hierarchy},
+    metrics::{Metrics, ProbeFailure},
+};
 
 /// Files that are remembered as looked at; beyond, all are forgotten and looked at again when they are mapped next.
 const MAX_KNOWN: usize = 65_536;
@@ -68,20 +71,16 @@ pub(super) struct Discovery {
 }
 
 impl Discovery {
-    /// Starts it. What exists already is looked at before this returns, so that the first write of a running process is seen.
-    pub(super) fn start(kernel: Kernel, metrics: Arc<Metrics>) -> io::Result<Self> {
+    /// Starts it.
+    pub(super) fn start(kernel: Kernel, scope: Scope, metrics: Arc<Metrics>) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
-        let watches = watches();
-        let mut finder = Finder::new(kernel, metrics);
-        // What is mapped from here on is recorded; then nothing falls between the two.
-        finder.look_at_libraries();
-        finder.sweep();
+        let finder = Finder::new(kernel, scope, metrics);
         let bell = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("ebfw-probes".into())
-            .spawn(move || finder.run(watches, &bell))?;
+            .spawn(move || finder.run(&bell))?;
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -140,7 +139,27 @@ struct Attached {
     kept: bool,
 }
 
+/// Whose files are looked into.
+pub(super) struct Scope {
+    hierarchy: Hierarchy,
+    root: CgroupPath,
+}
+
+impl Scope {
+    pub(super) fn new(hierarchy: Hierarchy, root: CgroupPath) -> Self {
+        Self { hierarchy, root }
+    }
+
+    /// Whether a process belongs there. One whose cgroup is not visible might.
+    fn holds(&self, pid: u32) -> bool {
+        self.hierarchy
+            .of_process(pid)
+            .is_none_or(|cgroup| cgroup.is_within(&self.root))
+    }
+}
+
 struct Finder {
+    scope: Scope,
     kernel: Kernel,
     metrics: Arc<Metrics>,
     calls: Calls,
@@ -150,9 +169,10 @@ struct Finder {
 }
 
 impl Finder {
-    fn new(kernel: Kernel, metrics: Arc<Metrics>) -> Self {
+    fn new(kernel: Kernel, scope: Scope, metrics: Arc<Metrics>) -> Self {
         let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Self {
+            scope,
             kernel,
             metrics,
             calls: Calls::of_processor(&processor),
@@ -162,7 +182,16 @@ impl Finder {
         }
     }
 
-    fn run(mut self, mut watches: Vec<Mappings>, stop: &EventFd) {
+    fn run(mut self, stop: &EventFd) {
+        // What is mapped from here on is recorded; then nothing falls between the two.
+        let mut watches = watches();
+        self.look_at_libraries();
+        self.sweep();
+        tracing::info!(
+            files = self.attached.len(),
+            "requests inside TLS are observed by {}",
+            self.kernel.way()
+        );
         let mut next = Instant::now() + SWEEP_EVERY;
         loop {
             let rest = next.saturating_duration_since(Instant::now());
@@ -204,6 +233,9 @@ impl Finder {
             else {
                 continue;
             };
+            if !self.scope.holds(pid) {
+                continue;
+            }
             // A process that has gone, or that we may not look into.
             let Ok(maps) = fs::read(entry.path().join("maps")) else {
                 continue;
@@ -246,6 +278,9 @@ impl Finder {
         if let Some(at) = self.known.get(&mapping.file)
             && now.duration_since(*at) < LOOK_AGAIN
         {
+            return;
+        }
+        if !self.scope.holds(mapping.pid) {
             return;
         }
         if self.known.len() >= MAX_KNOWN {

@@ -132,11 +132,16 @@ fn make_maps(object: &Object) -> Result<BTreeMap<String, MapData>, LoadError> {
         .maps
         .iter()
         .map(|(name, map)| {
-            let mut map = map.clone();
-            if map.map_type() == aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32 {
-                // The type of a ring's records is for readers only.
-                map.set_value_size(0);
-            }
+            let is_ring =
+                map.map_type() == aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+            // Without the types of keys and values: nobody looks at these maps from outside. A ring's records have none for the kernel.
+            let map = aya_obj::Map::new_from_params(
+                map.map_type(),
+                map.key_size(),
+                if is_ring { 0 } else { map.value_size() },
+                map.max_entries(),
+                map.map_flags(),
+            );
             MapData::create(map, name, None)
                 .map(|data| (name.clone(), data))
                 .map_err(|error| LoadError::Map(name.clone(), Box::new(error)))

@@ -13,17 +13,18 @@ mod prologue;
 mod syscall;
 mod target;
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, sync::Arc};
 
 use ebfw_common::plaintext::{COUNTERS, Counter};
 
 pub use self::kernel::LoadError;
 use self::{
-    discovery::Discovery,
+    discovery::{Discovery, Scope},
     kernel::{CounterMap, Loaded},
 };
 use crate::{
     datapath::Ring,
+    host::cgroup::{CgroupPath, Hierarchy},
     inspect::{Headers, Record, Seen, Streams},
     metrics::{Lost, Metrics, Unread},
 };
@@ -39,24 +40,30 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Loads the programs and puts probes into what runs below `scope`, the directory of a cgroup, and into what will run there.
+    /// Loads the programs, and begins to put probes into what runs in the cgroup `root` or below, and into what will run there.
     ///
     /// # Errors
     ///
     /// Where the kernel refuses, with what is missing.
-    pub fn start(scope: &Path, headers: Headers, metrics: Arc<Metrics>) -> Result<Self, LoadError> {
+    pub fn start(
+        hierarchy: &Hierarchy,
+        root: &CgroupPath,
+        headers: Headers,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, LoadError> {
         let Loaded {
             kernel,
             ring,
             counters,
-        } = kernel::load(scope)?;
-        let way = kernel.way();
+        } = kernel::load(&hierarchy.directory(root))?;
+        let scope = Scope::new(hierarchy.clone(), root.clone());
         let discovery =
-            Discovery::start(kernel, Arc::clone(&metrics)).map_err(|source| LoadError::Io {
-                what: "start to look for programs with TLS",
-                source,
+            Discovery::start(kernel, scope, Arc::clone(&metrics)).map_err(|source| {
+                LoadError::Io {
+                    what: "start to look for programs with TLS",
+                    source,
+                }
             })?;
-        tracing::info!("requests inside TLS are observed by {way}");
         Ok(Self {
             ring,
             streams: Streams::new(headers),
