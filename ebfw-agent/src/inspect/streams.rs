@@ -1,8 +1,11 @@
 //! Which connection a write belongs to, and what is spoken on it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher as _, RandomState},
+};
 
-use ebfw_common::plaintext::{Header, kind};
+use ebfw_common::plaintext::{Header, kind, library};
 
 use super::{Headers, Lost, Record, Request, http1, http1::Look, http2, redact::redact};
 
@@ -12,6 +15,9 @@ const MAX_CONNECTIONS: usize = 4096;
 const MAX_HTTP2: usize = 1024;
 /// Bytes of a connection's beginning that are gathered until it is clear what is spoken.
 const MAX_BEGIN: usize = 8192;
+
+/// Equal writes at the beginning of a connection are attempts at one for so long.
+const HANDSHAKE_NS: u64 = 1_000_000_000;
 
 /// A request, and who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +39,36 @@ struct Connection {
     next: u32,
     /// When it was used last, in writes of all connections.
     used: u64,
+    /// The first write, as long as nothing else came after it.
+    first: Option<First>,
     spoken: Spoken,
+}
+
+/// A connection's first write. OpenSSL takes nothing before the handshake is done, and programs that do not wait for it (Node.js) try until
+/// it does; the probes see each attempt.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    boot_ns: u64,
+    total: u64,
+    digest: u64,
+}
+
+impl First {
+    fn of(record: &Record<'_>, hasher: &RandomState) -> Option<Self> {
+        let Record { header, data } = record;
+        (header.library == library::OPENSSL).then(|| Self {
+            boot_ns: header.boot_ns,
+            total: header.total,
+            digest: hasher.hash_one(data),
+        })
+    }
+
+    /// Whether `next` is the same write once more.
+    fn is_tried_again_by(self, next: Self) -> bool {
+        self.total == next.total
+            && self.digest == next.digest
+            && next.boot_ns.saturating_sub(self.boot_ns) < HANDSHAKE_NS
+    }
 }
 
 enum Spoken {
@@ -48,6 +83,7 @@ enum Spoken {
 /// Follows all connections.
 pub struct Streams {
     headers: Headers,
+    hasher: RandomState,
     connections: HashMap<Key, Connection>,
     by_use: BTreeMap<u64, Key>,
     clock: u64,
@@ -61,6 +97,7 @@ impl Streams {
     pub fn new(headers: Headers) -> Self {
         Self {
             headers,
+            hasher: RandomState::new(),
             connections: HashMap::new(),
             by_use: BTreeMap::new(),
             clock: 0,
@@ -90,6 +127,7 @@ impl Streams {
             None => Connection {
                 next: header.sequence,
                 used: 0,
+                first: None,
                 spoken: if header.sequence == 0 {
                     Spoken::Begin(Vec::new())
                 } else {
@@ -97,6 +135,17 @@ impl Streams {
                 },
             },
         };
+        let this = First::of(record, &self.hasher);
+        let again = match (connection.first, this) {
+            (Some(first), Some(this)) => first.is_tried_again_by(this),
+            _ => false,
+        };
+        if again && connection.next == header.sequence {
+            connection.next = header.sequence.wrapping_add(1);
+            self.http2 -= usize::from(connection.is_http2());
+            return self.keep(key, connection);
+        }
+        connection.first = this.filter(|_| header.sequence == 0);
         self.http2 -= usize::from(connection.is_http2());
         let was_unknown = matches!(connection.spoken, Spoken::Unknown) && connection.used != 0;
         if connection.next != header.sequence {

@@ -1,4 +1,4 @@
-use ebfw_common::plaintext::kind;
+use ebfw_common::plaintext::{kind, library};
 
 use super::{samples::header, *};
 
@@ -155,4 +155,52 @@ fn secrets_do_not_leave() {
     streams.take(&Record { header, data: GET }, |found| {
         assert!(found.request.headers.is_empty());
     });
+}
+
+#[test]
+fn a_first_write_that_is_tried_again_is_one() {
+    let other = b"GET /b HTTP/1.1\r\nHost: example.com\r\n\r\n";
+    let second = 1_000_000_000;
+    for (library, writes, expected, why) in [
+        (
+            library::OPENSSL,
+            &[(0, GET), (1, GET), (2, GET), (3, &other[..])][..],
+            2,
+            "a handshake goes on",
+        ),
+        (
+            library::OPENSSL,
+            &[(0, HTTP2), (1, HTTP2), (2, &HTTP2[33..])],
+            2,
+            "the same with HTTP/2",
+        ),
+        (
+            library::OPENSSL,
+            &[(0, GET), (second, GET)],
+            2,
+            "it would have come to its end",
+        ),
+        (
+            library::OPENSSL,
+            &[(0, GET), (1, other), (2, GET), (3, GET)],
+            4,
+            "later ones were taken",
+        ),
+        (library::GO, &[(0, GET), (1, GET)], 2, "Go waits by itself"),
+    ] {
+        let mut streams = Streams::new(Headers::Dropped);
+        let mut found = 0;
+        for (sequence, (boot_ns, data)) in (0..).zip(writes) {
+            let header = Header {
+                boot_ns: *boot_ns,
+                library,
+                total: data.len() as u64,
+                length: u16::try_from(data.len()).unwrap(),
+                ..header(1, sequence)
+            };
+            streams.take(&Record { header, data }, |_| found += 1);
+        }
+        assert_eq!((found, streams.take_unknown()), (expected, 0), "{why}");
+        assert!(streams.http2 <= 1);
+    }
 }
