@@ -61,7 +61,8 @@ impl Bench {
     }
 }
 
-fn url(path: &str) -> String {
+/// Where the server serves `path`.
+pub(super) fn url(path: &str) -> String {
     format!("https://10.99.0.2:{PORT}{path}")
 }
 

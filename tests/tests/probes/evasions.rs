@@ -1,0 +1,110 @@
+//! Programs that are not as others: running before the agent, a library under another name, loaded late, deleted, in memory.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use super::{Bench, clients::url, server::program};
+
+/// Asks for `/PREFIX/0`, `/PREFIX/1` … every tenth of a second, until it is told to end by a file.
+const ASK: &str = "
+import ssl, sys, time, os, urllib.request
+context = ssl._create_unverified_context()
+number = 0
+while not os.path.exists(sys.argv[2]):
+    try:
+        urllib.request.urlopen(sys.argv[1] + '/' + str(number), context=context).read()
+    except OSError:
+        pass
+    number += 1
+    time.sleep(0.1)
+";
+
+/// Sends one request, a byte a call, by the library at a path that it loads when it runs; the file is deleted before the first call.
+const LATE: &str = "
+import ctypes, os, socket, sys, time
+path, host, port, target = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+def call(library, name, result, *arguments):
+    function = getattr(library, name)
+    function.restype = result
+    return function(*arguments)
+pointer, integer = ctypes.c_void_p, ctypes.c_int
+if path == 'memfd':
+    memory = os.memfd_create('x')
+    with open(sys.argv[5], 'rb') as file:
+        os.write(memory, file.read())
+    path = '/proc/self/fd/%d' % memory
+library = ctypes.CDLL(path)
+if path.startswith('/tmp'):
+    os.unlink(path)
+method = call(library, 'TLS_client_method', pointer)
+context = pointer(call(library, 'SSL_CTX_new', pointer, pointer(method)))
+while True:
+    ssl = pointer(call(library, 'SSL_new', pointer, context))
+    sock = socket.create_connection((host, port))
+    call(library, 'SSL_set_fd', integer, ssl, sock.fileno())
+    assert call(library, 'SSL_connect', integer, ssl) == 1
+    for byte in ('GET %s HTTP/1.1\\r\\nHost: %s\\r\\n\\r\\n' % (target, host)).encode():
+        assert call(library, 'SSL_write', integer, ssl, bytes([byte]), 1) == 1
+    call(library, 'SSL_free', None, ssl)
+    sock.close()
+    if os.path.exists(sys.argv[6]):
+        break
+    time.sleep(0.1)
+";
+
+/// Debian's library; others may lie elsewhere, and their tests say so.
+const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
+
+#[test]
+fn a_process_that_ran_before_the_agent() {
+    let Some(python) = program("python3") else {
+        return;
+    };
+    let Some(unwatched) = Bench::prepare() else {
+        return;
+    };
+    let stop = unwatched.server.folder().join("stop");
+    let arguments = ["-c", ASK, &url("/before"), &stop.display().to_string()];
+    let mut process = unwatched.spawn(&python, &arguments);
+    let bench = unwatched.watch();
+    bench
+        .agent
+        .events
+        .wait_for(&["\"https\"", "\"/before/", "\"GET\""]);
+    fs::write(&stop, "").unwrap();
+    process.wait().unwrap();
+}
+
+#[test]
+fn a_library_under_another_name_loaded_late_and_gone() {
+    let Some(bench) = Bench::open() else { return };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
+        return;
+    }
+    let stop = bench.server.folder().join("stop");
+    let stop = stop.display().to_string();
+    let copy = bench.server.folder().join("libinnocent.so");
+    fs::copy(LIBRARY, &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = copy.display().to_string();
+    for (path, target) in [(&copy[..], "/renamed"), ("memfd", "/memory")] {
+        let arguments = [
+            "-c",
+            LATE,
+            path,
+            "10.99.0.2",
+            "8443",
+            target,
+            LIBRARY,
+            &stop,
+        ];
+        let mut process = bench.spawn(&python, &arguments);
+        let path = format!("\"path\":\"{target}\"");
+        bench.agent.events.wait_for(&["\"https\"", &path]);
+        fs::write(&stop, "").unwrap();
+        assert!(process.wait().unwrap().success());
+        fs::remove_file(&stop).unwrap();
+    }
+}
