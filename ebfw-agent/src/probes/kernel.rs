@@ -95,6 +95,27 @@ pub(super) struct Loaded {
 
 /// Loads the programs for processes below `scope`, the directory of a cgroup.
 pub(super) fn load(scope: &Path) -> Result<Loaded, LoadError> {
+    load_for(scope, attachment)
+}
+
+/// Loads the programs to be attached in one way, whatever else this kernel has.
+pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> {
+    load_for(scope, |object| {
+        match way {
+            Way::Multi => has_multi(object)?.map(|()| Attachment::Multi),
+            Way::Perf => perf_kind().map(Attachment::Perf),
+        }
+        .map_err(|source| LoadError::Io {
+            what: "find a way to attach probes",
+            source,
+        })
+    })
+}
+
+fn load_for(
+    scope: &Path,
+    attachment: impl FnOnce(&Object) -> Result<Attachment, LoadError>,
+) -> Result<Loaded, LoadError> {
     if object::OBJECT.is_empty() {
         return Err(LoadError::NoPrograms);
     }

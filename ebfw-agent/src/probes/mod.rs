@@ -12,6 +12,7 @@ mod object;
 mod prologue;
 mod syscall;
 mod target;
+pub mod trial;
 
 use std::{io, sync::Arc};
 

@@ -101,6 +101,8 @@ pub(super) struct Target(pub(super) BTreeMap<Function, Vec<Point>>);
 /// A place in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Point {
+    /// Of the function's first instruction.
+    pub(super) entry: u64,
     /// Of the probed instruction.
     pub(super) offset: u64,
     /// Whether the kernel emulates it.
@@ -118,6 +120,7 @@ impl Target {
             let (entry, code) = elf.code(symbol)?;
             let Place { offset, emulated } = place(&code, function.convention(), calls);
             let point = Point {
+                entry,
                 offset: entry + offset,
                 emulated,
             };

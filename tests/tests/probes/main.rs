@@ -4,6 +4,7 @@
 mod clients;
 mod evasions;
 mod server;
+mod ways;
 
 use std::{
     path::Path,

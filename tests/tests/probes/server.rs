@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use ebfw_tests::lab::Lab;
+use ebfw_tests::{lab::Lab, tls};
 
 /// Where it listens, on every address at the far end.
 pub(super) const PORT: u16 = 8443;
@@ -33,36 +33,11 @@ impl Server {
     pub(super) fn start(lab: &Lab) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let node = program("node")?;
-        let openssl = program("openssl")?;
+        program("openssl")?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = env::temp_dir().join(format!("ebfw-tls-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).expect("there is a folder for temporary files");
-        let made = Command::new(openssl)
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-            ])
-            .args([
-                "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
-            ])
-            .args([
-                "-subj",
-                "/CN=ebfw-test",
-                "-addext",
-                "subjectAltName=IP:10.99.0.2",
-            ])
-            .current_dir(&folder)
-            .output()
-            .expect("openssl runs");
-        assert!(
-            made.status.success(),
-            "{}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        tls::make_certificate(&folder).expect("openssl makes a certificate");
         let start = || {
             Command::new(&node)
                 .args(["-e", PROGRAM])
