@@ -8,7 +8,7 @@ use ebfw_test_need::REQUIRE_KERNEL;
 use crate::{
     build,
     command::{self, note, step},
-    setup::{self, KERNEL_PROGRAMS, Need, Program},
+    setup::{self, KERNEL_PROGRAMS, Need, Program, TLS_CLIENTS},
     workspace,
 };
 
@@ -24,6 +24,14 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&KERNEL_PROGRAMS)?;
     setup::ensure(&[Need::Program(Program::Curl), Need::Program(Program::Ip)])?;
+    if setup::is_root() {
+        for program in TLS_CLIENTS {
+            // Without one its tests say so, or fail where all have to run.
+            if let Err(error) = setup::ensure(&[Need::Program(program)]) {
+                note(format_args!("{error:#}"));
+            }
+        }
+    }
     build::kernel_programs(&[])?;
     build::host(&build::Options::default())?;
 

@@ -53,7 +53,7 @@ impl Bench {
     }
 
     /// Waits for exactly `count` events with `parts`; more are a failure as soon as a request that was made later is seen.
-    fn expect(&self, count: usize, parts: &[&str]) {
+    pub(super) fn expect(&self, count: usize, parts: &[&str]) {
         eventually(&format!("{count} events with {parts:?}"), || {
             self.seen(parts).len() >= count
         });

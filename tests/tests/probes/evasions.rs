@@ -1,6 +1,12 @@
 //! Programs that are not as others: running before the agent, a library under another name, loaded late, deleted, in memory.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{Bench, clients::url, server::program};
 
@@ -33,7 +39,7 @@ if path == 'memfd':
         os.write(memory, file.read())
     path = '/proc/self/fd/%d' % memory
 library = ctypes.CDLL(path)
-if path.startswith('/tmp'):
+if path.endswith('innocent.so'):
     os.unlink(path)
 method = call(library, 'TLS_client_method', pointer)
 context = pointer(call(library, 'SSL_CTX_new', pointer, pointer(method)))
@@ -106,5 +112,96 @@ fn a_library_under_another_name_loaded_late_and_gone() {
         fs::write(&stop, "").unwrap();
         assert!(process.wait().unwrap().success());
         fs::remove_file(&stop).unwrap();
+    }
+}
+
+/// Two read-only mounts of one folder, as two containers of one image have.
+struct Mounts([PathBuf; 2]);
+
+impl Mounts {
+    /// Makes them below `folder`; the kernel's word where it does not.
+    fn new(folder: &Path) -> Result<Self, nix::Error> {
+        let at = |name: &str| folder.join(name);
+        for name in ["image", "empty", "first", "second"] {
+            fs::create_dir_all(at(name)).expect("the folder is writable");
+        }
+        let layers = format!(
+            "lowerdir={}:{}",
+            at("image").display(),
+            at("empty").display()
+        );
+        let mounts = Self([at("first"), at("second")]);
+        for mount_point in &mounts.0 {
+            mount(
+                Some("overlay"),
+                mount_point,
+                Some("overlay"),
+                MsFlags::MS_RDONLY,
+                Some(&layers[..]),
+            )?;
+        }
+        Ok(mounts)
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for mount_point in &self.0 {
+            let _ = umount2(mount_point, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+#[test]
+fn a_file_of_two_containers_is_probed_once() {
+    let Some(bench) = Bench::open() else { return };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
+        return;
+    }
+    let folder = bench.server.folder();
+    let mounts = Mounts::new(folder);
+    if !ebfw_test_need::met(mounts.is_ok(), "overlay file systems") {
+        return;
+    }
+    let mounts = mounts.expect("just seen");
+    fs::copy(LIBRARY, folder.join("image/libtls.so")).unwrap();
+    let stop = folder.join("stop");
+    let stop_text = stop.display().to_string();
+    let run = |number: usize, target: &str| {
+        let path = mounts.0[number].join("libtls.so").display().to_string();
+        let arguments = [
+            "-c",
+            LATE,
+            &path,
+            "10.99.0.2",
+            "8443",
+            target,
+            LIBRARY,
+            &stop_text,
+        ];
+        bench.spawn(&python, &arguments)
+    };
+    // Each mount is met once, while its program goes on asking.
+    for (number, target) in ["/meet/0", "/meet/1"].into_iter().enumerate() {
+        let mut process = run(number, target);
+        let path = format!("\"path\":\"{target}\"");
+        bench.agent.events.wait_for(&["\"https\"", &path]);
+        fs::write(&stop, "").unwrap();
+        assert!(process.wait().unwrap().success());
+        fs::remove_file(&stop).unwrap();
+    }
+    // With `stop` in place each asks once.
+    fs::write(&stop, "").unwrap();
+    for (number, target) in ["/once/0", "/once/1"].into_iter().enumerate() {
+        assert!(run(number, target).wait().unwrap().success());
+        bench.expect(1, &["\"GET\"", target]);
+    }
+    assert!(run(0, "/last").wait().unwrap().success());
+    bench.expect(1, &["\"GET\"", "/last"]);
+    for target in ["/once/0", "/once/1"] {
+        bench.expect(1, &["\"GET\"", target]);
     }
 }

@@ -8,7 +8,7 @@ mod rust_source;
 
 use anyhow::{Context as _, Result, bail};
 
-pub(crate) use programs::{Program, is_root};
+pub(crate) use programs::{Program, TLS_CLIENTS, is_root};
 
 use crate::command::{note, step};
 
@@ -32,15 +32,21 @@ pub(crate) enum Need {
 /// What it takes to build the kernel programs.
 pub(crate) const KERNEL_PROGRAMS: [Need; 2] = [Need::RustSource, Need::BpfLinker];
 
-const ALL: [Need; 9] = [
+const ALL: [Need; 15] = [
     Need::RustSource,
     Need::BpfLinker,
     Need::StaticTarget,
     Need::Components,
     Need::CargoDeny,
     Need::Program(Program::Curl),
+    Need::Program(Program::Git),
+    Need::Program(Program::Go),
     Need::Program(Program::Ip),
+    Need::Program(Program::Node),
+    Need::Program(Program::OpenSsl),
+    Need::Program(Program::Python),
     Need::Program(Program::Qemu),
+    Need::Program(Program::Wget),
     Need::Program(Program::Xz),
 ];
 

@@ -10,18 +10,41 @@ use crate::command::{self, note};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Program {
     Curl,
+    Git,
+    Go,
     Ip,
+    Node,
+    OpenSsl,
+    Python,
     Qemu,
+    Wget,
     Xz,
 }
+
+/// Programs with which the probes inside TLS are tried.
+pub(crate) const TLS_CLIENTS: [Program; 7] = [
+    Program::Curl,
+    Program::Git,
+    Program::Go,
+    Program::Node,
+    Program::OpenSsl,
+    Program::Python,
+    Program::Wget,
+];
 
 impl Program {
     /// What it is called on the command line.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Curl => "curl",
+            Self::Git => "git",
+            Self::Go => "go",
             Self::Ip => "ip",
+            Self::Node => "node",
+            Self::OpenSsl => "openssl",
+            Self::Python => "python3",
             Self::Qemu => "qemu-system-x86_64",
+            Self::Wget => "wget",
             Self::Xz => "xz",
         }
     }
@@ -29,6 +52,10 @@ impl Program {
     pub(super) fn purpose(self) -> &'static str {
         match self {
             Self::Curl => "the demo puts a real client under a policy",
+            Self::Git | Self::Go | Self::Node | Self::Python | Self::Wget => {
+                "the tests look inside the TLS of real programs"
+            }
+            Self::OpenSsl => "those tests need a certificate",
             Self::Ip => "the demo and the tests make network namespaces",
             Self::Qemu => "`cargo xtask vm` boots old and new kernels",
             Self::Xz => "the modules of those kernels are compressed",
@@ -42,8 +69,14 @@ impl Program {
     pub(super) fn install(self) -> Result<()> {
         let package = match self {
             Self::Curl => "curl",
+            Self::Git => "git",
+            Self::Go => "golang-go",
             Self::Ip => "iproute2",
+            Self::Node => "nodejs",
+            Self::OpenSsl => "openssl",
+            Self::Python => "python3",
             Self::Qemu => "qemu-system-x86",
+            Self::Wget => "wget",
             Self::Xz => "xz-utils",
         };
         let name = self.name();
