@@ -54,26 +54,26 @@ fn starts(table: &Table<'_>, text: Option<Section>) -> Vec<u64> {
 
 /// Whether code begins as functions of Go do: by comparing the stack pointer, or where it will be, with the goroutine's limit.
 fn checks_stack(code: &[u8]) -> bool {
-    match code {
+    matches!(
+        code,
         [0x49, 0x3b, 0x66, 0x10, ..]
-        | [0x4c, 0x8d, 0x64, 0x24, _, 0x4d, 0x3b, 0x66, 0x10, ..]
-        | [
-            0x4c,
-            0x8d,
-            0xa4,
-            0x24,
-            _,
-            _,
-            _,
-            _,
-            0x4d,
-            0x3b,
-            0x66,
-            0x10,
-            ..,
-        ] => true,
-        _ => false,
-    }
+            | [0x4c, 0x8d, 0x64, 0x24, _, 0x4d, 0x3b, 0x66, 0x10, ..]
+            | [
+                0x4c,
+                0x8d,
+                0xa4,
+                0x24,
+                _,
+                _,
+                _,
+                _,
+                0x4d,
+                0x3b,
+                0x66,
+                0x10,
+                ..
+            ]
+    )
 }
 
 /// The table's parts.

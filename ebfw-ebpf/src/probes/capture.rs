@@ -65,10 +65,10 @@ pub fn write(library: u8, object: u64, buffer: u64, total: u64) {
 pub fn close(library: u8, object: u64) {
     let (pid, thread) = ids();
     let key = key(object, pid);
-    if CONNECTIONS.get_ptr_mut(&key).is_none() {
+    if CONNECTIONS.get_ptr_mut(key).is_none() {
         return;
     }
-    let _ = CONNECTIONS.remove(&key);
+    let _ = CONNECTIONS.remove(key);
     record::<SMALL>(&call(library, kind::CLOSE, object, 0, 0, pid, thread), 0);
 }
 
@@ -136,8 +136,8 @@ fn next(key: &ConnectionKey) -> u64 {
 #[inline(always)]
 fn admit(call: &Call) -> bool {
     let number = call.now / SECOND_NS;
-    let Some(window) = RATES.get_ptr_mut(&call.cgroup) else {
-        let _ = RATES.insert(&call.cgroup, Window { number, written: 1 }, 0);
+    let Some(window) = RATES.get_ptr_mut(call.cgroup) else {
+        let _ = RATES.insert(call.cgroup, Window { number, written: 1 }, 0);
         return true;
     };
     // SAFETY: entries of the map outlive the program's run; their fields are whole words.
