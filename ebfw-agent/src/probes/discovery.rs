@@ -47,7 +47,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// Files with probes at once.
 const MAX_ATTACHED: usize = 4096;
 /// The least time between two looks at all processes.
-const SWEEP_EVERY: Duration = Duration::from_secs(15);
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A look at all processes may take one part in so many of the time: half a percent of a processor.
 const SWEEP_SHARE: u32 = 200;
 /// Looks at all processes that a file must be missing from before its probes go: a process may be between two mappings in one.
@@ -150,11 +150,13 @@ impl Scope {
         Self { hierarchy, root }
     }
 
-    /// Whether a process belongs there. One whose cgroup is not visible might.
+    /// Whether a process belongs there.
     fn holds(&self, pid: u32) -> bool {
-        self.hierarchy
-            .of_process(pid)
-            .is_none_or(|cgroup| cgroup.is_within(&self.root))
+        self.root == CgroupPath::top()
+            || self
+                .hierarchy
+                .of_process(pid)
+                .is_some_and(|cgroup| cgroup.is_within(&self.root))
     }
 }
 

@@ -7,7 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
-use std::{env, fs, path::Path, time::Instant};
+use std::{env, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ebfw_agent::{
@@ -16,6 +16,7 @@ use ebfw_agent::{
 };
 use ebfw_common::plaintext::RECORDS_PER_SECOND;
 use ebfw_tests::tls::{self, Connection, Library};
+use nix::time::{ClockId, clock_gettime};
 
 /// Interleaved rounds; odd, so that the median is a measurement.
 const ROUNDS: usize = 9;
@@ -106,12 +107,12 @@ fn round(
         None => None,
     };
     // A fresh second, in which nothing has been copied yet.
-    let start = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?.tv_sec();
-    while nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?.tv_sec() == start {
+    let start = now(ClockId::CLOCK_BOOTTIME)?.as_secs();
+    while now(ClockId::CLOCK_BOOTTIME)?.as_secs() == start {
         std::hint::spin_loop();
     }
-    case.samples[1].push(calls(connection, COPIED));
-    case.samples[0].push(calls(connection, WRITES));
+    case.samples[1].push(calls(connection, COPIED)?);
+    case.samples[0].push(calls(connection, WRITES)?);
     drop(links);
     for trial in trials {
         trial.take(|_| ());
@@ -119,14 +120,19 @@ fn round(
     Ok(())
 }
 
-/// Nanoseconds a call.
-fn calls(connection: &Connection<'_>, count: u32) -> f64 {
+/// Nanoseconds of processor time a call: other programs on this machine do not count.
+fn calls(connection: &Connection<'_>, count: u32) -> Result<f64> {
     let bytes = [b'x'; BYTES];
-    let start = Instant::now();
+    let start = now(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     for _ in 0..count {
         connection.write(&bytes);
     }
-    start.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+    let taken = now(ClockId::CLOCK_THREAD_CPUTIME_ID)? - start;
+    Ok(taken.as_secs_f64() * 1e9 / f64::from(count))
+}
+
+fn now(clock: ClockId) -> Result<Duration> {
+    Ok(clock_gettime(clock)?.into())
 }
 
 fn show(cases: &mut [Case]) -> Result<()> {

@@ -4,6 +4,8 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -112,6 +114,44 @@ fn a_library_under_another_name_loaded_late_and_gone() {
         fs::write(&stop, "").unwrap();
         assert!(process.wait().unwrap().success());
         fs::remove_file(&stop).unwrap();
+    }
+}
+
+#[test]
+fn probes_go_with_the_last_process() {
+    /// A few looks at all processes, on a machine that is busy.
+    const PATIENCE: Duration = Duration::from_secs(90);
+    let Some(bench) = Bench::open() else { return };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
+        return;
+    }
+    let folder = bench.server.folder();
+    let (copy, stop) = (folder.join("libpassing.so"), folder.join("stop"));
+    fs::copy(LIBRARY, &copy).unwrap();
+    let (copy, stop_text) = (copy.display().to_string(), stop.display().to_string());
+    let arguments = [
+        "-c",
+        LATE,
+        &copy,
+        "10.99.0.2",
+        "8443",
+        "/passing",
+        LIBRARY,
+        &stop_text,
+    ];
+    let before = bench.agent.attachments();
+    let mut process = bench.spawn(&python, &arguments);
+    bench.agent.events.wait_for(&["\"https\"", "\"/passing\""]);
+    assert!(bench.agent.attachments() > before);
+    fs::write(&stop, "").unwrap();
+    assert!(process.wait().unwrap().success());
+    let start = Instant::now();
+    while bench.agent.attachments() > before {
+        assert!(start.elapsed() < PATIENCE, "the probes are still there");
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
