@@ -127,6 +127,59 @@ fn wget_with_gnutls() {
 }
 
 #[test]
+fn nss_by_its_own_calls() {
+    const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libssl3.so";
+    // A bare socket and a file first: what is written there is no plaintext of TLS.
+    const PROGRAM: &str = r"
+import ctypes, socket, sys
+load = lambda name: ctypes.CDLL('/usr/lib/x86_64-linux-gnu/lib' + name + '.so')
+nspr, nss, ssl = load('nspr4'), load('nss3'), load('ssl3')
+pointer, integer = ctypes.c_void_p, ctypes.c_int
+def call(library, name, result, *arguments):
+    function = getattr(library, name)
+    function.restype = result
+    return function(*arguments)
+request = lambda path: ('GET ' + path + ' HTTP/1.1\r\nHost: 10.99.0.2\r\n\r\n').encode()
+assert call(nss, 'NSS_NoDB_Init', integer, None) == 0
+call(ssl, 'NSS_SetDomesticPolicy', integer)
+address = socket.AF_INET.to_bytes(2, 'little') + (8443).to_bytes(2, 'big') + bytes([10, 99, 0, 2]) + bytes(100)
+FOREVER = ctypes.c_uint32(0xffffffff)
+def connect(prepare):
+    socket = pointer(prepare(pointer(call(nspr, 'PR_OpenTCPSocket', pointer, 2))))
+    assert call(nspr, 'PR_Connect', integer, socket, address, FOREVER) == 0
+    return socket
+bare = connect(lambda socket: socket.value)
+text = request('/bare')
+assert call(nspr, 'PR_Write', integer, bare, text, len(text)) == len(text)
+accept = ctypes.CFUNCTYPE(integer, pointer, pointer, integer, integer)(lambda *_: 0)
+def tls(socket):
+    socket = pointer(call(ssl, 'SSL_ImportFD', pointer, None, socket))
+    assert call(ssl, 'SSL_AuthCertificateHook', integer, socket, accept, None) == 0
+    assert call(ssl, 'SSL_SetURL', integer, socket, b'10.99.0.2') == 0
+    return socket.value
+inside = connect(tls)
+for path, name in (('/nss/write', 'PR_Write'), ('/nss/send', 'PR_Send')):
+    text = request(path)
+    more = (0, FOREVER) if name == 'PR_Send' else ()
+    assert call(nspr, name, integer, inside, text, len(text), *more) == len(text)
+call(nspr, 'PR_Close', integer, inside)
+";
+    let Some(bench) = Bench::open() else { return };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
+        return;
+    }
+    bench.run(&python, &["-c", PROGRAM]);
+    for path in ["/nss/write", "/nss/send"] {
+        let parts = event("python3", "GET", path);
+        bench.expect(1, &parts.each_ref().map(String::as_str));
+    }
+    assert!(bench.seen(&["/bare"]).is_empty());
+}
+
+#[test]
 fn git_over_https() {
     let Some(bench) = Bench::open() else { return };
     let Some(git) = program("git") else { return };
