@@ -5,6 +5,7 @@ use std::{env, fs, path::PathBuf};
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(ebfw_bpf_object)");
+    println!("cargo::rustc-check-cfg=cfg(ebfw_probes_object)");
     println!("cargo::rerun-if-changed=build.rs");
 
     let variable = |name| env::var_os(name).expect("cargo sets it for build scripts");
@@ -22,5 +23,10 @@ fn main() {
     if object.is_file() {
         println!("cargo::rustc-cfg=ebfw_bpf_object");
         println!("cargo::rustc-env=EBFW_BPF_OBJECT={}", object.display());
+    }
+    let probes = folder.join("ebfw-probes.o");
+    if probes.is_file() {
+        println!("cargo::rustc-cfg=ebfw_probes_object");
+        println!("cargo::rustc-env=EBFW_PROBES_OBJECT={}", probes.display());
     }
 }

@@ -27,11 +27,13 @@ use crate::{
         privileges,
         tree::Tree,
     },
+    inspect::Headers,
     metrics::{Listener, Metrics, Readiness, Reload, Server},
     pods::{
         Pods,
         layout::{self, Place},
     },
+    probes::Probes,
     source::{News, Rules, Source},
     status::Digest,
 };
@@ -101,6 +103,7 @@ struct Agent<'a> {
     reading: JoinHandle<anyhow::Result<()>>,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
+    probes: Option<Probes>,
     metrics: Arc<Metrics>,
     server: Option<Server>,
     _lock: Option<PinLock>,
@@ -154,6 +157,7 @@ impl<'a> Agent<'a> {
             pods: pods.clone(),
             cluster_dns: cluster.as_ref().map(Cluster::resolvers),
         };
+        let watched = scope.hierarchy.clone();
         let mut enforcer = Enforcer::load(
             pin,
             terms,
@@ -231,6 +235,7 @@ impl<'a> Agent<'a> {
         {
             cluster.report(policies, reports);
         }
+        let probes = probes(config, &watched, &root, &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -253,6 +258,7 @@ impl<'a> Agent<'a> {
             reading,
             intake,
             pipeline,
+            probes,
             metrics,
             server,
             _lock: lock,
@@ -272,7 +278,13 @@ impl<'a> Agent<'a> {
                 ended = &mut self.reading => {
                     ended.context("the reader of answers broke")?.context("failed to read answers")?;
                 }
-                _ = tick.tick() => self.enforcer.count(),
+                done = next_requests(&mut self.probes, &self.intake) => done.context("failed to read what the probes saw")?,
+                _ = tick.tick() => {
+                    self.enforcer.count();
+                    if let Some(probes) = &mut self.probes {
+                        probes.count();
+                    }
+                }
             }
         }
         self.stop().await
@@ -313,6 +325,9 @@ impl<'a> Agent<'a> {
         self.events.take(|bytes| intake.offer(bytes));
         self.names.take(|bytes| intake.offer_name(bytes));
         self.claims.take(|bytes| intake.offer_claim(bytes));
+        if let Some(mut probes) = self.probes.take() {
+            probes.take(|seen| intake.offer_request(seen));
+        }
         if let Err(error) = self.pipeline.drain(DRAIN).await {
             tracing::warn!("{error}");
         }
@@ -416,6 +431,34 @@ fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
             tracing::warn!("{error}: the agent's own connections are governed like any other");
             None
         }
+    }
+}
+
+/// The probes inside TLS, where they are wanted and can be had. They only observe: nothing that goes wrong with them stops the firewall.
+fn probes(
+    config: &Config,
+    hierarchy: &Hierarchy,
+    root: &CgroupPath,
+    metrics: &Arc<Metrics>,
+) -> Option<Probes> {
+    if !config.inspect.paths {
+        return None;
+    }
+    let headers = if config.inspect.headers {
+        Headers::Redacted
+    } else {
+        Headers::Dropped
+    };
+    Probes::start(hierarchy, root, headers, Arc::clone(metrics))
+        .map_err(anyhow::Error::from)
+        .inspect_err(|error| tracing::warn!("requests inside TLS are not observed: {error:#}"))
+        .ok()
+}
+
+async fn next_requests(probes: &mut Option<Probes>, intake: &Intake) -> std::io::Result<()> {
+    match probes {
+        Some(probes) => probes.drain(|seen| intake.offer_request(seen)).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod layout;
 pub mod names;
 pub mod packet;
 pub mod plain;
+pub mod plaintext;
 pub mod request;
 pub mod stream;
 pub mod trial;

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: what a verdict costs in the kernel, and what the engine does in user space.
 
+use std::process::Command;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
@@ -24,6 +26,8 @@ pub(crate) struct Options {
 enum Subject {
     /// Nanoseconds per packet in the kernel programs (root)
     Datapath,
+    /// Writes a second to a TLS connection, with and without probes in its library (root)
+    Probes,
     /// Flows a second through the engine, and compile times
     Policy,
 }
@@ -33,23 +37,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut bench = command::cargo();
     bench.current_dir(workspace::root());
     match options.subject {
-        Subject::Datapath => {
-            setup::ensure(&KERNEL_PROGRAMS)?;
-            build::kernel_programs(&[])?;
-            bench.args([
-                "run",
-                "--release",
-                "--package",
-                "ebfw-tests",
-                "--bin",
-                "bench-datapath",
-                "--",
-            ]);
-        }
+        Subject::Datapath => of_programs(&mut bench, "bench-datapath")?,
+        Subject::Probes => of_programs(&mut bench, "bench-probes")?,
         Subject::Policy => {
             bench.args(["bench", "--package", "ebfw-policy", "--"]);
         }
     }
     step("benchmark");
     command::run(bench.args(&options.arguments))
+}
+
+/// A benchmark that loads the kernel programs.
+fn of_programs(bench: &mut Command, name: &str) -> Result<()> {
+    setup::ensure(&KERNEL_PROGRAMS)?;
+    build::kernel_programs(&[])?;
+    bench.args([
+        "run",
+        "--release",
+        "--package",
+        "ebfw-tests",
+        "--bin",
+        name,
+        "--",
+    ]);
+    Ok(())
 }

@@ -24,6 +24,9 @@ const KERNEL_SCRATCH: &str = "bpf-build";
 
 const KERNEL_TARGET: &str = "bpfel-unknown-none";
 
+/// The objects as cargo calls them, and as the agent's build script looks for them: the firewall, and the probes inside TLS libraries.
+const OBJECTS: [(&str, &str); 2] = [("ebfw", "ebfw.o"), ("ebfw-probes", "ebfw-probes.o")];
+
 /// Features of the kernel programs and the feature of the host crates that each needs beside it.
 const COUNTERPARTS: [(&str, &str); 1] = [("log", "ebfw-agent/kernel-log")];
 
@@ -53,8 +56,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the kernel programs and puts the object where the agent's build script looks for it.
-pub(crate) fn kernel_programs(features: &[String]) -> Result<PathBuf> {
+/// Builds the kernel programs and puts the objects where the agent's build script looks for them.
+pub(crate) fn kernel_programs(features: &[String]) -> Result<()> {
     step("kernel programs");
     let mut build = kernel_cargo("build")?;
     if !features.is_empty() {
@@ -66,12 +69,14 @@ pub(crate) fn kernel_programs(features: &[String]) -> Result<PathBuf> {
     let built = target
         .join(KERNEL_SCRATCH)
         .join(KERNEL_TARGET)
-        .join("release/ebfw");
-    let object = target.join("bpf/ebfw.o");
-    let changed = install_if_changed(&built, &object)?;
-    let state = if changed { "new" } else { "unchanged" };
-    note(format_args!("{} ({state})", object.display()));
-    Ok(object)
+        .join("release");
+    for (program, object) in OBJECTS {
+        let object = target.join("bpf").join(object);
+        let changed = install_if_changed(&built.join(program), &object)?;
+        let state = if changed { "new" } else { "unchanged" };
+        note(format_args!("{} ({state})", object.display()));
+    }
+    Ok(())
 }
 
 /// A cargo command for the crate of the kernel programs: nightly features on the stable compiler,

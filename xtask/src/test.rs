@@ -9,7 +9,7 @@ use crate::{
     build,
     command::{self, note, step},
     lab,
-    setup::{self, KERNEL_PROGRAMS, Need, Program},
+    setup::{self, KERNEL_PROGRAMS, Need, Program, TLS_CLIENTS},
     workspace,
 };
 
@@ -52,6 +52,14 @@ fn all(options: &Options) -> Result<()> {
         Need::Program(Program::Ip),
         Need::Program(Program::Nft),
     ])?;
+    if setup::is_root() {
+        for program in TLS_CLIENTS {
+            // Without one its tests say so, or fail where all have to run.
+            if let Err(error) = setup::ensure(&[Need::Program(program)]) {
+                note(format_args!("{error:#}"));
+            }
+        }
+    }
     build::kernel_programs(&[])?;
     build::host(&build::Options::default())?;
 

@@ -16,7 +16,7 @@ use super::{LoadError, map_error};
 pub struct Ring(AsyncFd<RingBuf<MapData>>);
 
 impl Ring {
-    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+    pub(crate) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
         // SAFETY: the ring owns its descriptor and keeps it open until it is dropped, after the registration.
         Ok(Self(unsafe { AsyncFd::register(ring) }?))
     }

@@ -145,7 +145,7 @@ fn source_for(source: IpAddr, destination: Option<IpAddr>) -> IpAddr {
     }
 }
 
-fn name(comm: &[u8]) -> Option<Printable> {
+pub(super) fn name(comm: &[u8]) -> Option<Printable> {
     let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
     (!name.is_empty()).then(|| Printable::from_bytes(name))
 }

@@ -8,6 +8,7 @@ mod clock;
 mod decode;
 pub mod event;
 mod filter;
+mod https;
 mod json;
 mod lookup;
 mod mode;

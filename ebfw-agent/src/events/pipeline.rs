@@ -16,10 +16,14 @@ use super::{
     decode::{self, Connect},
     event::{Event, Outcome, Pod, Subject},
     filter::Filter,
+    https::{self, Https},
     lookup::{self, Lookup},
     sink::{Sink, Unwritten},
 };
-use crate::metrics::{Attribution, Lost, Metrics};
+use crate::{
+    inspect,
+    metrics::{Attribution, Lost, Metrics},
+};
 
 /// Events that wait between the ring buffer and the output: a burst of a second or so at 10,000 a second, 1 MiB.
 pub const QUEUE: usize = 8192;
@@ -57,6 +61,8 @@ pub enum Raw {
     Name(Vec<u8>),
     /// What a client says.
     Claim(Vec<u8>),
+    /// A request inside TLS, which was put together elsewhere.
+    Request(Box<inspect::Seen>),
 }
 
 /// The end of the queue at which the reader of the ring buffer stands.
@@ -80,6 +86,11 @@ impl Intake {
     /// Queues the bytes of an event about what a client says likewise.
     pub fn offer_claim(&self, bytes: &[u8]) {
         self.queue(Raw::Claim(bytes.to_vec()));
+    }
+
+    /// Queues a request inside TLS likewise.
+    pub fn offer_request(&self, seen: inspect::Seen) {
+        self.queue(Raw::Request(Box::new(seen)));
     }
 
     fn queue(&self, raw: Raw) {
@@ -192,6 +203,9 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
             Raw::Claim(bytes) => claim::decode(bytes, &self.clock, self.stages.inspection)
                 .map(|spoken| self.report(&spoken.connect, spoken.subject())),
             Raw::Name(bytes) => lookup::decode(bytes, &self.clock).map(|seen| self.told(seen)),
+            Raw::Request(seen) => {
+                https::read(seen, &self.clock).map(|request| self.requested(request))
+            }
         };
         match handled {
             Ok(()) => {}
@@ -245,6 +259,30 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
                 learned,
             },
             process: None,
+            pod,
+            cgroup,
+            ruling: None,
+            suppressed: 0,
+        };
+        self.emit(attribution, event);
+    }
+
+    fn requested(&mut self, request: Https) {
+        let Https {
+            at,
+            cgroup_id,
+            process,
+            request,
+        } = request;
+        let (pod, cgroup, attribution) = self.attribute(cgroup_id);
+        let event = Event {
+            at,
+            // Which of the process's connections it is, the probes do not see.
+            subject: Subject::Https {
+                flow: None,
+                request,
+            },
+            process: Some(process),
             pod,
             cgroup,
             ruling: None,

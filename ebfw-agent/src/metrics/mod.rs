@@ -5,6 +5,7 @@
 mod http;
 mod kernel;
 mod label;
+mod probes;
 mod readiness;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use label::{InMode, OfAttribution, OfDestruction, OfKind, OfReading, OfReload};
 pub use http::{BindError, Listener, Server};
 pub use kernel::{Counters, KernelCounters};
 pub use label::{Attribution, Destroyed, Lost, Reading, Reload};
+pub use probes::{ProbeFailure, Unread};
 pub use readiness::{Pending, Readiness};
 
 /// Everything that is counted.
@@ -38,6 +40,7 @@ pub struct Metrics {
     policy_rules: Gauge,
     workloads: Gauge,
     kernel: Arc<KernelCollector>,
+    probes: probes::ProbeMetrics,
 }
 
 impl Metrics {
@@ -118,6 +121,7 @@ impl Metrics {
         }
         let kernel = Arc::new(KernelCollector::new(mode));
         r.register_collector(Box::new(Arc::clone(&kernel)));
+        let probes = probes::ProbeMetrics::register(r);
         Self {
             registry,
             events,
@@ -130,6 +134,7 @@ impl Metrics {
             policy_rules,
             workloads,
             kernel,
+            probes,
         }
     }
 
@@ -193,6 +198,21 @@ impl Metrics {
     pub fn set_workloads(&self, workloads: usize) {
         self.workloads
             .set(i64::try_from(workloads).unwrap_or(i64::MAX));
+    }
+
+    /// So many files have probes inside their TLS.
+    pub fn set_probed_files(&self, files: usize) {
+        self.probes.set_attached(files);
+    }
+
+    /// Files got no probes.
+    pub fn probe_failed(&self, reason: ProbeFailure, count: u64) {
+        self.probes.failed(reason, count);
+    }
+
+    /// Plaintext gave no request.
+    pub fn unread(&self, reason: Unread, count: u64) {
+        self.probes.unread(reason, count);
     }
 
     /// From now on each scrape reads the counters of the kernel programs too.

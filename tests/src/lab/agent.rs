@@ -236,6 +236,23 @@ impl Agent {
         }
     }
 
+    /// Descriptors of programs that it has attached and not pinned: links and perf events with a program.
+    ///
+    /// # Panics
+    ///
+    /// Where it has gone.
+    #[must_use]
+    pub fn attachments(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let open = fs::read_dir(folder).expect("it runs").flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok())
+            .filter(|target| {
+                let target = target.to_string_lossy();
+                target.contains("bpf_link") || target.contains("perf_event")
+            })
+            .count()
+    }
+
     /// Kills it as the kernel does when memory is short.
     ///
     /// # Panics

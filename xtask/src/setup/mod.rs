@@ -8,7 +8,7 @@ mod rust_source;
 
 use anyhow::{Context as _, Result, bail};
 
-pub(crate) use programs::{Program, is_root};
+pub(crate) use programs::{Program, TLS_CLIENTS, is_root};
 
 use crate::command::{note, step};
 
@@ -34,7 +34,7 @@ pub(crate) enum Need {
 /// What it takes to build the kernel programs.
 pub(crate) const KERNEL_PROGRAMS: [Need; 2] = [Need::RustSource, Need::BpfLinker];
 
-const ALL: [Need; 18] = [
+const ALL: [Need; 24] = [
     Need::RustSource,
     Need::BpfLinker,
     Need::StaticTarget,
@@ -47,11 +47,17 @@ const ALL: [Need; 18] = [
     Need::Program(Program::Curl),
     Need::Program(Program::Dig),
     Need::Program(Program::Etcd),
+    Need::Program(Program::Git),
+    Need::Program(Program::Go),
     Need::Program(Program::Ip),
     Need::Program(Program::Iptables),
     Need::Program(Program::Nft),
+    Need::Program(Program::Node),
+    Need::Program(Program::OpenSsl),
+    Need::Program(Program::Python),
     Need::Program(Program::Qemu),
     Need::Program(Program::Runc),
+    Need::Program(Program::Wget),
     Need::Program(Program::Xz),
 ];
 

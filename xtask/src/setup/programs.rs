@@ -15,16 +15,33 @@ pub(crate) enum Program {
     Curl,
     Dig,
     Etcd,
+    Git,
+    Go,
     Ip,
     Iptables,
     Nft,
+    Node,
+    OpenSsl,
+    Python,
     Qemu,
     Runc,
+    Wget,
     Xz,
 }
 
 /// Where Debian puts what connects containers to networks.
 const NETWORK_PLUGINS: &str = "/usr/lib/cni";
+
+/// Programs with which the probes inside TLS are tried.
+pub(crate) const TLS_CLIENTS: [Program; 7] = [
+    Program::Curl,
+    Program::Git,
+    Program::Go,
+    Program::Node,
+    Program::OpenSsl,
+    Program::Python,
+    Program::Wget,
+];
 
 impl Program {
     /// What it is called on the command line.
@@ -36,11 +53,17 @@ impl Program {
             Self::Curl => "curl",
             Self::Dig => "dig",
             Self::Etcd => "etcd",
+            Self::Git => "git",
+            Self::Go => "go",
             Self::Ip => "ip",
             Self::Iptables => "iptables",
             Self::Nft => "nft",
+            Self::Node => "node",
+            Self::OpenSsl => "openssl",
+            Self::Python => "python3",
             Self::Qemu => "qemu-system-x86_64",
             Self::Runc => "runc",
+            Self::Wget => "wget",
             Self::Xz => "xz",
         }
     }
@@ -53,8 +76,12 @@ impl Program {
             Self::Curl => "the demo puts a real client under a policy",
             Self::Dig => "a test resolves names with it",
             Self::Etcd => "`cargo xtask lab` keeps the cluster's objects in it",
+            Self::Git | Self::Go | Self::Node | Self::Python | Self::Wget => {
+                "the tests look inside the TLS of real programs"
+            }
             Self::Ip => "the demo, the lab and the tests make network namespaces",
             Self::Nft => "a test rewrites addresses as Docker does",
+            Self::OpenSsl => "those tests need a certificate",
             Self::Qemu => "`cargo xtask vm` boots old and new kernels",
             Self::Xz => "the modules of those kernels are compressed",
         }
@@ -79,11 +106,17 @@ impl Program {
             Self::Curl => "curl",
             Self::Dig => "bind9-dnsutils",
             Self::Etcd => "etcd-server",
+            Self::Git => "git",
+            Self::Go => "golang-go",
             Self::Ip => "iproute2",
             Self::Iptables => "iptables",
             Self::Nft => "nftables",
+            Self::Node => "nodejs",
+            Self::OpenSsl => "openssl",
+            Self::Python => "python3",
             Self::Qemu => "qemu-system-x86",
             Self::Runc => "runc",
+            Self::Wget => "wget",
             Self::Xz => "xz-utils",
         };
         let name = self.name();

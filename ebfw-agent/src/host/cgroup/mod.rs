@@ -304,6 +304,14 @@ impl Hierarchy {
             })
     }
 
+    /// The cgroup of a process; `None` where it has gone or its cgroup is not visible from here.
+    #[must_use]
+    pub fn of_process(&self, pid: u32) -> Option<CgroupPath> {
+        let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+        let shown = mounts::unified_entry(&text)?;
+        mounts::below(&shown, &self.shown_root)
+    }
+
     /// The cgroup whose list of processes contains `pid`.
     fn cgroup_listing(&self, pid: u32) -> Option<CgroupPath> {
         let mut pending = VecDeque::from([CgroupPath::top()]);

@@ -1,0 +1,117 @@
+//! Requests inside TLS as events tell them.
+
+use jiff::Timestamp;
+
+use super::{
+    BootClock, Printable,
+    decode::{self, DecodeError},
+    event::{Header, Process, Request},
+};
+use crate::inspect::Seen;
+
+/// A request and who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Https {
+    /// When the write was made that completed it.
+    pub(super) at: Timestamp,
+    /// Cgroup v2 id of the calling thread.
+    pub(super) cgroup_id: u64,
+    /// Who wrote it.
+    pub(super) process: Process,
+    /// What is asked.
+    pub(super) request: Request,
+}
+
+/// Makes what the probes saw printable.
+///
+/// # Errors
+/// Where its time is no moment that a calendar knows.
+pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError> {
+    let Seen { header, request } = seen;
+    let print = |bytes: &[u8]| Printable::from_bytes(bytes);
+    Ok(Https {
+        at: clock
+            .wall(header.boot_ns)
+            .ok_or(DecodeError::Time(header.boot_ns))?,
+        cgroup_id: header.cgroup_id,
+        process: Process {
+            pid: header.pid,
+            comm: decode::name(&header.comm),
+        },
+        request: Request {
+            method: print(&request.method),
+            host: print(&request.host),
+            path: print(&request.path),
+            headers: request
+                .headers
+                .iter()
+                .map(|(name, value)| Header {
+                    name: print(name),
+                    value: print(value),
+                })
+                .collect(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        events::{
+            event::{Event, Subject},
+            json,
+            samples::clock,
+            text::{Colour, Text},
+        },
+        inspect,
+    };
+
+    #[test]
+    fn a_request_reads_as_its_interface_says() {
+        let seen = Seen {
+            header: inspect::sample(4711),
+            request: inspect::Request {
+                method: b"GET".to_vec(),
+                host: b"example.com".to_vec(),
+                path: b"/a\x1b[2J".to_vec(),
+                headers: vec![(b"accept".to_vec(), b"*/*".to_vec())],
+            },
+        };
+        let Https {
+            at,
+            process,
+            request,
+            cgroup_id,
+        } = read(&seen, &clock()).unwrap();
+        assert_eq!(cgroup_id, 42);
+        let event = Event {
+            at,
+            subject: Subject::Https {
+                flow: None,
+                request,
+            },
+            process: Some(process),
+            pod: None,
+            cgroup: None,
+            ruling: None,
+            suppressed: 0,
+        };
+        assert_eq!(
+            Text::new(&event, Colour::Never).to_string(),
+            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J\n           accept: */*"
+        );
+        let mut line = Vec::new();
+        json::write_event(&mut line, &event);
+        let line = String::from_utf8(line).unwrap();
+        for part in [
+            "\"kind\":\"https\"",
+            "\"domain\":\"example.com\"",
+            "\"method\":\"GET\"",
+            "\"pid\":4711",
+            "\"comm\":\"curl\"",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! HTTP/2 as a client writes it: frames, and the blocks of headers among them. The rest is skipped.
+//!
+//! A block can only be read by who has read all blocks before it (RFC 7541): one that is missed ends the reading for good.
+
+use loona_hpack::Decoder;
+
+use super::{Lost, MAX_HEAD, MAX_HEADERS, Request, kept, name_of};
+
+/// What a client's side of a connection begins with (RFC 9113, 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes of a frame's header.
+const FRAME_HEADER: usize = 9;
+/// Types of frames.
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+/// Flags of HEADERS and CONTINUATION.
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+/// The largest table of headers that a client may be asked to keep; servers ask for 4 KiB, some for 64.
+const MAX_TABLE: usize = 64 * 1024;
+
+/// What the next bytes are.
+#[derive(Debug)]
+enum State {
+    Preface(usize),
+    FrameHeader(Vec<u8>),
+    /// The payload of a frame that is read, and how long it will be.
+    Payload(Frame, Vec<u8>),
+    /// So many bytes of one that is not.
+    Skip(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+/// Follows one connection from its first byte.
+pub(super) struct Reader {
+    state: State,
+    /// The block that CONTINUATION frames have to complete, and its stream.
+    block: Option<(u32, Vec<u8>)>,
+    decoder: Decoder<'static>,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        let mut decoder = Decoder::new();
+        decoder.set_max_allowed_table_size(MAX_TABLE);
+        Self {
+            state: State::Preface(0),
+            block: None,
+            decoder,
+        }
+    }
+
+    /// Takes what was written next: `bytes`, and behind them `missing` bytes that were not seen.
+    pub(super) fn take(
+        &mut self,
+        mut bytes: &[u8],
+        missing: u64,
+        mut found: impl FnMut(Request),
+    ) -> Result<(), Lost> {
+        while !bytes.is_empty() {
+            bytes = self.step(bytes, &mut found)?;
+        }
+        if missing > 0 {
+            match &mut self.state {
+                State::Skip(rest) if *rest >= missing => {
+                    *rest -= missing;
+                    self.settle();
+                }
+                _ => return Err(Lost),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes some of `bytes`; returns the rest.
+    fn step<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        found: &mut impl FnMut(Request),
+    ) -> Result<&'a [u8], Lost> {
+        match &mut self.state {
+            State::Preface(seen) => {
+                let expected = &PREFACE[*seen..];
+                let length = expected.len().min(bytes.len());
+                if bytes[..length] != expected[..length] {
+                    return Err(Lost);
+                }
+                *seen += length;
+                if *seen == PREFACE.len() {
+                    self.state = State::FrameHeader(Vec::new());
+                }
+                Ok(&bytes[length..])
+            }
+            State::FrameHeader(header) => {
+                let length = (FRAME_HEADER - header.len()).min(bytes.len());
+                header.extend(&bytes[..length]);
+                if header.len() == FRAME_HEADER {
+                    let frame = Frame::read(header);
+                    self.state = self.begin(frame)?;
+                    self.finish(found)?;
+                }
+                Ok(&bytes[length..])
+            }
+            State::Payload(frame, payload) => {
+                let length = (frame.length - payload.len()).min(bytes.len());
+                payload.extend(&bytes[..length]);
+                self.finish(found)?;
+                Ok(&bytes[length..])
+            }
+            State::Skip(rest) => {
+                let taken = (*rest).min(bytes.len() as u64);
+                *rest -= taken;
+                self.settle();
+                Ok(&bytes[usize::try_from(taken).map_err(|_| Lost)?..])
+            }
+        }
+    }
+
+    /// What to do with a frame whose header has been read.
+    fn begin(&self, frame: Frame) -> Result<State, Lost> {
+        let awaited = self.block.as_ref().map(|(stream, _)| *stream);
+        let is_block = match (frame.kind, awaited) {
+            (HEADERS, None) => true,
+            (CONTINUATION, Some(stream)) if stream == frame.stream => true,
+            // Nothing may stand between the parts of a block (RFC 9113, 6.10).
+            (_, Some(_)) | (CONTINUATION, None) => return Err(Lost),
+            (_, None) => false,
+        };
+        if !is_block {
+            return Ok(match frame.length {
+                0 => State::FrameHeader(Vec::new()),
+                length => State::Skip(length as u64),
+            });
+        }
+        if frame.length > MAX_HEAD {
+            return Err(Lost);
+        }
+        Ok(State::Payload(frame, Vec::new()))
+    }
+
+    /// Reads a frame whose payload is complete.
+    fn finish(&mut self, found: &mut impl FnMut(Request)) -> Result<(), Lost> {
+        let State::Payload(frame, payload) = &mut self.state else {
+            return Ok(());
+        };
+        if payload.len() < frame.length {
+            return Ok(());
+        }
+        let (frame, payload) = (*frame, std::mem::take(payload));
+        self.state = State::FrameHeader(Vec::new());
+        let fragment = frame.fragment(&payload)?;
+        let (_, block) = self.block.get_or_insert_with(|| (frame.stream, Vec::new()));
+        if block.len() + fragment.len() > MAX_HEAD {
+            return Err(Lost);
+        }
+        block.extend(fragment);
+        if frame.flags & END_HEADERS == 0 {
+            return Ok(());
+        }
+        let Some((_, block)) = self.block.take() else {
+            return Ok(());
+        };
+        // Trailers have no method, and are no request.
+        if let Some(request) = self.decode(&block)? {
+            found(request);
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, block: &[u8]) -> Result<Option<Request>, Lost> {
+        let mut request = Request::default();
+        let mut host = None;
+        self.decoder
+            .decode_with_cb(block, |name, value| match &name[..] {
+                b":method" => request.method = kept(&value),
+                b":path" => request.path = kept(&value),
+                b":authority" => request.host = kept(name_of(&value)),
+                b"host" => host = Some(kept(name_of(&value))),
+                _ if name.first() == Some(&b':') => {}
+                _ if request.headers.len() < MAX_HEADERS => {
+                    request.headers.push((kept(&name), kept(&value)));
+                }
+                _ => {}
+            })
+            .map_err(|_| Lost)?;
+        if request.host.is_empty() {
+            request.host = host.unwrap_or_default();
+        }
+        Ok((!request.method.is_empty()).then_some(request))
+    }
+
+    fn settle(&mut self) {
+        if let State::Skip(0) = self.state {
+            self.state = State::FrameHeader(Vec::new());
+        }
+    }
+}
+
+impl Frame {
+    /// `header`: nine bytes.
+    fn read(header: &[u8]) -> Self {
+        let at = |index: usize| header.get(index).copied().unwrap_or_default();
+        Self {
+            length: u32::from_be_bytes([0, at(0), at(1), at(2)]) as usize,
+            kind: at(3),
+            flags: at(4),
+            stream: u32::from_be_bytes([at(5) & 0x7f, at(6), at(7), at(8)]),
+        }
+    }
+
+    /// The part of a block in the payload: without padding and priority.
+    fn fragment<'a>(&self, payload: &'a [u8]) -> Result<&'a [u8], Lost> {
+        if self.kind == CONTINUATION {
+            return Ok(payload);
+        }
+        let (padding, rest) = if self.flags & PADDED != 0 {
+            let (length, rest) = payload.split_first().ok_or(Lost)?;
+            (usize::from(*length), rest)
+        } else {
+            (0, payload)
+        };
+        let skip = if self.flags & PRIORITY != 0 { 5 } else { 0 };
+        let end = rest.len().checked_sub(padding).ok_or(Lost)?;
+        rest.get(skip..end).ok_or(Lost)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! From the plaintext of TLS connections to the requests in it. Pure: records in, requests out.
+//!
+//! Nothing is guessed: what cannot be followed from a point that is known for certain gives no request, and is counted.
+
+mod http1;
+mod http2;
+mod record;
+mod redact;
+mod streams;
+
+/// Which headers of requests are given on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Headers {
+    /// None.
+    Dropped,
+    /// All, the values of those that carry secrets hidden.
+    Redacted,
+}
+
+pub use self::{
+    record::{Record, RecordError},
+    streams::{Seen, Streams},
+};
+
+/// What the probes say about a write of process `pid`, for tests.
+#[cfg(test)]
+pub(crate) fn sample(pid: u32) -> ebfw_common::plaintext::Header {
+    ebfw_common::plaintext::Header {
+        pid,
+        ..streams::samples::header(1, 0)
+    }
+}
+
+/// Bytes of a head, or of a block of headers, that are gathered at most.
+const MAX_HEAD: usize = 32 * 1024;
+/// Headers of a request that are kept at most, and bytes of one of their values.
+const MAX_HEADERS: usize = 128;
+const MAX_VALUE: usize = 4096;
+
+/// A request as it was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// The method.
+    pub method: Vec<u8>,
+    /// Host or `:authority`, without a port; empty where there is none.
+    pub host: Vec<u8>,
+    /// The path with its query.
+    pub path: Vec<u8>,
+    /// Header lines but those that are above, in their order.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A connection's protocol reader has lost its place; it finds none again by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lost;
+
+/// The name in an authority, without user and port.
+fn name_of(authority: &[u8]) -> &[u8] {
+    let host = authority
+        .iter()
+        .rposition(|byte| *byte == b'@')
+        .map_or(authority, |at| &authority[at + 1..]);
+    if host.first() == Some(&b'[') {
+        let end = host.iter().position(|byte| *byte == b']');
+        return end.map_or(host, |end| &host[..=end]);
+    }
+    match host.iter().position(|byte| *byte == b':') {
+        // More than one colon: an address without brackets.
+        Some(at) if !host[at + 1..].contains(&b':') => &host[..at],
+        _ => host,
+    }
+}
+
+/// A value, cut to what is kept.
+fn kept(value: &[u8]) -> Vec<u8> {
+    value[..value.len().min(MAX_VALUE)].to_vec()
+}

@@ -1,0 +1,276 @@
+//! The kernel side of the probes: programs and maps, and how they are attached on this kernel.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::{self, File},
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    path::Path,
+};
+
+use aya::maps::{CgroupArray, Map, MapData, PerCpuArray, RingBuf};
+use aya_obj::Object;
+use ebfw_common::plaintext::COUNTERS;
+
+use super::{
+    object,
+    syscall::{self, Way},
+    target::{Function, Point},
+};
+use crate::datapath::Ring;
+
+/// The number of perf's `uprobe`.
+const PERF_KIND: &str = "/sys/bus/event_source/devices/uprobe/type";
+
+/// Why the probes cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A build without the eBPF toolchain.
+    #[error("this build has no probes: build it with `cargo xtask build`")]
+    NoPrograms,
+    /// The object makes no sense to this agent.
+    #[error("the object with the probes cannot be used: {0}")]
+    Object(String),
+    /// The kernel refused a map.
+    #[error("failed to make the map {0}")]
+    Map(String, #[source] Box<aya::maps::MapError>),
+    /// The kernel refused a program.
+    #[error("the kernel refused the program {0}: {1}")]
+    Program(String, String),
+    /// There is no way to attach.
+    #[error(
+        "this kernel offers no way to attach probes: no uprobe_multi links ({multi}; kernel 6.6 with CAP_BPF and CAP_PERFMON), no \
+         perf events ({perf}; CAP_SYS_ADMIN and sysfs)"
+    )]
+    NoWay {
+        /// What is wrong with the one.
+        multi: io::Error,
+        /// What is wrong with the other.
+        perf: io::Error,
+    },
+    /// The ring cannot be watched, or the cgroup not be opened.
+    #[error("failed to {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// Loaded programs. Attached ones go when their links are dropped.
+pub(super) struct Kernel {
+    programs: BTreeMap<&'static str, OwnedFd>,
+    attachment: Attachment,
+}
+
+/// How programs are attached here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attachment {
+    Multi,
+    /// With perf's number for uprobes.
+    Perf(u32),
+}
+
+/// Writes that the programs saw and lost.
+pub(super) struct CounterMap(PerCpuArray<MapData, u64>);
+
+impl CounterMap {
+    /// By `ebfw_common::plaintext::Counter`.
+    pub(super) fn read(&self) -> Result<[u64; COUNTERS], aya::maps::MapError> {
+        let mut sums = [0; COUNTERS];
+        for (index, sum) in (0..).zip(&mut sums) {
+            *sum = self.0.get(&index, 0)?.iter().sum();
+        }
+        Ok(sums)
+    }
+}
+
+/// What [`load`] gives.
+pub(super) struct Loaded {
+    pub(super) kernel: Kernel,
+    pub(super) ring: Ring,
+    pub(super) counters: CounterMap,
+}
+
+/// Loads the programs for processes below `scope`, the directory of a cgroup.
+pub(super) fn load(scope: &Path) -> Result<Loaded, LoadError> {
+    load_for(scope, attachment)
+}
+
+/// Loads the programs to be attached in one way, whatever else this kernel has.
+pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> {
+    load_for(scope, |object| {
+        match way {
+            Way::Multi => has_multi(object)?.map(|()| Attachment::Multi),
+            Way::Perf => perf_kind().map(Attachment::Perf),
+        }
+        .map_err(|source| LoadError::Io {
+            what: "find a way to attach probes",
+            source,
+        })
+    })
+}
+
+fn load_for(
+    scope: &Path,
+    attachment: impl FnOnce(&Object) -> Result<Attachment, LoadError>,
+) -> Result<Loaded, LoadError> {
+    if object::OBJECT.is_empty() {
+        return Err(LoadError::NoPrograms);
+    }
+    let mut object =
+        Object::parse(object::OBJECT).map_err(|error| LoadError::Object(error.to_string()))?;
+    let mut maps = make_maps(&object)?;
+    relocate(&mut object, &maps)?;
+    let attachment = attachment(&object)?;
+    let programs = load_programs(&object, attachment)?;
+    let mut take = |name: &str| {
+        maps.remove(name)
+            .ok_or_else(|| LoadError::Object(format!("no map {name}")))
+    };
+    let error = |name: &'static str| move |error| LoadError::Map(name.to_owned(), Box::new(error));
+    let io_error = |what| move |source| LoadError::Io { what, source };
+    let mut cgroups =
+        CgroupArray::try_from(Map::CgroupArray(take("SCOPE")?)).map_err(error("SCOPE"))?;
+    let directory = File::open(scope).map_err(io_error("open the cgroup to be looked at"))?;
+    cgroups.set(0, directory, 0).map_err(error("SCOPE"))?;
+    let ring = RingBuf::try_from(Map::RingBuf(take("PLAINTEXT")?)).map_err(error("PLAINTEXT"))?;
+    let counters = PerCpuArray::try_from(Map::PerCpuArray(take("PROBE_COUNTERS")?))
+        .map_err(error("PROBE_COUNTERS"))?;
+    Ok(Loaded {
+        kernel: Kernel {
+            programs,
+            attachment,
+        },
+        ring: Ring::new(ring).map_err(io_error("watch the ring of the probes"))?,
+        counters: CounterMap(counters),
+    })
+}
+
+fn make_maps(object: &Object) -> Result<BTreeMap<String, MapData>, LoadError> {
+    object
+        .maps
+        .iter()
+        .map(|(name, map)| {
+            let is_ring =
+                map.map_type() == aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+            // Without the types of keys and values: nobody looks at these maps from outside. A ring's records have none for the kernel.
+            let map = aya_obj::Map::new_from_params(
+                map.map_type(),
+                map.key_size(),
+                if is_ring { 0 } else { map.value_size() },
+                map.max_entries(),
+                map.map_flags(),
+            );
+            MapData::create(map, name, None)
+                .map(|data| (name.clone(), data))
+                .map_err(|error| LoadError::Map(name.clone(), Box::new(error)))
+        })
+        .collect()
+}
+
+fn relocate(object: &mut Object, maps: &BTreeMap<String, MapData>) -> Result<(), LoadError> {
+    let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
+    let sections: HashSet<usize> = object
+        .functions
+        .keys()
+        .map(|(section, _)| *section)
+        .collect();
+    let definitions = object.maps.clone();
+    let known = definitions.iter().filter_map(|(name, map)| {
+        let fd = maps.get(name)?.fd().as_fd().as_raw_fd();
+        Some((name.as_str(), fd, map))
+    });
+    object
+        .relocate_maps(known, &sections)
+        .map_err(|error| broken(&error))?;
+    object
+        .relocate_calls(&sections)
+        .map_err(|error| broken(&error))
+}
+
+fn load_programs(
+    object: &Object,
+    attachment: Attachment,
+) -> Result<BTreeMap<&'static str, OwnedFd>, LoadError> {
+    let way = match attachment {
+        Attachment::Multi => Way::Multi,
+        Attachment::Perf(_) => Way::Perf,
+    };
+    let names: HashSet<_> = Function::ALL.map(Function::program).into_iter().collect();
+    names
+        .into_iter()
+        .map(|name| load_program(object, name, way).map(|program| (name, program)))
+        .collect()
+}
+
+fn load_program(object: &Object, name: &str, way: Way) -> Result<OwnedFd, LoadError> {
+    let missing = || LoadError::Object(format!("no program {name}"));
+    let program = object.programs.get(name).ok_or_else(missing)?;
+    let function = object
+        .functions
+        .get(&program.function_key())
+        .ok_or_else(missing)?;
+    syscall::load(name, &function.instructions, &program.license, way)
+        .map_err(|refused| LoadError::Program(name.to_owned(), refused.to_string()))
+}
+
+/// Finds out how programs can be attached here.
+fn attachment(object: &Object) -> Result<Attachment, LoadError> {
+    match has_multi(object)? {
+        Ok(()) => Ok(Attachment::Multi),
+        Err(multi) => match perf_kind() {
+            Ok(kind) => Ok(Attachment::Perf(kind)),
+            Err(perf) => Err(LoadError::NoWay { multi, perf }),
+        },
+    }
+}
+
+/// Whether the kernel has `uprobe_multi` links and lets us make them: a kernel that has them finds fault with the file, which is a directory
+/// (EBADF: not a regular file), before anything else (kernel/trace/bpf_trace.c, `bpf_uprobe_multi_link_attach`).
+fn has_multi(object: &Object) -> Result<io::Result<()>, LoadError> {
+    let program = load_program(object, Function::SslWrite.program(), Way::Multi)?;
+    Ok(
+        match syscall::attach_multi(program.as_fd(), Path::new("/"), &[1]) {
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(io::Error::other("a directory was probed")),
+        },
+    )
+}
+
+fn perf_kind() -> io::Result<u32> {
+    let text = fs::read_to_string(PERF_KIND)?;
+    text.trim().parse().map_err(io::Error::other)
+}
+
+impl Kernel {
+    /// How probes are attached, in words.
+    pub(super) fn way(&self) -> &'static str {
+        match self.attachment {
+            Attachment::Multi => "uprobe_multi links",
+            Attachment::Perf(_) => "perf events",
+        }
+    }
+
+    /// Attaches the program of `function` at `points` of the file at `path`, for all processes.
+    pub(super) fn attach(
+        &self,
+        path: &Path,
+        function: Function,
+        points: &[Point],
+    ) -> io::Result<Vec<OwnedFd>> {
+        let program = self.programs[function.program()].as_fd();
+        let offsets: Vec<_> = points.iter().map(|point| point.offset).collect();
+        match self.attachment {
+            Attachment::Multi => {
+                syscall::attach_multi(program, path, &offsets).map(|link| vec![link])
+            }
+            Attachment::Perf(kind) => offsets
+                .into_iter()
+                .map(|offset| syscall::attach_perf(program, kind, path, offset))
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What there is to probe in a file: which functions it has and where in them a probe goes. Reads the file, attaches nothing.
+
+use std::collections::BTreeMap;
+
+use super::{
+    elf::{Elf, ElfError, Source},
+    golang,
+    prologue::{Calls, Convention, Place, place},
+};
+
+/// A function that is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Function {
+    SslWrite,
+    SslWriteEx,
+    SslFree,
+    GnutlsRecordSend,
+    GnutlsDeinit,
+    PrWrite,
+    PrSend,
+    PrClose,
+    GoWrite,
+    GoClose,
+}
+
+impl Function {
+    pub(super) const ALL: [Self; 10] = [
+        Self::SslWrite,
+        Self::SslWriteEx,
+        Self::SslFree,
+        Self::GnutlsRecordSend,
+        Self::GnutlsDeinit,
+        Self::PrWrite,
+        Self::PrSend,
+        Self::PrClose,
+        Self::GoWrite,
+        Self::GoClose,
+    ];
+
+    /// Its name in the table of symbols, or in Go's own.
+    fn name(self) -> &'static str {
+        match self {
+            Self::SslWrite => "SSL_write",
+            Self::SslWriteEx => "SSL_write_ex",
+            Self::SslFree => "SSL_free",
+            Self::GnutlsRecordSend => "gnutls_record_send",
+            Self::GnutlsDeinit => "gnutls_deinit",
+            Self::PrWrite => "PR_Write",
+            Self::PrSend => "PR_Send",
+            Self::PrClose => "PR_Close",
+            Self::GoWrite => "crypto/tls.(*Conn).Write",
+            Self::GoClose => "crypto/tls.(*Conn).Close",
+        }
+    }
+
+    /// The kernel program that reads its arguments.
+    pub(super) fn program(self) -> &'static str {
+        match self {
+            Self::SslWrite => "ebfw_ssl_write",
+            Self::SslWriteEx => "ebfw_ssl_write_ex",
+            Self::SslFree => "ebfw_ssl_free",
+            Self::GnutlsRecordSend => "ebfw_gnutls_write",
+            Self::GnutlsDeinit => "ebfw_gnutls_free",
+            Self::PrWrite | Self::PrSend => "ebfw_nss_write",
+            Self::PrClose => "ebfw_nss_free",
+            Self::GoWrite => "ebfw_go_write",
+            Self::GoClose => "ebfw_go_close",
+        }
+    }
+
+    fn convention(self) -> Convention {
+        match self {
+            Self::GoWrite | Self::GoClose => Convention::Go,
+            Self::SslWrite
+            | Self::SslWriteEx
+            | Self::SslFree
+            | Self::GnutlsRecordSend
+            | Self::GnutlsDeinit
+            | Self::PrWrite
+            | Self::PrSend
+            | Self::PrClose => Convention::C,
+        }
+    }
+
+    /// Whether it shows plaintext; the others only end connections.
+    fn writes(self) -> bool {
+        !matches!(
+            self,
+            Self::SslFree | Self::GnutlsDeinit | Self::PrClose | Self::GoClose
+        )
+    }
+}
+
+/// Places of one function in a file at most: a copy or two of a library in one program.
+const MAX_PLACES: usize = 8;
+
+/// Where the probes of a file go: offsets in the file by function. Empty: there is nothing to see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Target(pub(super) BTreeMap<Function, Vec<Point>>);
+
+/// A place in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Point {
+    /// Of the function's first instruction.
+    pub(super) entry: u64,
+    /// Of the probed instruction.
+    pub(super) offset: u64,
+    /// Whether the kernel emulates it.
+    pub(super) emulated: bool,
+}
+
+impl Target {
+    /// Looks into a file.
+    pub(super) fn find<S: Source + ?Sized>(source: &S, calls: Calls) -> Result<Self, ElfError> {
+        let elf = Elf::open(source)?;
+        let mut points = BTreeMap::<Function, Vec<Point>>::new();
+        let symbols = elf.functions(|name| named(name, Convention::C))?;
+        let of_go = golang::functions(&elf, |name| named(name, Convention::Go))?;
+        for (function, symbol) in symbols.into_iter().chain(of_go) {
+            let (entry, code) = elf.code(symbol)?;
+            let Place { offset, emulated } = place(&code, function.convention(), calls);
+            let point = Point {
+                entry,
+                offset: entry + offset,
+                emulated,
+            };
+            let known = points.entry(function).or_default();
+            // Most libraries name a function in both tables.
+            if !known.contains(&point) && known.len() < MAX_PLACES {
+                known.push(point);
+            }
+        }
+        if !points.keys().any(|function| function.writes()) {
+            points.clear();
+        }
+        Ok(Self(points))
+    }
+}
+
+fn named(name: &[u8], convention: Convention) -> Option<Function> {
+    Function::ALL
+        .into_iter()
+        .find(|function| function.name().as_bytes() == name && function.convention() == convention)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::*;
+
+fn find<S: Source + ?Sized>(source: &S) -> Result<Target, ElfError> {
+    Target::find(source, Calls::Emulated)
+}
+
+fn emulated(target: &Target, function: Function) -> Vec<bool> {
+    let points = target.0.get(&function).map_or(&[][..], Vec::as_slice);
+    points.iter().map(|point| point.emulated).collect()
+}
+
+/// The first of these files that exists.
+fn first(paths: &[&str]) -> Option<PathBuf> {
+    paths.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+#[test]
+fn real_libraries_have_an_emulated_instruction_for_each_function() {
+    use Function::{GnutlsDeinit, GnutlsRecordSend, SslFree, SslWrite, SslWriteEx};
+    const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+    for (paths, functions) in [
+        (
+            &[
+                format!("{LIBRARIES}/libssl.so.3"),
+                "/usr/lib64/libssl.so.3".to_owned(),
+            ][..],
+            &[SslWrite, SslWriteEx, SslFree][..],
+        ),
+        (
+            &[
+                format!("{LIBRARIES}/libgnutls.so.30"),
+                "/usr/lib64/libgnutls.so.30".to_owned(),
+            ],
+            &[GnutlsRecordSend, GnutlsDeinit],
+        ),
+        (
+            &["/usr/bin/node".to_owned()],
+            &[SslWrite, SslWriteEx, SslFree],
+        ),
+    ] {
+        let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+        let path = first(&paths);
+        if !ebfw_test_need::met(path.is_some(), &format!("one of {paths:?}")) {
+            continue;
+        }
+        let path = path.expect("just seen");
+        let target = find(&File::open(&path).unwrap()).unwrap();
+        if path.ends_with("node") && target.0.is_empty() {
+            ebfw_test_need::not_run("node's own OpenSSL: this node uses the system's");
+            continue;
+        }
+        for function in functions {
+            assert_eq!(
+                emulated(&target, *function),
+                [true],
+                "{function:?} in {}",
+                path.display()
+            );
+        }
+    }
+}
+
+/// Builds a Go program that uses TLS; `None`, said aloud, without Go.
+fn go_program(folder: &Path, flags: &[&str]) -> Option<PathBuf> {
+    const SOURCE: &str = "package main\nimport (\"fmt\"; \"net/http\")\n\
+                          func main() { fmt.Println(http.Get(\"https://192.0.2.1\")) }\n";
+    let go = first(&["/usr/local/go/bin/go", "/usr/bin/go"]);
+    if !ebfw_test_need::met(go.is_some(), "go") {
+        return None;
+    }
+    let source = folder.join("main.go");
+    fs::write(&source, SOURCE).unwrap();
+    let program = folder.join("program");
+    let built = Command::new(go.expect("just seen"))
+        .args(["build", "-o"])
+        .arg(&program)
+        .args(flags)
+        .arg(&source)
+        .current_dir(folder)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-mod=mod")
+        .output()
+        .unwrap();
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    Some(program)
+}
+
+#[test]
+fn go_programs_are_found_with_and_without_symbols() {
+    let folder = tempfile::tempdir().unwrap();
+    for flags in [&[][..], &["-buildmode=pie", "-ldflags=-s -w"]] {
+        let Some(program) = go_program(folder.path(), flags) else {
+            return;
+        };
+        let target = find(&File::open(&program).unwrap()).unwrap();
+        for function in [Function::GoWrite, Function::GoClose] {
+            assert_eq!(
+                emulated(&target, function),
+                [true],
+                "{function:?} with {flags:?}"
+            );
+        }
+        assert_eq!(target.0.len(), 2, "{flags:?}");
+    }
+}
+
+#[test]
+fn what_has_no_tls_has_nothing_to_probe() {
+    let own = std::env::current_exe().unwrap();
+    let target = find(&File::open(own).unwrap()).unwrap();
+    assert_eq!(target, Target::default(), "this test");
+    let error = find(&b"#!/bin/sh\nexit 0\n"[..]).unwrap_err();
+    assert!(matches!(error, ElfError::NotElf), "a script: {error}");
+    assert!(matches!(find(&[][..]).unwrap_err(), ElfError::NotElf));
+}
+
+/// A small library with one function, its tables where a mutation can reach all of them.
+fn library() -> Vec<u8> {
+    let symbols = {
+        let mut bytes = vec![0; 24];
+        for (name, value) in [(1u32, 0x1000u64), (11, 0x1010)] {
+            bytes.extend(name.to_le_bytes());
+            bytes.extend([0x12, 0]);
+            bytes.extend(1u16.to_le_bytes());
+            bytes.extend(value.to_le_bytes());
+            bytes.extend(16u64.to_le_bytes());
+        }
+        bytes
+    };
+    let strings = b"\0SSL_write\0SSL_free\0\0".to_vec();
+    let names = b"\0.dynsym\0.dynstr\0.shstrtab\0.gopclntab\0\0".to_vec();
+    let mut lines = 0xffff_fff1u32.to_le_bytes().to_vec();
+    lines.extend([0, 0, 1, 8]);
+    for value in [1u64, 0, 0x1000, 72, 0, 0, 0, 104] {
+        lines.extend(value.to_le_bytes());
+    }
+    lines.extend(b"crypto/tls.(*Conn).Write\0\0\0\0\0\0\0\0");
+    for value in [0u32, 12, 16, 0, 0] {
+        lines.extend(value.to_le_bytes());
+    }
+    let code = [&[0x49, 0x3b, 0x66, 0x10, 0x76, 8, 0x55][..], &[0x90; 25]].concat();
+    let mut body = Vec::new();
+    let mut place = |bytes: &[u8]| {
+        let offset = 64 + 56 + body.len();
+        body.extend(bytes);
+        (offset as u64, bytes.len() as u64)
+    };
+    let places = [
+        place(&code),
+        place(&symbols),
+        place(&strings),
+        place(&names),
+        place(&lines),
+    ];
+    let sections_at = (64 + 56 + body.len()) as u64;
+    let mut file = Vec::new();
+    file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    for half in [3u16, 62] {
+        file.extend(half.to_le_bytes());
+    }
+    file.extend(1u32.to_le_bytes());
+    for long in [0u64, 64, sections_at] {
+        file.extend(long.to_le_bytes());
+    }
+    file.extend(0u32.to_le_bytes());
+    for half in [64u16, 56, 1, 64, 5, 3] {
+        file.extend(half.to_le_bytes());
+    }
+    for word in [1u32, 5] {
+        file.extend(word.to_le_bytes());
+    }
+    for long in [places[0].0, 0x1000, 0x1000, places[0].1, places[0].1, 16] {
+        file.extend(long.to_le_bytes());
+    }
+    file.extend(&body);
+    let section = |name: u32, kind: u32, (offset, size): (u64, u64), link: u32| {
+        let mut header = Vec::new();
+        for word in [name, kind] {
+            header.extend(word.to_le_bytes());
+        }
+        for long in [0, 0, offset, size] {
+            header.extend(long.to_le_bytes());
+        }
+        for word in [link, 0] {
+            header.extend(word.to_le_bytes());
+        }
+        for long in [8u64, 24] {
+            header.extend(long.to_le_bytes());
+        }
+        header
+    };
+    for header in [
+        section(0, 0, (0, 0), 0),
+        section(1, 11, places[1], 2),
+        section(9, 3, places[2], 0),
+        section(17, 3, places[3], 0),
+        section(27, 1, places[4], 0),
+    ] {
+        file.extend(header);
+    }
+    file
+}
+
+#[test]
+fn the_smallest_library_is_read() {
+    let target = find(&library()[..]).unwrap();
+    let found: Vec<_> = target.0.keys().copied().collect();
+    assert_eq!(
+        found,
+        [Function::SslWrite, Function::SslFree, Function::GoWrite]
+    );
+}
+
+#[test]
+fn crafted_files_do_no_harm() {
+    let good = library();
+    for end in 0..good.len() {
+        let _ = find(&good[..end]);
+    }
+    // Every byte with the values at which comparisons and sums turn over, then several at once.
+    let mut bytes = good.clone();
+    for at in 0..bytes.len() {
+        for value in [0, 1, 0x7f, 0x80, 0xff] {
+            bytes[at] = value;
+            let _ = find(&bytes[..]);
+        }
+        bytes[at] = good[at];
+    }
+    for at in 0..bytes.len() - 8 {
+        for value in [u64::MAX, u64::MAX - 63, i64::MAX as u64, 1 << 32] {
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            let _ = find(&bytes[..]);
+        }
+        bytes[at..at + 8].copy_from_slice(&good[at..at + 8]);
+    }
+    proptest::proptest!(|(changes in proptest::collection::vec((0..good.len(), proptest::num::u8::ANY), 1..12))| {
+        let mut bytes = good.clone();
+        for (at, value) in changes {
+            bytes[at] = value;
+        }
+        let _ = find(&bytes[..]);
+    });
+}
+
+#[test]
+fn a_file_that_claims_to_be_huge_takes_no_memory() {
+    let file = tempfile::tempfile().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &library(), 0).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let mut good = library();
+    let sections_at = u64::from_le_bytes(good[40..48].try_into().unwrap()) as usize;
+    // The size of the table of symbols, and of their names.
+    for section in [1, 2] {
+        let size = sections_at + 64 * section + 32;
+        good[size..size + 8].copy_from_slice(&(1u64 << 39).to_le_bytes());
+    }
+    std::os::unix::fs::FileExt::write_all_at(&file, &good, 0).unwrap();
+    let target = find(&file).unwrap();
+    assert_eq!(
+        target.0.keys().copied().collect::<Vec<_>>(),
+        [Function::GoWrite],
+        "the other table is still read"
+    );
+}

@@ -1,0 +1,202 @@
+//! From the arguments of a call to a record in the ring.
+
+use core::{hint::black_box, ptr};
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_probe_read_user},
+};
+use ebfw_common::plaintext::{Counter, Header, RECORD_SIZES, RECORDS_PER_SECOND, kind};
+
+use crate::maps::{CONNECTIONS, ConnectionKey, PLAINTEXT, PROBE_COUNTERS, RATES, SCOPE, Window};
+
+const HEADER: usize = size_of::<Header>();
+const SECOND_NS: u64 = 1_000_000_000;
+/// Bytes of plaintext that a record of each size has room for.
+const SMALL: usize = RECORD_SIZES[0] - HEADER;
+const MIDDLE: usize = RECORD_SIZES[1] - HEADER;
+const LARGE: usize = RECORD_SIZES[2] - HEADER;
+
+/// A record with room for `ROOM` bytes.
+#[repr(C)]
+struct Record<const ROOM: usize> {
+    header: Header,
+    data: [u8; ROOM],
+}
+
+/// What a record begins with, as far as it is known before there is one.
+struct Call {
+    library: u8,
+    kind: u8,
+    object: u64,
+    pid: u32,
+    thread: u32,
+    total: u64,
+    sequence: u64,
+    now: u64,
+    cgroup: u64,
+}
+
+/// Tells of a write of `total` bytes from `buffer`.
+#[inline(always)]
+pub fn write(library: u8, object: u64, buffer: u64, total: u64) {
+    if object == 0 || buffer == 0 || total == 0 || !in_scope() {
+        return;
+    }
+    count(Counter::Seen);
+    let (pid, thread) = ids();
+    let sequence = next(&key(object, pid));
+    let call = call(library, kind::WRITE, object, total, sequence, pid, thread);
+    if !admit(&call) {
+        return count(Counter::Limited);
+    }
+    // The smallest record that holds it; each size is a program path of its own, since the kernel reserves constants only.
+    if total <= SMALL as u64 {
+        record::<SMALL>(&call, buffer);
+    } else if total <= MIDDLE as u64 {
+        record::<MIDDLE>(&call, buffer);
+    } else {
+        record::<LARGE>(&call, buffer);
+    }
+}
+
+/// Tells that a connection's object is given up, if it was ever written to.
+#[inline(always)]
+pub fn close(library: u8, object: u64) {
+    let (pid, thread) = ids();
+    let key = key(object, pid);
+    if CONNECTIONS.get_ptr_mut(key).is_none() {
+        return;
+    }
+    let _ = CONNECTIONS.remove(key);
+    record::<SMALL>(&call(library, kind::CLOSE, object, 0, 0, pid, thread), 0);
+}
+
+#[inline(always)]
+fn in_scope() -> bool {
+    SCOPE.current_task_under_cgroup(0) == Ok(true)
+}
+
+#[inline(always)]
+fn ids() -> (u32, u32) {
+    let both = bpf_get_current_pid_tgid();
+    ((both >> 32) as u32, both as u32)
+}
+
+#[inline(always)]
+fn key(object: u64, pid: u32) -> ConnectionKey {
+    ConnectionKey {
+        object,
+        pid,
+        _pad: 0,
+    }
+}
+
+#[inline(always)]
+fn call(
+    library: u8,
+    kind: u8,
+    object: u64,
+    total: u64,
+    sequence: u64,
+    pid: u32,
+    thread: u32,
+) -> Call {
+    Call {
+        library,
+        kind,
+        object,
+        pid,
+        thread,
+        total,
+        sequence,
+        // SAFETY: the helpers have no arguments.
+        now: unsafe { bpf_ktime_get_boot_ns() },
+        // SAFETY: as above.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+    }
+}
+
+/// The number of this write on its connection. Two threads that write to one connection at once may get the same; a library forbids it.
+#[inline(always)]
+fn next(key: &ConnectionKey) -> u64 {
+    if let Some(count) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: entries of the map are whole words that outlive the program's run.
+        unsafe {
+            let number = count.read_volatile();
+            count.write_volatile(number + 1);
+            return number;
+        }
+    }
+    let _ = CONNECTIONS.insert(key, 1, 0);
+    0
+}
+
+/// Whether the workload has room for one more record in this second. A race lets a few more pass.
+#[inline(always)]
+fn admit(call: &Call) -> bool {
+    let number = call.now / SECOND_NS;
+    let Some(window) = RATES.get_ptr_mut(call.cgroup) else {
+        let _ = RATES.insert(call.cgroup, Window { number, written: 1 }, 0);
+        return true;
+    };
+    // SAFETY: entries of the map outlive the program's run; their fields are whole words.
+    let window = unsafe { &mut *window };
+    if window.number != number {
+        window.number = number;
+        window.written = 0;
+    }
+    window.written += 1;
+    window.written <= u64::from(RECORDS_PER_SECOND)
+}
+
+/// Writes a record with as much of `buffer` as `ROOM` holds.
+#[inline(always)]
+fn record<const ROOM: usize>(call: &Call, buffer: u64) {
+    let Some(mut entry) = PLAINTEXT.reserve_untyped::<Record<ROOM>>(0) else {
+        return count(Counter::RingFull);
+    };
+    // LLVM knows that most sizes fit and would drop the check that the verifier needs.
+    let mut length = black_box(call.total);
+    if length > ROOM as u64 {
+        length = ROOM as u64;
+    }
+    let start = entry.as_mut_ptr();
+    // SAFETY: the header fits, and `length` bytes behind it; only those are read by the agent.
+    let read = unsafe {
+        (&raw mut (*start).header).write(Header {
+            boot_ns: call.now,
+            cgroup_id: call.cgroup,
+            connection: call.object,
+            total: call.total,
+            pid: call.pid,
+            thread: call.thread,
+            sequence: call.sequence as u32,
+            length: length as u16,
+            library: call.library,
+            kind: call.kind,
+            comm: bpf_get_current_comm().unwrap_or_default(),
+        });
+        let data = (&raw mut (*start).data).cast();
+        length == 0
+            || bpf_probe_read_user(
+                data,
+                length as u32,
+                ptr::without_provenance(buffer as usize),
+            ) == 0
+    };
+    if read {
+        entry.submit(0);
+    } else {
+        entry.discard(0);
+        count(Counter::Unreadable);
+    }
+}
+
+#[inline(always)]
+fn count(counter: Counter) {
+    if let Some(value) = PROBE_COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the entry is this CPU's own; a program that is preempted in between costs one count at most.
+        unsafe { *value += 1 };
+    }
+}

@@ -1,0 +1,93 @@
+//! Requests inside TLS as real programs make them: OpenSSL, GnuTLS, Go, Node.js with an OpenSSL of its own. Needs root.
+//! Each program that this machine lacks is said aloud.
+
+mod clients;
+mod evasions;
+mod server;
+mod ways;
+
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use ebfw_tests::lab::{
+    Lab,
+    agent::{Agent, Home},
+};
+
+/// Governed, and everything is allowed.
+const ALL: &str = "defaultAction: Allow\nrules: []\n";
+
+/// A lab with a server at the far end, and an agent that looks inside TLS.
+struct Bench {
+    agent: Agent,
+    _home: Home,
+    server: server::Server,
+    lab: Lab,
+}
+
+/// The same before the agent comes.
+struct Unwatched {
+    server: server::Server,
+    lab: Lab,
+}
+
+impl Bench {
+    /// Opens it; `None`, said aloud, where this machine cannot.
+    fn open() -> Option<Self> {
+        Some(Self::prepare()?.watch())
+    }
+
+    /// Opens all but the agent.
+    fn prepare() -> Option<Unwatched> {
+        let lab = Lab::open()?;
+        let server = server::Server::start(&lab)?;
+        Some(Unwatched { server, lab })
+    }
+
+    /// Starts a program in the workload.
+    fn spawn(&self, program: &Path, arguments: &[&str]) -> Child {
+        spawn(&self.lab, program, arguments)
+    }
+}
+
+impl Unwatched {
+    /// Starts the agent.
+    fn watch(self) -> Bench {
+        let Self { server, lab } = self;
+        let home = Home::new();
+        home.write_policy(ALL);
+        let agent = Agent::start(&home, &lab);
+        agent.log.wait_for(&["requests inside TLS are observed by"]);
+        Bench {
+            agent,
+            _home: home,
+            server,
+            lab,
+        }
+    }
+
+    /// As [`Bench::spawn`].
+    fn spawn(&self, program: &Path, arguments: &[&str]) -> Child {
+        spawn(&self.lab, program, arguments)
+    }
+}
+
+/// Starts a program in the workload's cgroup and namespace.
+fn spawn(lab: &Lab, program: &Path, arguments: &[&str]) -> Child {
+    // The shell enters the cgroup and becomes the program.
+    const ENTER: &str = "echo 0 > \"$0/cgroup.procs\" && exec \"$@\"";
+    let cgroup = lab.directory().to_owned();
+    let start = || {
+        Command::new("/bin/sh")
+            .args(["-c", ENTER])
+            .arg(cgroup)
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn()
+    };
+    let child = lab.net().near.enter(start).expect("the namespace exists");
+    child.expect("the shell starts")
+}
