@@ -179,6 +179,7 @@ fn header(stream: &mut Stream, byte: u32) -> Step {
 /// Begins the body of a record.
 #[inline(always)]
 fn record(stream: &mut Stream, length: u32) -> Step {
+    stream.restart_wait();
     let content = stream.tls.content;
     if content == content::HANDSHAKE {
         if length == 0 || length > MAX_PLAINTEXT {

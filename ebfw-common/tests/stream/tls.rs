@@ -414,3 +414,28 @@ fn a_second_hello_is_a_claim_of_its_own() {
         "an unknown record"
     );
 }
+
+#[test]
+fn what_never_comes_to_a_hello_is_malformed() {
+    let mut large = start(&[], &[0; 60_000]);
+    large.extend(sized(2, &extension(9, &[0; 60_000])));
+    let large = records(&message(1, &large), 16384);
+    let alerts = record(21, &[1, 90]).repeat(10_000);
+    for (bytes, why) in [(large, "a hello without an end"), (alerts, "alerts")] {
+        let mut driver = Driver::new(false);
+        for packet in bytes.chunks(1400) {
+            driver.feed(packet);
+        }
+        let found: Vec<_> = driver.said.into_iter().map(|(_, said)| said).collect();
+        assert_eq!(found, [malformed(why::LONG)], "{why}");
+    }
+    let early = records(&hello(&[extension(42, &[])]), 16384);
+    let mut driver = Driver::new(false);
+    driver.feed(&early);
+    driver.feed(&record(23, &[0; 10]).repeat(20_000));
+    assert_eq!(
+        driver.said.len(),
+        1,
+        "data behind a hello are judged already"
+    );
+}
