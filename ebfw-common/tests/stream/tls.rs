@@ -265,6 +265,22 @@ fn a_hello_that_lies_is_malformed() {
         bytes.extend(record(22, &[0; 100]));
         assert_eq!(said(&bytes), [malformed(expected)], "{why}");
     }
+    // A hello is never waited for beyond its end.
+    let parts = [
+        start(&[], &[0x13, 1]),
+        vec![0, 9, 0, 16, 0, 5, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    for shorter in 41..parts.len() {
+        let cut = records(&message(1, &parts[..shorter]), 16384);
+        let said = said(&cut);
+        let expected = if shorter == parts.len() - 11 {
+            NAMELESS
+        } else {
+            malformed(why::HELLO_LENGTH)
+        };
+        assert_eq!(said, [expected], "cut to {shorter} bytes");
+    }
     // Compression methods of length 0.
     let mut none = start(&[], &[0x13, 1]);
     none.truncate(none.len() - 2);
