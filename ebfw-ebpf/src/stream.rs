@@ -30,7 +30,7 @@ use crate::{
 /// Bytes that are loaded at once.
 const WINDOW: u32 = 64;
 /// Bytes that a reader takes in one call: what the verifier has to follow grows with them.
-const STEPS: u32 = 8;
+const STEPS: u32 = 4;
 /// Windows of one [`ebfw_stretch`], and stretches of one [`ebfw_stream`]: together 256 KiB of bytes that are read; those passed over do not
 /// count.
 const WINDOWS: u32 = 64;
