@@ -383,7 +383,8 @@ fn kernel_and_engine_agree_on_what_clients_say() {
         seed += 1;
     }
     println!("{judged} pairs, seeds {first} to {}: {kinds:?}", seed - 1);
-    assert_eq!(kinds.len(), 24 + 6, "{kinds:?}");
+    // A shorter run need not meet all of them.
+    assert!(pairs < CONVERSATIONS || kinds.len() == 24 + 6, "{kinds:?}");
 }
 
 /// Rulesets in turn under which the same learned names are judged.
