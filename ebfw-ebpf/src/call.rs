@@ -136,7 +136,7 @@ pub fn permits(call: &Call) -> bool {
         decision.reason,
         decision.rule
     );
-    if decision.verdict != verdict::DENY || is_reply(call, &mut question) {
+    if decision.verdict != verdict::DENY || is_reply(call, &question) {
         return true;
     }
     tell(call, state, word, &question, decision);

@@ -227,8 +227,8 @@ fn judge<const CACHED: bool>(
     let sk = skb.socket();
     let state = socket::find(sk);
     let is_tcp = packet.upper.transport == Transport::Tcp;
-    let parts = u32::from(is_stream) * follow::part::STREAM
-        | u32::from(is_tcp && payload) * follow::part::PAYLOAD;
+    let parts = (u32::from(is_stream) * follow::part::STREAM)
+        | (u32::from(is_tcp && payload) * follow::part::PAYLOAD);
     let (decision, reads) = follow::weigh(skb, decision, parts);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(

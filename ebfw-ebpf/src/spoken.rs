@@ -112,9 +112,9 @@ pub extern "C" fn ebfw_tell_claim(context: *mut __sk_buff, word: u64, packed: u6
     let with_heads = CONFIG
         .get(0)
         .is_some_and(|config| config.inspect == inspect::HEADS);
-    // SAFETY: as above.
     if with_heads
         && facts.has(flag::REQUEST)
+        // SAFETY: as above.
         && let Some(followed) = unsafe { stream::find(socket).as_ref() }
         && followed.head[1] > followed.head[0]
     {

@@ -17,7 +17,11 @@ fn names(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
     };
     let mut names = Vec::new();
     if let Some(extensions) = hello.ext {
-        let (_, extensions) = parse_tls_extensions(extensions).ok()?;
+        // It stops where it does not understand one.
+        let (rest, extensions) = parse_tls_extensions(extensions).ok()?;
+        if !rest.is_empty() {
+            return None;
+        }
         for extension in extensions {
             if let TlsExtension::SNI(list) = extension {
                 names.extend(list.into_iter().filter(|(kind, _)| *kind == SNIType::HostName).map(|(_, name)| name.to_vec()));

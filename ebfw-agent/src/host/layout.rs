@@ -169,8 +169,11 @@ fn length(kind: u32, count: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// BTF with these structs; a member is a name, the number of its type and its offset in bits.
-    fn btf(structs: &[(&str, &[(&str, u32, u32)])]) -> Vec<u8> {
+    /// A struct: its name and its members, each a name, the number of its type and its offset in bits.
+    type Struct<'a> = (&'a str, &'a [(&'a str, u32, u32)]);
+
+    /// BTF with these structs.
+    fn btf(structs: &[Struct<'_>]) -> Vec<u8> {
         let mut strings = vec![0];
         let mut add = |name: &str| {
             if name.is_empty() {
@@ -199,9 +202,8 @@ mod tests {
         bytes
     }
 
-    const SK_BUFF: (&str, &[(&str, u32, u32)]) =
-        ("sk_buff", &[("len", 9, 0), ("", 3, 64), ("head", 9, 1536)]);
-    const INNER: (&str, &[(&str, u32, u32)]) = ("", &[("end", 9, 32)]);
+    const SK_BUFF: Struct<'_> = ("sk_buff", &[("len", 9, 0), ("", 3, 64), ("head", 9, 1536)]);
+    const INNER: Struct<'_> = ("", &[("end", 9, 32)]);
 
     #[test]
     fn fields_are_found_where_the_kernel_has_them() {

@@ -380,7 +380,7 @@ fn other(stream: &mut Stream, byte: u8) -> Step {
     if http.has(seen::SPEAKS | seen::HTTP) || get || proxy {
         return stream.malformed(why::REQUEST_LINE);
     }
-    if byte < b' ' && byte != b'\t' || byte >= 0x7f {
+    if byte < b' ' && byte != b'\t' || byte == 0x7f {
         return Step::Opaque;
     }
     Step::More
@@ -740,6 +740,7 @@ fn end_head(stream: &mut Stream) -> Step {
 /// Reads a byte around a chunk, or of HTTP/2's preface.
 #[inline(always)]
 fn chunk(stream: &mut Stream, byte: u8) -> Step {
+    stream.restart_wait();
     let http = &mut stream.http;
     match http.state {
         state::CHUNK_SIZE => {

@@ -148,6 +148,7 @@ fn begin_frame(stream: &mut Stream, http2: &mut Http2) -> Step {
         frame::HEADERS => {}
         frame::PUSH_PROMISE | frame::CONTINUATION => return stream.malformed(why::FRAME),
         _ => {
+            stream.restart_wait();
             stream.skip = u64::from(http2.length);
             return Step::More;
         }

@@ -91,6 +91,8 @@ pub mod why {
     pub const FRAME: u32 = 12;
     /// A reference into a table that is not there, or a table that is larger than what is kept.
     pub const TABLE: u32 = 13;
+    /// Nothing to decide on after so many bytes ([`super::MAX_WAIT`]).
+    pub const LONG: u32 = 14;
 }
 
 /// Protocols, [`Stream::protocol`].
@@ -107,6 +109,10 @@ pub mod protocol {
     pub const OTHER: u32 = 4;
 }
 
+/// Bytes that a client may send before there is something to decide: no server takes longer heads, and what waits for a decision passes until
+/// then.
+pub const MAX_WAIT: u32 = 1 << 16;
+
 /// A connection's bytes from the client, as far as they were read.
 #[repr(C)]
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -118,6 +124,10 @@ pub struct Stream {
     why: u32,
     /// The last [`Step`] if it was the end, else 0.
     end: u32,
+    /// Bytes since there was something to decide.
+    waited: u32,
+    /// Whether there was something to decide.
+    judged: u32,
     _pad: u32,
     name: Reader,
     tls: Tls,
@@ -160,11 +170,18 @@ impl Stream {
     /// Passes over bytes that need not be read, at most `available`; says how many.
     #[inline(always)]
     pub fn advance(&mut self, available: u64) -> u64 {
-        let passed = if self.skip < available {
+        let mut passed = if self.skip < available {
             self.skip
         } else {
             available
         };
+        if self.judged == 0 {
+            let left = u64::from(MAX_WAIT.saturating_sub(self.waited));
+            if passed > left {
+                passed = left;
+            }
+            self.waited += passed as u32;
+        }
         self.skip -= passed;
         passed
     }
@@ -176,6 +193,14 @@ impl Stream {
         let between =
             self.is_fresh() || self.protocol == protocol::HTTP1 && self.http.is_between_heads();
         between.then_some(self.skip)
+    }
+
+    /// What came so far belongs to what was decided on, if anything was.
+    #[inline(always)]
+    fn restart_wait(&mut self) {
+        if self.judged != 0 {
+            self.waited = 0;
+        }
     }
 
     /// Whether the next byte would be the first.
@@ -203,48 +228,52 @@ impl Stream {
         if self.end != 0 {
             return Step::from_number(self.end);
         }
-        if self.skip != 0 {
-            self.skip -= 1;
-            return Step::More;
+        match self.protocol {
+            protocol::TLS => self.step_tls(byte),
+            protocol::HTTP1 => self.step_http(byte),
+            _ => self.ended(Step::Opaque),
         }
-        let step = match self.protocol {
-            protocol::TLS => tls::step(self, byte),
-            protocol::HTTP1 => http::step(self, byte),
-            _ => Step::Opaque,
-        };
-        self.ended(step)
     }
 
     /// As [`Stream::step`], for a stream that is TLS.
     #[inline(always)]
     pub fn step_tls(&mut self, byte: u8) -> Step {
-        if self.skip != 0 {
-            self.skip -= 1;
+        if self.advance(1) != 0 {
             return Step::More;
         }
-        let step = tls::step(self, byte);
+        let step = if self.waited >= MAX_WAIT {
+            self.malformed(why::LONG)
+        } else {
+            tls::step(self, byte)
+        };
         self.ended(step)
     }
 
     /// As [`Stream::step`], for a stream that is HTTP/1.
     #[inline(always)]
     pub fn step_http(&mut self, byte: u8) -> Step {
-        if self.skip != 0 {
-            self.skip -= 1;
+        if self.advance(1) != 0 {
             return Step::More;
         }
-        let step = http::step(self, byte);
+        let step = if self.waited >= MAX_WAIT {
+            self.malformed(why::LONG)
+        } else {
+            http::step(self, byte)
+        };
         self.ended(step)
     }
 
     /// As [`Stream::step`], for a stream that is HTTP/2. May say [`Step::Again`].
     #[inline(always)]
     pub fn step_http2(&mut self, http2: &mut Http2, byte: u8) -> Step {
-        if self.skip != 0 {
-            self.skip -= 1;
+        if self.advance(1) != 0 {
             return Step::More;
         }
-        let step = http2::step(self, http2, byte);
+        let step = if self.waited >= MAX_WAIT {
+            self.malformed(why::LONG)
+        } else {
+            http2::step(self, http2, byte)
+        };
         self.ended(step)
     }
 
@@ -257,9 +286,20 @@ impl Stream {
 
     #[inline(always)]
     fn ended(&mut self, step: Step) -> Step {
-        if !matches!(step, Step::More | Step::Head | Step::Http2 | Step::Again) {
-            self.end = step as u32;
+        match step {
+            Step::Http2 | Step::Again => return step,
+            Step::Head => {
+                self.waited = 0;
+                self.judged = 1;
+                return step;
+            }
+            Step::More => {
+                self.waited += 1;
+                return step;
+            }
+            Step::Opaque | Step::Finished | Step::Malformed => {}
         }
+        self.end = step as u32;
         step
     }
 

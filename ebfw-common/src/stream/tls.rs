@@ -43,6 +43,8 @@ mod extension {
 }
 
 const CLIENT_HELLO: u32 = 1;
+/// Type and length of an extension.
+const EXTENSION_HEADER: u32 = 4;
 /// Version and random.
 const FIXED: u32 = 34;
 /// The shortest hello: the fixed part, no session, one cipher, one compression.
@@ -179,6 +181,7 @@ fn header(stream: &mut Stream, byte: u32) -> Step {
 /// Begins the body of a record.
 #[inline(always)]
 fn record(stream: &mut Stream, length: u32) -> Step {
+    stream.restart_wait();
     let content = stream.tls.content;
     if content == content::HANDSHAKE {
         if length == 0 || length > MAX_PLAINTEXT {
@@ -306,7 +309,8 @@ fn take(stream: &mut Stream, number: u32) -> Step {
 fn within(stream: &mut Stream, bytes: u32, own: u32, next: u32) -> Step {
     let tls = &mut stream.tls;
     let all = own + bytes;
-    if all >= tls.hello {
+    // The next length must be in the hello too.
+    if all + (next & 3) >= tls.hello {
         return stream.malformed(why::HELLO_LENGTH);
     }
     tls.hello -= all;
@@ -327,7 +331,7 @@ fn to_the_last(stream: &mut Stream, bytes: u32) -> Step {
 #[inline(always)]
 fn extension(stream: &mut Stream, length: u32) -> Step {
     let Stream { tls, facts, .. } = stream;
-    let all = length + 4;
+    let all = length + EXTENSION_HEADER;
     if all > tls.hello {
         return stream.malformed(why::HELLO_LENGTH);
     }
@@ -362,6 +366,9 @@ fn extension(stream: &mut Stream, length: u32) -> Step {
 fn next_extension(stream: &mut Stream) -> Step {
     if stream.tls.hello == 0 {
         return complete(stream);
+    }
+    if stream.tls.hello < EXTENSION_HEADER {
+        return stream.malformed(why::HELLO_LENGTH);
     }
     stream.tls.field = field::EXTENSION;
     Step::More

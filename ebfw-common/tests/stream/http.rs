@@ -656,7 +656,8 @@ fn what_is_not_http_is_opaque() {
         (b"AMQP\0\0\x09\x01", "AMQP"),
         (b"JRMI\0\x02K", "Java RMI"),
         (b"0\x0c\x02\x01\x01", "LDAP"),
-        (b"x\x80", "a byte of no line"),
+        (b"x\x80\x01", "bytes of no line"),
+        (b"0\x84\0\0\0\x10", "LDAP in long form"),
         (b"{\"jsonrpc\":", "JSON"),
         (b"<?xml version='1.0'?>", "XMPP"),
     ] {
@@ -725,4 +726,53 @@ fn behind_an_upgrade_comes_http_or_a_tunnel() {
     body.truncate(body.len() - 2);
     body.extend(b"Content-Length: 3\r\n\r\nGET\x81");
     assert_eq!(said(&body)[1], OPAQUE, "a body before the tunnel");
+}
+
+#[test]
+fn what_never_comes_to_a_head_is_malformed() {
+    let long = |start: &str, rest: &str| {
+        let mut driver = Driver::new(false);
+        driver.feed(start.as_bytes());
+        for _ in 0..70_000 / rest.len() {
+            driver.feed(rest.as_bytes());
+        }
+        driver
+            .said
+            .into_iter()
+            .map(|(_, said)| said)
+            .collect::<Vec<_>>()
+    };
+    let one = request(Some("a"), "POST", "/");
+    let post = "POST / HTTP/1.1\r\nHost: a\r\n";
+    for (start, rest, expected, why) in [
+        ("POST /?", "x", vec![malformed(why::LONG)], "a query"),
+        (post, "x: y\r\n", vec![malformed(why::LONG)], "fields"),
+        ("\r\n", "\r\n", vec![malformed(why::LONG)], "empty lines"),
+        (
+            "hello",
+            "x",
+            vec![malformed(why::LONG)],
+            "a line of another protocol",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\n",
+            vec![one.clone(), malformed(why::LONG)],
+            "empty lines behind a request",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "1\r\nx\r\n",
+            vec![one.clone()],
+            "chunks are judged already",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999999\r\n\r\n",
+            "xxxx",
+            vec![one],
+            "a body is judged already",
+        ),
+    ] {
+        assert_eq!(long(start, rest), expected, "{why}");
+    }
 }

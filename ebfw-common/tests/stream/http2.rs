@@ -739,3 +739,36 @@ fn all_bytes_are_decoded_from_their_codes() {
         );
     }
 }
+
+#[test]
+fn what_never_comes_to_a_head_is_malformed() {
+    let data = frame(0, 0, 1, &[0; 1000]);
+    let part = [vec![0], plain(b"x"), plain(&[b'y'; 1000])].concat();
+    let part = frame(CONTINUATION, 0, 1, &part);
+    let open = frame(HEADERS, 0, 1, &get());
+    let long = malformed(why::LONG);
+    let one = request(Some("a.example"), "GET", "/x");
+    for (start, rest, expected, why) in [
+        (
+            vec![],
+            data.clone(),
+            vec![long.clone()],
+            "data without a request",
+        ),
+        (open, part, vec![long], "a block without an end"),
+        (
+            headers(1, &get()),
+            data,
+            vec![one],
+            "data behind a request are judged already",
+        ),
+    ] {
+        let mut driver = Driver::new(false);
+        driver.feed(&connection(&[start]));
+        for _ in 0..70 {
+            driver.feed(&rest);
+        }
+        let found: Vec<_> = driver.said.into_iter().map(|(_, said)| said).collect();
+        assert_eq!(found, expected, "{why}");
+    }
+}

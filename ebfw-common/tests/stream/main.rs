@@ -1,5 +1,6 @@
 //! The readers of what clients say: tables of hostile rows, every way to split, and libraries as oracles.
 
+mod captures;
 mod cuts;
 mod drive;
 mod frames;

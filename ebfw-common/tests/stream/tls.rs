@@ -265,6 +265,22 @@ fn a_hello_that_lies_is_malformed() {
         bytes.extend(record(22, &[0; 100]));
         assert_eq!(said(&bytes), [malformed(expected)], "{why}");
     }
+    // A hello is never waited for beyond its end.
+    let parts = [
+        start(&[], &[0x13, 1]),
+        vec![0, 9, 0, 16, 0, 5, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    for shorter in 41..parts.len() {
+        let cut = records(&message(1, &parts[..shorter]), 16384);
+        let said = said(&cut);
+        let expected = if shorter == parts.len() - 11 {
+            NAMELESS
+        } else {
+            malformed(why::HELLO_LENGTH)
+        };
+        assert_eq!(said, [expected], "cut to {shorter} bytes");
+    }
     // Compression methods of length 0.
     let mut none = start(&[], &[0x13, 1]);
     none.truncate(none.len() - 2);
@@ -412,5 +428,30 @@ fn a_second_hello_is_a_claim_of_its_own() {
         said(&broken),
         [a, malformed(why::RECORD)],
         "an unknown record"
+    );
+}
+
+#[test]
+fn what_never_comes_to_a_hello_is_malformed() {
+    let mut large = start(&[], &[0; 60_000]);
+    large.extend(sized(2, &extension(9, &[0; 60_000])));
+    let large = records(&message(1, &large), 16384);
+    let alerts = record(21, &[1, 90]).repeat(10_000);
+    for (bytes, why) in [(large, "a hello without an end"), (alerts, "alerts")] {
+        let mut driver = Driver::new(false);
+        for packet in bytes.chunks(1400) {
+            driver.feed(packet);
+        }
+        let found: Vec<_> = driver.said.into_iter().map(|(_, said)| said).collect();
+        assert_eq!(found, [malformed(why::LONG)], "{why}");
+    }
+    let early = records(&hello(&[extension(42, &[])]), 16384);
+    let mut driver = Driver::new(false);
+    driver.feed(&early);
+    driver.feed(&record(23, &[0; 10]).repeat(20_000));
+    assert_eq!(
+        driver.said.len(),
+        1,
+        "data behind a hello are judged already"
     );
 }

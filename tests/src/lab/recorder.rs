@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd, RawFd},
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
@@ -61,6 +61,12 @@ impl Recorder {
         self.connections()
             .iter()
             .any(|got| got.windows(bytes.len()).any(|window| window == bytes))
+    }
+}
+
+impl AsRawFd for Recorder {
+    fn as_raw_fd(&self) -> RawFd {
+        self.listener.as_raw_fd()
     }
 }
 

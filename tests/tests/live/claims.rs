@@ -621,3 +621,113 @@ fn what_nothing_waits_for_is_read_only_for_events() {
         assert_eq!(lab.claims().len(), expected, "inspect {inspects}");
     }
 }
+
+/// The first packet of a QUIC client, as the standard has it (RFC 9001, A.2); its ClientHello names example.com.
+const QUIC_INITIAL: &[u8] = include_bytes!("fixtures/quic-initial.bin");
+
+#[test]
+fn quic_is_decided_by_resolved_names_or_refused() {
+    let initial = |peer| {
+        move || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(at(v4(peer)))?;
+            socket.send(QUIC_INITIAL).map(drop)
+        }
+    };
+    let refused = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+    let Some((mut lab, _server)) = lab(GOOD_NAMES) else {
+        return;
+    };
+    lab.inside(|| resolve(&["2.good.example", "3.evil.example"]))
+        .unwrap();
+    lab.inside(initial(2)).unwrap();
+    assert_eq!(refused(lab.inside(initial(3))), Some(libc::EPERM));
+    let arrived = |lab: &Lab| {
+        lab.wire()
+            .to(v4(2))
+            .iter()
+            .any(|frame| frame.carries(&QUIC_INITIAL[..40]))
+    };
+    assert!(arrived(&lab));
+    lab.policy(&format!("quic: deny\n{GOOD_NAMES}"));
+    lab.wire().clear();
+    assert_eq!(
+        refused(lab.inside(initial(2))),
+        Some(libc::EPERM),
+        "refused at once"
+    );
+    assert!(!arrived(&lab));
+    // So the client goes on with TCP.
+    lab.tended(|| say(at(v4(2)), &[&hello("2.good.example")]))
+        .unwrap();
+}
+
+#[test]
+fn a_denied_client_hears_of_it_at_once() {
+    let Some((mut lab, _server)) = lab(GOOD_NAMES) else {
+        return;
+    };
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example"]))
+        .unwrap();
+    let median = lab.tended(|| {
+        let mut times = Vec::new();
+        for _ in 0..21 {
+            let mut stream = open(at(v4(2)))?;
+            let begin = std::time::Instant::now();
+            stream.write_all(&hello("2.evil.example"))?;
+            let read = stream.read(&mut [0; 1]);
+            assert!(is_ended(&read.map(drop)));
+            times.push(begin.elapsed());
+        }
+        times.sort_unstable();
+        Ok(times[times.len() / 2].as_micros() as u64)
+    });
+    let median = Duration::from_micros(median.unwrap());
+    eprintln!("a denied client hears of it after {median:?}");
+    assert!(median < AT_ONCE, "{median:?}");
+}
+
+#[test]
+fn a_hello_in_the_first_packet_is_read_too() {
+    let Some((mut lab, server)) = lab(GOOD_NAMES) else {
+        return;
+    };
+    path::set(
+        &server,
+        libc::IPPROTO_TCP,
+        libc::TCP_FASTOPEN,
+        &16i32.to_ne_bytes(),
+    )
+    .unwrap();
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example"]))
+        .unwrap();
+    for (name, passes) in [("2.good.example", true), ("2.evil.example", false)] {
+        let result = lab.tended(move || {
+            let socket = nix::sys::socket::socket(
+                nix::sys::socket::AddressFamily::Inet,
+                nix::sys::socket::SockType::Stream,
+                nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+                None,
+            )?;
+            let SocketAddr::V4(to) = at(v4(2)) else {
+                unreachable!("it is IPv4")
+            };
+            let said = hello(name);
+            nix::sys::socket::sendto(
+                socket.as_raw_fd(),
+                &said,
+                &nix::sys::socket::SockaddrIn::from(to),
+                nix::sys::socket::MsgFlags::from_bits_retain(libc::MSG_FASTOPEN),
+            )?;
+            let stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(AT_ONCE))?;
+            all_came(stream, said.len())
+        });
+        assert_eq!(result.is_ok(), passes, "{name}: {result:?}");
+        assert_eq!(server.has(name.as_bytes()), passes, "{name}");
+    }
+    let syn_with_data = lab.wire().to(v4(2)).iter().any(|frame| {
+        frame.bytes.get(33).is_some_and(|flags| flags & 2 != 0) && frame.carries(b"2.good.example")
+    });
+    assert!(syn_with_data, "the first packet carried it");
+}

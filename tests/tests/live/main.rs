@@ -7,6 +7,7 @@ mod changes;
 mod claims;
 mod events;
 mod http;
+mod http2;
 mod modes;
 mod names;
 mod paths;
