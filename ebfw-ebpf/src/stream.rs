@@ -258,19 +258,13 @@ fn http2(skb: Skb, flags: u32) -> Option<&'static mut Http2> {
     }
     // SAFETY: as in `followed`.
     unsafe {
-        let state =
-            bpf_sk_storage_get(tables(), socket.cast(), ptr::null_mut(), u64::from(flags));
+        let state = bpf_sk_storage_get(tables(), socket.cast(), ptr::null_mut(), u64::from(flags));
         state.cast::<Http2>().as_mut()
     }
 }
 
 #[inline(always)]
-fn read(
-    skb: Skb,
-    from: u32,
-    to: u32,
-    mut step: impl FnMut(&mut Stream, u8) -> Step,
-) -> Progress {
+fn read(skb: Skb, from: u32, to: u32, mut step: impl FnMut(&mut Stream, u8) -> Step) -> Progress {
     let Some(followed) = followed(skb) else {
         return LOST;
     };
