@@ -24,7 +24,11 @@ fn names(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
         }
         for extension in extensions {
             if let TlsExtension::SNI(list) = extension {
-                names.extend(list.into_iter().filter(|(kind, _)| *kind == SNIType::HostName).map(|(_, name)| name.to_vec()));
+                names.extend(
+                    list.into_iter()
+                        .filter(|(kind, _)| *kind == SNIType::HostName)
+                        .map(|(_, name)| name.to_vec()),
+                );
             }
         }
     }

@@ -49,7 +49,9 @@ fuzz_target!(|bytes: &[u8]| {
             let claimed = &facts.name[..facts.name_length as usize];
             assert_eq!(claimed, name.strip_suffix(b".").unwrap_or(name));
         } else if !facts.has(flag::LITERAL) {
-            assert!(authority.unwrap_or_default().is_empty() && host.unwrap_or_default().is_empty());
+            assert!(
+                authority.unwrap_or_default().is_empty() && host.unwrap_or_default().is_empty()
+            );
         }
     }
 });
