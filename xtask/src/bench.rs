@@ -1,12 +1,14 @@
 //! `cargo xtask bench`: what a verdict costs in the kernel, and what the engine does in user space.
 
+use std::process::Command;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::{
     build,
     command::{self, step},
-    setup::{self, KERNEL_PROGRAMS},
+    setup::{self, KERNEL_PROGRAMS, Need, Program},
     workspace,
 };
 
@@ -24,6 +26,8 @@ pub(crate) struct Options {
 enum Subject {
     /// Nanoseconds per packet in the kernel programs (root)
     Datapath,
+    /// Names: answers, first connects, beside dnsmasq with nftset (root)
+    Names,
     /// Flows a second through the engine, and compile times
     Policy,
 }
@@ -33,18 +37,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut bench = command::cargo();
     bench.current_dir(workspace::root());
     match options.subject {
-        Subject::Datapath => {
-            setup::ensure(&KERNEL_PROGRAMS)?;
-            build::kernel_programs(&[])?;
-            bench.args([
-                "run",
-                "--release",
-                "--package",
-                "ebfw-tests",
-                "--bin",
-                "bench-datapath",
-                "--",
-            ]);
+        Subject::Datapath => program(&mut bench, "bench-datapath")?,
+        Subject::Names => {
+            setup::ensure(&[Program::Dnsmasq, Program::Ip, Program::Nft].map(Need::Program))?;
+            program(&mut bench, "bench-names")?;
         }
         Subject::Policy => {
             bench.args(["bench", "--package", "ebfw-policy", "--"]);
@@ -52,4 +48,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     step("benchmark");
     command::run(bench.args(&options.arguments))
+}
+
+/// Runs a program of the tests' crate, with fresh kernel programs inside.
+fn program(bench: &mut Command, name: &str) -> Result<()> {
+    setup::ensure(&KERNEL_PROGRAMS)?;
+    build::kernel_programs(&[])?;
+    bench.args(["run", "--release", "--package", "ebfw-tests"]);
+    bench.args(["--bin", name, "--"]);
+    Ok(())
 }

@@ -11,6 +11,7 @@ use crate::command::{self, note};
 pub(crate) enum Program {
     Curl,
     Dig,
+    Dnsmasq,
     Ip,
     Nft,
     Qemu,
@@ -23,6 +24,7 @@ impl Program {
         match self {
             Self::Curl => "curl",
             Self::Dig => "dig",
+            Self::Dnsmasq => "dnsmasq",
             Self::Ip => "ip",
             Self::Nft => "nft",
             Self::Qemu => "qemu-system-x86_64",
@@ -34,6 +36,7 @@ impl Program {
         match self {
             Self::Curl => "the demo puts a real client under a policy",
             Self::Dig => "a test resolves names with it",
+            Self::Dnsmasq => "`cargo xtask bench names` compares with it",
             Self::Ip => "the demo and the tests make network namespaces",
             Self::Nft => "a test rewrites addresses as Docker does",
             Self::Qemu => "`cargo xtask vm` boots old and new kernels",
@@ -49,6 +52,7 @@ impl Program {
         let package = match self {
             Self::Curl => "curl",
             Self::Dig => "bind9-dnsutils",
+            Self::Dnsmasq => "dnsmasq-base",
             Self::Ip => "iproute2",
             Self::Nft => "nftables",
             Self::Qemu => "qemu-system-x86",

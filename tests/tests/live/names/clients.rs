@@ -26,9 +26,14 @@ const PAIRS: u16 = 10_000;
 /// Every name has addresses of its own: `n1234.…` has fd99::1:1234 and, as far as the network goes, 10.99.0.1 + 1234 % 200.
 fn fresh(asked: &Message) -> Vec<Vec<u8>> {
     let name = asked.queries[0].name().to_ascii().to_ascii_lowercase();
-    let number = name.strip_prefix('n').and_then(|rest| rest.split('.').next()?.parse().ok());
+    let number = name
+        .strip_prefix('n')
+        .and_then(|rest| rest.split('.').next()?.parse().ok());
     let number: u16 = number.unwrap_or_default();
-    vec![wire(&answer(asked, &[address(number).into(), v4_of(number).into()]))]
+    vec![wire(&answer(
+        asked,
+        &[address(number).into(), v4_of(number).into()],
+    ))]
 }
 
 fn address(number: u16) -> Ipv6Addr {
