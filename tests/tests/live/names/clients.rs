@@ -94,7 +94,7 @@ fn both_at_once(numbers: impl Iterator<Item = u16>) -> io::Result<u64> {
 /// A lab with that resolver; the agent has to be started.
 fn lab() -> Option<(Lab, Home)> {
     let lab = Lab::open()?;
-    serve(&lab.net().far, fresh).unwrap();
+    serve(&lab.net().far, fresh).expect("the port is free");
     let home = Home::new();
     home.write_policy(GOOD_NAMES);
     Some((lab, home))
