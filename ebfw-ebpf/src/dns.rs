@@ -53,7 +53,7 @@ pub struct Scratch {
     message: [u8; MAX_MESSAGE as usize],
     /// Where the message begins in the packet.
     start: Kept<u32>,
-    /// Its length.
+    /// How much of it is there.
     length: Kept<u32>,
     /// The question that it answers.
     question: QuestionKey,
@@ -79,12 +79,7 @@ pub struct Scratch {
 impl Message for Scratch {
     #[inline(always)]
     fn end(&self) -> u32 {
-        let length = self.length.get();
-        if length > MAX_MESSAGE {
-            MAX_MESSAGE
-        } else {
-            length
-        }
+        self.length.get()
     }
 
     #[inline(always)]
@@ -338,15 +333,20 @@ pub fn learn(skb: Skb, talk: &Talk) -> bool {
 /// Learns what the message at byte `start` says, if it answers a question.
 #[inline(always)]
 pub fn learn_message(skb: Skb, talk: &Talk, start: u32) -> Learned {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return Learned::All;
-    };
-    // SAFETY: this CPU's own; see `Scratch`.
-    unsafe { (*scratch).talk = *talk };
+    keep(talk);
     if ebfw_message(skb.0, start) == 0 {
         Learned::All
     } else {
         Learned::Part
+    }
+}
+
+/// Puts into the scratch who talks.
+#[inline(always)]
+pub fn keep(talk: &Talk) {
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own; see `Scratch`.
+        unsafe { (*scratch).talk = *talk };
     }
 }
 
@@ -398,7 +398,7 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
 
 /// Who talks, as the scratch says.
 #[inline(always)]
-fn talk_of(scratch: *mut Scratch) -> &'static Talk {
+pub fn talk_of(scratch: *mut Scratch) -> &'static Talk {
     // SAFETY: array entries live as long as the map, and nothing changes this part while a message is read.
     unsafe { &(*scratch).talk }
 }
@@ -408,16 +408,13 @@ fn talk_of(scratch: *mut Scratch) -> &'static Talk {
 fn load(skb: Skb, start: u32, end: u32, scratch: &mut Scratch) -> bool {
     scratch.start.set(start);
     scratch.length.set(end - start);
-    let length = scratch.length.get();
-    if length < HEADER + 5 {
+    if scratch.length.get() < HEADER + 5 {
         return false;
     }
-    let length = if length > MAX_MESSAGE {
-        MAX_MESSAGE
-    } else {
-        length
-    };
-    skb.load_bytes(start, &mut scratch.message, length)
+    if scratch.length.get() > MAX_MESSAGE {
+        scratch.length.set(MAX_MESSAGE);
+    }
+    skb.load_bytes(start, &mut scratch.message, scratch.length.get())
 }
 
 /// Finds the open question that the message answers: `scratch.question` becomes its key, or one that is in no map.

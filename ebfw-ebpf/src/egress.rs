@@ -9,7 +9,7 @@ use ebfw_common::{
         verdict,
     },
     classify::NO_NAMES,
-    packet::{Malformed, Packet, Transport, Upper, protocol},
+    packet::{Malformed, Packet, Source as _, Transport, Upper, protocol},
 };
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     report::{self, RateKey, count},
     skb::{Parsed, Skb},
     socket::{self, ANEW, LISTEN, READ, STREAM, SocketState, UNBOUND, flow_key},
+    verifier::forget,
     workload::{self, Membership, slot_word},
 };
 
@@ -535,6 +536,17 @@ fn lose_pending(skb: Skb) -> Fate {
     Fate::Lose
 }
 
+/// Whether what comes to a workload is of interest: it is governed or not known yet, or it resolves for others and this may be an answer; 0:
+/// no. With external linkage, as `ebfw_decide`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_listens(slot: u32, may_answer: u32) -> u32 {
+    let slot = SlotRef(slot);
+    let governed =
+        slot == UNBOUND || slot_word(slot).is_some_and(|word| word.has(slot_flag::GOVERNED));
+    u32::from(governed || may_answer != 0 && dns::ebfw_owner(slot.0) == SHARED.0)
+}
+
 /// `cgroup_skb/ingress`: notes who sends datagrams to unconnected sockets, or wants a connection, of governed workloads, and what resolvers
 /// answer. Whether the packet passes: not where the agent has to read an answer first.
 #[inline(always)]
@@ -565,9 +577,12 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
             Membership::Pending | Membership::Nobody => UNBOUND,
         },
     };
-    let word = slot_word(slot).unwrap_or_default();
-    if slot != UNBOUND && !word.has(slot_flag::GOVERNED) && !(may_answer && dns::ebfw_owner(slot.0) == SHARED.0)
-    {
+    // What the verifier knows of these would keep paths apart, each of which would parse the packet for itself.
+    let unknown = u64::from(skb.length());
+    let slot = SlotRef(forget(slot.0, unknown));
+    let is_asked = forget(u32::from(is_asked), unknown);
+    let may_answer = forget(u32::from(may_answer), unknown);
+    if ebfw_listens(slot.0, may_answer) == 0 {
         return true;
     }
     let Parsed::Packet(packet) = skb.parse() else {
@@ -575,10 +590,11 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
     };
     if let Some(config) = CONFIG.get(0)
         && slot != UNBOUND
-        && may_answer
+        && may_answer != 0
         && let Some(state) = state
         && dns::may_answer(skb, &packet, config, state.netns)
     {
+        let word = slot_word(slot).unwrap_or_default();
         let talk = Talk::incoming(skb, (slot, word), &packet, config, state.netns);
         return if packet.protocol != protocol::TCP {
             dns::learn(skb, &talk)
@@ -588,7 +604,7 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
             true
         };
     }
-    if is_asked && matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {
+    if is_asked != 0 && matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {
         let peer = Peer {
             cookie: skb.cookie(),
             address: packet.source,

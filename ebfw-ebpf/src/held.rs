@@ -6,7 +6,10 @@
 
 use core::ptr;
 
-use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_tcp_sock};
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::bpf_tcp_sock,
+};
 use ebfw_common::{
     abi::{AnswerPiece, Counter, Held, PIECE},
     dns::MAX_MESSAGE,
@@ -62,7 +65,8 @@ fn held(talk: &Talk, what: u64, read: u32) -> *mut Held {
 pub fn datagram(skb: Skb, talk: &Talk, what: u64) -> bool {
     let now = boot_ns();
     // Told in any case: it may say something else this time.
-    let _ = tell(skb, talk, 0, 0, now);
+    dns::keep(talk);
+    let _ = ebfw_hand_over(skb.0, 0, 0, now);
     let held = held(talk, what, 0);
     if held.is_null() {
         return true;
@@ -108,7 +112,8 @@ pub fn segment(skb: Skb, sk: *mut bpf_sock, talk: &Talk) -> bool {
         return true;
     }
     let now = boot_ns();
-    let told = tell(skb, talk, sequence, held.read, now);
+    dns::keep(talk);
+    let told = ebfw_hand_over(skb.0, sequence, held.read, now) != 0;
     if begins && length != 0 {
         held.end = sequence.wrapping_add(length + 2);
     }
@@ -177,9 +182,23 @@ fn lapses(held: &mut Held, talk: &Talk, now: u64) -> bool {
     false
 }
 
-/// Hands the packet to the agent; whether all of it went.
+/// Hands the packet of whom the scratch says talks to the agent; 0: not all of it. With external linkage, as `ebfw_decide`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn tell(skb: Skb, talk: &Talk, sequence: u32, next: u32, now: u64) -> bool {
+pub extern "C" fn ebfw_hand_over(
+    context: *mut __sk_buff,
+    sequence: u32,
+    next: u32,
+    now: u64,
+) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    u32::from(hand_over(Skb(context), dns::talk_of(scratch), sequence, next, now))
+}
+
+#[inline(always)]
+fn hand_over(skb: Skb, talk: &Talk, sequence: u32, next: u32, now: u64) -> bool {
     let total = talk.end - talk.start;
     let mut offset = 0;
     for _ in 0..PIECES {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use crate::{
     build,
     command::{self, step},
-    setup::{self, KERNEL_PROGRAMS},
+    setup::{self, KERNEL_PROGRAMS, Need, Program},
     workspace,
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct Options {
 enum Subject {
     /// Nanoseconds per packet in the kernel programs (root)
     Datapath,
+    /// Names: answers, first connects, beside dnsmasq with nftset (root)
+    Names,
     /// Writes a second to a TLS connection, with and without probes in its library (root)
     Probes,
     /// Flows a second through the engine, and compile times
@@ -37,8 +39,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut bench = command::cargo();
     bench.current_dir(workspace::root());
     match options.subject {
-        Subject::Datapath => of_programs(&mut bench, "bench-datapath")?,
-        Subject::Probes => of_programs(&mut bench, "bench-probes")?,
+        Subject::Datapath => program(&mut bench, "bench-datapath")?,
+        Subject::Names => {
+            setup::ensure(&[Program::Dnsmasq, Program::Ip, Program::Nft].map(Need::Program))?;
+            program(&mut bench, "bench-names")?;
+        }
+        Subject::Probes => program(&mut bench, "bench-probes")?,
         Subject::Policy => {
             bench.args(["bench", "--package", "ebfw-policy", "--"]);
         }
@@ -47,18 +53,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     command::run(bench.args(&options.arguments))
 }
 
-/// A benchmark that loads the kernel programs.
-fn of_programs(bench: &mut Command, name: &str) -> Result<()> {
+/// Runs a program of the tests' crate, with fresh kernel programs inside.
+fn program(bench: &mut Command, name: &str) -> Result<()> {
     setup::ensure(&KERNEL_PROGRAMS)?;
     build::kernel_programs(&[])?;
-    bench.args([
-        "run",
-        "--release",
-        "--package",
-        "ebfw-tests",
-        "--bin",
-        name,
-        "--",
-    ]);
+    bench.args(["run", "--release", "--package", "ebfw-tests"]);
+    bench.args(["--bin", name, "--"]);
     Ok(())
 }

@@ -52,7 +52,7 @@ use crate::{
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 27] = [
+const PINNED_MAPS: [&str; 28] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",

@@ -276,6 +276,16 @@ impl Datapath {
         self.links.clear();
     }
 
+    /// Run count and run time in ns of the ingress program, while the kernel's statistics are on.
+    #[must_use]
+    pub fn ingress_statistics(&self) -> (u64, u64) {
+        let program = self.ebpf.program("ebfw_ingress");
+        let info = program.and_then(|program| program.info().ok());
+        info.map_or((0, 0), |info| {
+            (info.run_count(), info.run_time().as_nanos() as u64)
+        })
+    }
+
     /// Run count and run time in ns of the egress and the empty program, while the kernel's statistics are on.
     #[must_use]
     pub fn run_statistics(&self) -> [(u64, u64); 2] {

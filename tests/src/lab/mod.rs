@@ -226,6 +226,13 @@ impl Lab {
         told.into_inner()
     }
 
+    /// Run count and run time in ns of the ingress program, while the kernel's statistics are on.
+    #[must_use]
+    pub fn ingress_statistics(&self) -> (u64, u64) {
+        let kernel = self.kernel.as_ref().expect("the lab is open");
+        kernel.datapath.ingress_statistics()
+    }
+
     /// What the agent's own metrics say.
     #[must_use]
     pub fn metrics(&self) -> String {

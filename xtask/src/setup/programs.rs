@@ -14,6 +14,7 @@ pub(crate) enum Program {
     Containerd,
     Curl,
     Dig,
+    Dnsmasq,
     Etcd,
     Git,
     Go,
@@ -52,6 +53,7 @@ impl Program {
             Self::Containerd => "containerd",
             Self::Curl => "curl",
             Self::Dig => "dig",
+            Self::Dnsmasq => "dnsmasq",
             Self::Etcd => "etcd",
             Self::Git => "git",
             Self::Go => "go",
@@ -75,6 +77,7 @@ impl Program {
             Self::Containerd | Self::Runc => "`cargo xtask lab` runs containers",
             Self::Curl => "the demo puts a real client under a policy",
             Self::Dig => "a test resolves names with it",
+            Self::Dnsmasq => "`cargo xtask bench names` compares with it",
             Self::Etcd => "`cargo xtask lab` keeps the cluster's objects in it",
             Self::Git | Self::Go | Self::Node | Self::Python | Self::Wget => {
                 "the tests look inside the TLS of real programs"
@@ -105,6 +108,7 @@ impl Program {
             Self::Containerd => "containerd",
             Self::Curl => "curl",
             Self::Dig => "bind9-dnsutils",
+            Self::Dnsmasq => "dnsmasq-base",
             Self::Etcd => "etcd-server",
             Self::Git => "git",
             Self::Go => "golang-go",

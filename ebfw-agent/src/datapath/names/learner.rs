@@ -58,7 +58,7 @@ pub struct Learner {
     counts: syscall::SharedWords,
     questions: Questions,
     held: HeldMap,
-    config: Array<MapData, [u64; 4]>,
+    config: Array<MapData, [u64; 5]>,
 }
 
 impl Learner {

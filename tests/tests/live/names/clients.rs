@@ -26,9 +26,14 @@ const PAIRS: u16 = 10_000;
 /// Every name has addresses of its own: `n1234.…` has fd99::1:1234 and, as far as the network goes, 10.99.0.1 + 1234 % 200.
 fn fresh(asked: &Message) -> Vec<Vec<u8>> {
     let name = asked.queries[0].name().to_ascii().to_ascii_lowercase();
-    let number = name.strip_prefix('n').and_then(|rest| rest.split('.').next()?.parse().ok());
+    let number = name
+        .strip_prefix('n')
+        .and_then(|rest| rest.split('.').next()?.parse().ok());
     let number: u16 = number.unwrap_or_default();
-    vec![wire(&answer(asked, &[address(number).into(), v4_of(number).into()]))]
+    vec![wire(&answer(
+        asked,
+        &[address(number).into(), v4_of(number).into()],
+    ))]
 }
 
 fn address(number: u16) -> Ipv6Addr {
@@ -89,7 +94,7 @@ fn both_at_once(numbers: impl Iterator<Item = u16>) -> io::Result<u64> {
 /// A lab with that resolver; the agent has to be started.
 fn lab() -> Option<(Lab, Home)> {
     let lab = Lab::open()?;
-    serve(&lab.net().far, fresh).unwrap();
+    serve(&lab.net().far, fresh).expect("the port is free");
     let home = Home::new();
     home.write_policy(GOOD_NAMES);
     Some((lab, home))
