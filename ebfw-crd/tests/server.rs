@@ -16,6 +16,17 @@ use ebfw_crd::schema;
 use ebfw_policy::object::Kind;
 use support::{Case, cases};
 
+/// Waits until the definitions are in force.
+const ESTABLISHED: [&str; 5] = [
+    "wait",
+    "--for=condition=Established",
+    "crd",
+    "--all",
+    "--timeout=60s",
+];
+/// A policy that is really there.
+const SEEN: &str = r#"{"apiVersion":"ebfw.dvrkn.com/v1","kind":"EgressPolicy","metadata":{"name":"seen"},"spec":{"podSelector":{}}}"#;
+
 #[test]
 fn the_api_server_agrees() {
     let Some(server) = ApiServer::start() else {
@@ -29,14 +40,7 @@ fn the_api_server_agrees() {
             )
             .unwrap();
     }
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "crd",
-        "--all",
-        "--timeout=60s",
-    ];
-    server.kubectl(&established, "").unwrap();
+    server.kubectl(&ESTABLISHED, "").unwrap();
     each_case(&server);
     every_field_is_explained(&server);
     the_status_is_its_own_resource(&server);
@@ -88,8 +92,7 @@ fn every_field_is_explained(server: &ApiServer) {
 }
 
 fn the_status_is_its_own_resource(server: &ApiServer) {
-    let object = r#"{"apiVersion":"ebfw.dvrkn.com/v1","kind":"EgressPolicy","metadata":{"name":"seen"},"spec":{"podSelector":{}}}"#;
-    server.kubectl(&["create", "-f", "-"], object).unwrap();
+    server.kubectl(&["create", "-f", "-"], SEEN).unwrap();
     let status = r#"{"status":{"observedGeneration":1,"ruleCount":0,"nodes":"3/3","conditions":[
         {"type":"Accepted","status":"True","reason":"Validated","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"},
         {"type":"Programmed","status":"False","reason":"Pending","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
@@ -174,16 +177,13 @@ fn helm_upgrades_the_definitions_and_leaves_them(server: &ApiServer) {
     assert!(copied.unwrap().success(), "the chart is copied");
     let helm = |arguments: &[&str]| server.helm(&helm, arguments);
     let chart_path = chart.to_str().unwrap();
-    // The definitions are there already, from kubectl: the release takes them over.
-    helm(&[
-        "install",
-        "ebfw",
-        chart_path,
-        "--namespace=ebfw-system",
-        "--take-ownership",
-    ])
-    .unwrap();
-    server.kubectl(&["get", "egp", "seen"], "").unwrap();
+    // The release has to own them from the beginning.
+    server
+        .kubectl(&["delete", "crd", "--all", "--wait"], "")
+        .unwrap();
+    helm(&["install", "ebfw", chart_path, "--namespace=ebfw-system"]).unwrap();
+    server.kubectl(&ESTABLISHED, "").unwrap();
+    server.kubectl(&["create", "-f", "-"], SEEN).unwrap();
     let template = chart.join("templates/crds/egresspolicies.yaml");
     let newer = std::fs::read_to_string(&template)
         .unwrap()

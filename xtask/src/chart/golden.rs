@@ -167,6 +167,22 @@ fn no_rendering_asks_for_more_than_it_needs() {
     }
 }
 
+/// The definitions are in the release exactly where they are wanted, and never go with it.
+#[test]
+fn the_definitions_are_installed_unless_they_are_not_wanted() {
+    for values in cases() {
+        let golden = values.to_str().unwrap().replace(".values.", ".golden.");
+        let text = fs::read_to_string(&golden).unwrap();
+        let wanted = if golden.contains("default") { 2 } else { 0 };
+        for line in [
+            "\nkind: CustomResourceDefinition\n",
+            "\n    helm.sh/resource-policy: keep\n",
+        ] {
+            assert_eq!(text.matches(line).count(), wanted, "{golden}: {line:?}");
+        }
+    }
+}
+
 /// Alerts and dashboard ask for metrics that exist.
 #[test]
 fn every_metric_is_one_of_the_reference() {
