@@ -64,17 +64,23 @@ fn message(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut all = Vec::new();
     for (kind, bytes) in extensions {
         all.extend(kind.to_be_bytes());
-        all.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
+        all.extend(
+            u16::try_from(bytes.len())
+                .expect("it is short")
+                .to_be_bytes(),
+        );
         all.extend(bytes);
     }
-    body.extend(u16::try_from(all.len()).unwrap().to_be_bytes());
+    body.extend(u16::try_from(all.len()).expect("it is short").to_be_bytes());
     body.extend(all);
-    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let length = u32::try_from(body.len())
+        .expect("it is short")
+        .to_be_bytes();
     [&[1, length[1], length[2], length[3]], &body[..]].concat()
 }
 
 fn server_name(name: &str) -> (u16, Vec<u8>) {
-    let length = u16::try_from(name.len()).unwrap();
+    let length = u16::try_from(name.len()).expect("it is short");
     let mut bytes = (length + 3).to_be_bytes().to_vec();
     bytes.push(0);
     bytes.extend(length.to_be_bytes());
@@ -87,7 +93,9 @@ fn records(message: &[u8], size: usize) -> Vec<u8> {
     message
         .chunks(size)
         .flat_map(|part| {
-            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+            let length = u16::try_from(part.len())
+                .expect("it is short")
+                .to_be_bytes();
             [&[22, 3, 1, length[0], length[1]], part].concat()
         })
         .collect()
@@ -361,7 +369,7 @@ fn claims_and_resolved_names_are_weighed_against_each_other() {
         Case {
             why: "two names",
             resolved: &["2.good.example", "2.evil.example"],
-            said: plain(&[two_names.clone()]),
+            said: plain(std::slice::from_ref(&two_names)),
             passes: [false, false],
         },
         Case {

@@ -67,7 +67,7 @@ fn lab(policy: &str) -> Option<(Lab, Recorder)> {
         }
         Ok(())
     })
-    .unwrap();
+    .expect("the resolver answers");
     Some((lab, server))
 }
 

@@ -46,12 +46,14 @@ fn lab() -> Option<(Lab, Recorder)> {
         ask(v4(RESOLVER), "2.good.example", A)?;
         ask(v4(RESOLVER), "2.evil.example", A)
     })
-    .unwrap();
+    .expect("the resolver answers");
     Some((lab, server))
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let length = u32::try_from(payload.len())
+        .expect("it is short")
+        .to_be_bytes();
     let mut bytes = vec![length[1], length[2], length[3], kind, flags];
     bytes.extend(stream.to_be_bytes());
     bytes.extend(payload);
@@ -60,7 +62,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A field of the static table's name `index`, as it is, not to be kept (RFC 7541, 6.2.2).
 fn literal(index: u8, value: &str) -> Vec<u8> {
-    let length = u8::try_from(value.len()).unwrap();
+    let length = u8::try_from(value.len()).expect("it is short");
     [&[index, length], value.as_bytes()].concat()
 }
 
