@@ -3,6 +3,8 @@
 //! An answer counts where its question stands in `QUESTIONS`: same socket, resolver, id, port and text, asked within five seconds and
 //! not answered yet (SEMANTICS 4).
 
+use core::ops::Deref;
+
 use aya_ebpf::bindings::__sk_buff;
 use ebfw_common::{
     abi::{
@@ -69,7 +71,7 @@ pub struct Scratch {
     special: Kept<u32>,
     _pad: u32,
     /// Who talks; what is learned is said of it.
-    talk: Talk,
+    talk: Heard,
     /// Where it stands how far the agent has read; none of it has room on the stack.
     pub(crate) held: HeldKey,
     /// What stands there at first.
@@ -111,12 +113,29 @@ pub struct Talk {
     pub end: u32,
     /// Protocol number.
     pub protocol: u32,
+}
+
+/// A message from a resolver. Apart from [`Talk`], since egress has no room for more on its stack.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Heard {
+    talk: Talk,
     /// Under whom its names stand: the workload, or `SHARED`.
     pub owner: SlotRef,
     /// Whether an answer that only the agent can read has to wait for it: a rule looks at names, and what they say is carried out.
     pub waits: u32,
+    _pad: u32,
     /// The socket's network namespace.
     pub netns: u64,
+}
+
+impl Deref for Heard {
+    type Target = Talk;
+
+    #[inline(always)]
+    fn deref(&self) -> &Talk {
+        &self.talk
+    }
 }
 
 impl Talk {
@@ -131,12 +150,12 @@ impl Talk {
             start: packet.upper.start,
             end: packet.upper.end,
             protocol: u32::from(packet.protocol),
-            owner: slot,
-            waits: 0,
-            netns: 0,
         }
     }
 
+}
+
+impl Heard {
     /// The message in a packet that came from port 53.
     #[inline(always)]
     pub fn incoming(
@@ -150,15 +169,18 @@ impl Talk {
         let waits = (owner == SHARED.0 || word.has(slot_flag::NAMES)) && config.mode == mode::ENFORCE;
         let unknown = u64::from(skb.length());
         Self {
-            slot,
-            resolver: packet.source,
-            source: packet.destination,
-            port: u32::from(packet.upper.ports.destination),
-            start: packet.upper.start,
-            end: packet.upper.end,
-            protocol: u32::from(packet.protocol),
+            talk: Talk {
+                slot,
+                resolver: packet.source,
+                source: packet.destination,
+                port: u32::from(packet.upper.ports.destination),
+                start: packet.upper.start,
+                end: packet.upper.end,
+                protocol: u32::from(packet.protocol),
+            },
             owner: SlotRef(forget(owner, unknown)),
             waits: forget(u32::from(waits), unknown),
+            _pad: 0,
             netns,
         }
     }
@@ -316,7 +338,7 @@ pub enum Learned {
 
 /// Learns what an answer over UDP says, if it answers a question; whether the packet passes. Else the agent has to read it first.
 #[inline(never)]
-pub fn learn(skb: Skb, talk: &Talk) -> bool {
+pub fn learn(skb: Skb, talk: &Heard) -> bool {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return true;
     };
@@ -332,7 +354,7 @@ pub fn learn(skb: Skb, talk: &Talk) -> bool {
 
 /// Learns what the message at byte `start` says, if it answers a question.
 #[inline(always)]
-pub fn learn_message(skb: Skb, talk: &Talk, start: u32) -> Learned {
+pub fn learn_message(skb: Skb, talk: &Heard, start: u32) -> Learned {
     keep(talk);
     if ebfw_message(skb.0, start) == 0 {
         Learned::All
@@ -343,7 +365,7 @@ pub fn learn_message(skb: Skb, talk: &Talk, start: u32) -> Learned {
 
 /// Puts into the scratch who talks.
 #[inline(always)]
-pub fn keep(talk: &Talk) {
+pub fn keep(talk: &Heard) {
     if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
         // SAFETY: this CPU's own; see `Scratch`.
         unsafe { (*scratch).talk = *talk };
@@ -398,7 +420,7 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
 
 /// Who talks, as the scratch says.
 #[inline(always)]
-pub fn talk_of(scratch: *mut Scratch) -> &'static Talk {
+pub fn talk_of(scratch: *mut Scratch) -> &'static Heard {
     // SAFETY: array entries live as long as the map, and nothing changes this part while a message is read.
     unsafe { &(*scratch).talk }
 }
@@ -419,7 +441,7 @@ fn load(skb: Skb, start: u32, end: u32, scratch: &mut Scratch) -> bool {
 
 /// Finds the open question that the message answers: `scratch.question` becomes its key, or one that is in no map.
 #[inline(always)]
-fn find(skb: Skb, talk: &Talk, scratch: &mut Scratch) {
+fn find(skb: Skb, talk: &Heard, scratch: &mut Scratch) {
     let id = u16::from_ne_bytes([scratch.byte(0), scratch.byte(1)]);
     let cookie = skb.cookie();
     let now = boot_ns();
@@ -475,7 +497,7 @@ fn read_name(scratch: &mut Scratch, question: &Question, seed: u64) -> bool {
 }
 
 #[inline(always)]
-fn read_answer(skb: Skb, talk: &Talk, start: u32, config: &Config) -> Learned {
+fn read_answer(skb: Skb, talk: &Heard, start: u32, config: &Config) -> Learned {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return Learned::All;
     };

@@ -15,7 +15,7 @@ use ebfw_common::{
 use crate::{
     cached,
     decide::{Decision, Question, Said, decide, passes_as_loopback},
-    dns::{self, Talk},
+    dns::{self, Heard},
     follow,
     held,
     maps::CONFIG,
@@ -595,7 +595,7 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
         && dns::may_answer(skb, &packet, config, state.netns)
     {
         let word = slot_word(slot).unwrap_or_default();
-        let talk = Talk::incoming(skb, (slot, word), &packet, config, state.netns);
+        let talk = Heard::incoming(skb, (slot, word), &packet, config, state.netns);
         return if packet.protocol != protocol::TCP {
             dns::learn(skb, &talk)
         } else if packet.upper.payload {

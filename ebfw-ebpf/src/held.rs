@@ -17,7 +17,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    dns::{self, Learned, Talk},
+    dns::{self, Heard, Learned},
     maps::{ANSWERS, HELD, SCRATCH},
     report::{boot_ns, count},
     skb::Skb,
@@ -38,7 +38,7 @@ const ONLY_NEW: u64 = 1;
 
 /// How far the agent has read of what `what` means; as far as `read` where it is new.
 #[inline(never)]
-fn held(talk: &Talk, what: u64, read: u32) -> *mut Held {
+fn held(talk: &Heard, what: u64, read: u32) -> *mut Held {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return ptr::null_mut();
     };
@@ -62,7 +62,7 @@ fn held(talk: &Talk, what: u64, read: u32) -> *mut Held {
 
 /// Whether an answer over UDP passes that was not read whole.
 #[inline(never)]
-pub fn datagram(skb: Skb, talk: &Talk, what: u64) -> bool {
+pub fn datagram(skb: Skb, talk: &Heard, what: u64) -> bool {
     let now = boot_ns();
     // Told in any case: it may say something else this time.
     dns::keep(talk);
@@ -78,7 +78,7 @@ pub fn datagram(skb: Skb, talk: &Talk, what: u64) -> bool {
 
 /// Learns from a segment of a resolver; whether it passes. A whole message at the place where one has to begin is read here.
 #[inline(never)]
-pub fn segment(skb: Skb, sk: *mut bpf_sock, talk: &Talk) -> bool {
+pub fn segment(skb: Skb, sk: *mut bpf_sock, talk: &Heard) -> bool {
     let Some(sequence) = sequence_of(skb) else {
         count(Counter::NameUnreadable);
         return true;
@@ -136,7 +136,7 @@ fn is_before(a: u32, b: u32) -> bool {
 
 /// The length of the message that begins with the segment; 0, so that nothing passes for that reason, where it is too short to say.
 #[inline(always)]
-fn prefix(skb: Skb, talk: &Talk) -> u32 {
+fn prefix(skb: Skb, talk: &Heard) -> u32 {
     match skb.words::<1>(talk.start) {
         Some([prefix]) if talk.start + 4 <= talk.end => {
             let [high, low, ..] = prefix.to_ne_bytes();
@@ -167,7 +167,7 @@ fn sequence_of(skb: Skb) -> Option<u32> {
 
 /// Whether a packet passes that the agent has not read.
 #[inline(always)]
-fn lapses(held: &mut Held, talk: &Talk, now: u64) -> bool {
+fn lapses(held: &mut Held, talk: &Heard, now: u64) -> bool {
     if talk.waits == 0 {
         return true;
     }
@@ -198,7 +198,7 @@ pub extern "C" fn ebfw_hand_over(
 }
 
 #[inline(always)]
-fn hand_over(skb: Skb, talk: &Talk, sequence: u32, next: u32, now: u64) -> bool {
+fn hand_over(skb: Skb, talk: &Heard, sequence: u32, next: u32, now: u64) -> bool {
     let total = talk.end - talk.start;
     let mut offset = 0;
     for _ in 0..PIECES {
