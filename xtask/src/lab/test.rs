@@ -53,12 +53,12 @@ fn program() -> Result<PathBuf> {
             ])
             .current_dir(workspace::root()),
     )?;
-    let built = messages.lines().filter_map(|line| {
+    let mut built = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == "k8s").then_some(())?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    let Some(program) = built.last() else {
+    let Some(program) = built.next_back() else {
         bail!("cargo built no test program");
     };
     program
