@@ -114,7 +114,8 @@ impl Pods {
 /// has dashes, another name and other labels.
 #[must_use]
 pub fn node_uid(uid: &str, annotations: &BTreeMap<String, String>) -> NodeUid {
-    let is_hash = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hash =
+        |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match annotations.get("kubernetes.io/config.mirror") {
         Some(own) if is_hash(own) => own.as_str().into(),
         _ => uid.into(),

@@ -78,7 +78,10 @@ impl Cluster {
             .args(["--namespace", SYSTEM, "--create-namespace"])
             .args(["--wait", "--timeout=120s"])
             .args(["--set", &image, "--set", "mode=enforce"])
-            .args(["--set-json", "events.exclude={\"cidrs\":[],\"domainSuffixes\":[]}"])
+            .args([
+                "--set-json",
+                "events.exclude={\"cidrs\":[],\"domainSuffixes\":[]}",
+            ])
             .args(values);
         let output = helm.output().expect("helm starts");
         assert!(
@@ -127,7 +130,9 @@ impl Cluster {
         write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line?.trim().parse().ok()
     }
 

@@ -63,11 +63,17 @@ fn the_status_counts_every_node_of_a_large_cluster() {
     let begun = Instant::now();
     let mut agents = JoinSet::new();
     for number in 0..size {
-        agents.spawn_on(agent(cluster.client.clone(), number), cluster.runtime.handle());
+        agents.spawn_on(
+            agent(cluster.client.clone(), number),
+            cluster.runtime.handle(),
+        );
     }
     let nodes = || {
         let object = namespace.read_policy("spreads");
-        object.data["status"]["nodes"].as_str().unwrap_or_default().to_owned()
+        object.data["status"]["nodes"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     };
     // The real one counts as well.
     let whole = format!("{0}/{0}", size + 1);

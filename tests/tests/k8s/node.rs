@@ -29,13 +29,29 @@ fn a_node_can_be_locked_down_and_still_work() {
         }],
     });
     let policy = cluster.cluster_policy("lockdown", &lockdown);
-    eventually("pods are locked in", || before.connect(server.address).is_refused());
+    eventually("pods are locked in", || {
+        before.connect(server.address).is_refused()
+    });
     let direct = || {
-        let target = format!("exec 3<>/dev/tcp/{}/{}", server.address.ip(), server.address.port());
+        let target = format!(
+            "exec 3<>/dev/tcp/{}/{}",
+            server.address.ip(),
+            server.address.port()
+        );
         let mut shell = Command::new("nsenter");
         shell.args(["--net=/proc/1/ns/net", "--cgroup=/proc/1/ns/cgroup"]);
-        shell.args(["--", "sh", "-c", "echo $$ > /sys/fs/cgroup/cgroup.procs; exec bash -c \"$0\"", &target]);
-        shell.output().expect("the node has a shell").status.success()
+        shell.args([
+            "--",
+            "sh",
+            "-c",
+            "echo $$ > /sys/fs/cgroup/cgroup.procs; exec bash -c \"$0\"",
+            &target,
+        ]);
+        shell
+            .output()
+            .expect("the node has a shell")
+            .status
+            .success()
     };
     assert!(!direct(), "processes of the node are locked in as well");
     // kubelet, containerd, the API server and the cluster's DNS do their work.
@@ -43,7 +59,9 @@ fn a_node_can_be_locked_down_and_still_work() {
     assert_eq!(after.resolve("outside.test"), OUTSIDE[0].to_string());
     assert!(after.connect(server.address).is_refused());
     drop(policy);
-    eventually("the node is open again", || after.connect(server.address).is_made());
+    eventually("the node is open again", || {
+        after.connect(server.address).is_made()
+    });
     assert!(direct(), "the node as well");
 }
 
@@ -56,7 +74,10 @@ fn a_pod_in_the_nodes_network_is_a_pod() {
     let pod: Pod<'_> = namespace.running_pod("pod");
     assert_eq!(pod.address, NODE);
     assert!(pod.connect(server.address).is_made());
-    namespace.policy("deny", &json!({ "podSelector": {}, "defaultAction": "Deny" }));
+    namespace.policy(
+        "deny",
+        &json!({ "podSelector": {}, "defaultAction": "Deny" }),
+    );
     eventually("it is denied", || pod.connect(server.address).is_refused());
 }
 
@@ -71,15 +92,24 @@ fn no_verdict_is_wrong_while_agents_are_replaced() {
     });
     namespace.policy("deny", &deny);
     let pod = namespace.pod("pod", &json!({}));
-    eventually("it is in force", || pod.connect(denied.address).is_refused());
+    eventually("it is in force", || {
+        pod.connect(denied.address).is_refused()
+    });
     let before = denied.accepted();
     let kubectl = |arguments: &[&str]| {
         let mut kubectl = Command::new("kubectl");
-        kubectl.args(["--namespace", SYSTEM, "rollout"]).args(arguments).arg("daemonset/ebfw");
+        kubectl
+            .args(["--namespace", SYSTEM, "rollout"])
+            .args(arguments)
+            .arg("daemonset/ebfw");
         kubectl.spawn().expect("kubectl starts")
     };
     for _ in 0..2 {
-        assert!(kubectl(&["restart"]).wait().is_ok_and(|status| status.success()));
+        assert!(
+            kubectl(&["restart"])
+                .wait()
+                .is_ok_and(|status| status.success())
+        );
         let mut rollout = kubectl(&["status", "--timeout=120s"]);
         let begun = Instant::now();
         let mut tries = 0;

@@ -43,17 +43,31 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
     assert!(pod.connect(first.address).is_refused());
 
     namespace.policy("breaks", &broken());
-    eventually("it is marked", || said(&namespace, "breaks") == "False False null");
+    eventually("it is marked", || {
+        said(&namespace, "breaks") == "False False null"
+    });
     let object = namespace.read_policy("breaks");
     let message = &object.data["status"]["conditions"][0]["message"];
-    assert!(message.as_str().is_some_and(|text| text.contains("domains")), "{message}");
-    assert!(pod.connect(first.address).is_refused(), "the last good version stays");
+    assert!(
+        message
+            .as_str()
+            .is_some_and(|text| text.contains("domains")),
+        "{message}"
+    );
+    assert!(
+        pod.connect(first.address).is_refused(),
+        "the last good version stays"
+    );
 
     namespace.policy("other", &deny(OUTSIDE[1]));
-    eventually("another is not affected", || pod.connect(second.address).is_refused());
+    eventually("another is not affected", || {
+        pod.connect(second.address).is_refused()
+    });
     namespace.policy("breaks", &deny(OUTSIDE[1]));
     eventually("it is mended", || pod.connect(first.address).is_made());
-    eventually("and says so", || said(&namespace, "breaks") == "True True 1");
+    eventually("and says so", || {
+        said(&namespace, "breaks") == "True True 1"
+    });
 }
 
 #[test]
