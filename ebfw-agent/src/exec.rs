@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Context;
-use ebfw_common::abi::verdict;
+use ebfw_common::abi::{self, verdict};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -29,7 +29,7 @@ use crate::{
     config::{Mode, Output, UnknownWorkload},
     enforcer::{Enforcer, Scope, Terms},
     events::{
-        Colour, Filter,
+        Colour, Filter, Inspection,
         pipeline::{self, Stages},
         sink::{Format, Lines},
     },
@@ -80,6 +80,7 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         }),
         unknown: UnknownWorkload::Drop,
         learn_special: false,
+        inspect: abi::inspect::OFF,
     };
     let metrics = Arc::new(Metrics::new(terms.event_mode()));
     let tree = Arc::new(Tree::start(hierarchy.clone(), cgroup.path().clone())?);
@@ -112,6 +113,7 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         workloads: tree,
         rules: enforcer.rule_names(),
         filter: Filter::new(Vec::new(), Vec::new()),
+        inspection: Inspection::NOTHING,
         sink: (Report::new(), event_lines(options)?),
         metrics: Arc::clone(&metrics),
     };

@@ -52,8 +52,35 @@ impl Input {
             Self::Path(path) => read_limited(File::open(path)?)?,
         };
         let bytes = bytes.ok_or_else(|| anyhow!("larger than {MAX_BYTES} bytes"))?;
-        Ok(String::from_utf8(bytes)?)
+        Ok(text(&bytes)?.to_owned())
     }
+}
+
+/// Bytes that are no text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not UTF-8 text: line {line}, column {column}")]
+pub struct NotText {
+    /// Line of the first bad byte, from 1 on.
+    line: usize,
+    /// Its column in characters, from 1 on.
+    column: usize,
+}
+
+/// The text that these bytes are.
+///
+/// # Errors
+///
+/// [`NotText`] says where it ends to be one.
+pub fn text(bytes: &[u8]) -> Result<&str, NotText> {
+    str::from_utf8(bytes).map_err(|error| {
+        let (good, _) = bytes.split_at(error.valid_up_to());
+        let good = str::from_utf8(good).unwrap_or_default();
+        let line = good.rsplit('\n').next().unwrap_or_default();
+        NotText {
+            line: good.matches('\n').count() + 1,
+            column: line.chars().count() + 1,
+        }
+    })
 }
 
 /// `None` if there is more than the budget.
@@ -70,6 +97,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_no_text_is_shown() {
+        let cases: [(&[u8], _); 4] = [
+            (b"\xff", (1, 1)),
+            (b"a\nb\n\xff", (3, 1)),
+            (b"rules: [] # \xc3\xa9 \xff", (1, 15)),
+            (b"cut \xc3", (1, 5)),
+        ];
+        for (bytes, (line, column)) in cases {
+            assert_eq!(text(bytes), Err(NotText { line, column }), "{bytes:?}");
+        }
+        assert_eq!(text("é\n".as_bytes()), Ok("é\n"));
+    }
+
+    #[test]
     fn what_cannot_be_read_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -81,7 +122,7 @@ mod tests {
         for (name, cause, why) in [
             ("missing", "No such file or directory", "it is not there"),
             (".", "Is a directory", "it is none"),
-            ("binary", "invalid utf-8", "it is no text"),
+            ("binary", "not UTF-8", "it is no text"),
             (
                 "huge",
                 "larger than",

@@ -79,6 +79,7 @@ struct Agent<'a> {
     enforcer: Enforcer,
     events: Ring,
     names: Ring,
+    claims: Ring,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
     probes: Option<Probes>,
@@ -147,6 +148,7 @@ impl<'a> Agent<'a> {
 
         let events = enforcer.events()?;
         let names = enforcer.name_events()?;
+        let claims = enforcer.claim_events()?;
         let format = match config.output {
             Output::Text => Format::text_for_stdout(),
             Output::Json => Format::Json,
@@ -159,6 +161,7 @@ impl<'a> Agent<'a> {
                 config.exclude.cidrs.clone(),
                 config.exclude.domain_suffixes.clone(),
             ),
+            inspection: config.inspect.shown(),
             sink: Lines::stdout(format).context("failed to open standard output")?,
             metrics: Arc::clone(&metrics),
         };
@@ -184,6 +187,7 @@ impl<'a> Agent<'a> {
             enforcer,
             events,
             names,
+            claims,
             intake,
             pipeline,
             probes,
@@ -202,6 +206,7 @@ impl<'a> Agent<'a> {
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
                 done = self.names.drain(|bytes| self.intake.offer_name(bytes)) => done.context("failed to read events about names")?,
                 done = next_requests(&mut self.probes, &self.intake) => done.context("failed to read what the probes saw")?,
+                done = self.claims.drain(|bytes| self.intake.offer_claim(bytes)) => done.context("failed to read events about claims")?,
                 demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
                 update = next_update(&mut self.file) => self.reload(update),
                 _ = tick.tick() => {
@@ -247,6 +252,7 @@ impl<'a> Agent<'a> {
         if let Some(mut probes) = self.probes.take() {
             probes.take(|seen| intake.offer_request(seen));
         }
+        self.claims.take(|bytes| intake.offer_claim(bytes));
         if let Err(error) = self.pipeline.drain(DRAIN).await {
             tracing::warn!("{error}");
         }
@@ -275,12 +281,14 @@ impl<'a> Agent<'a> {
 fn source(config: &Config) -> anyhow::Result<Source> {
     let unknown = config.unknown_workload;
     let learn_special = config.dns.learn_special;
+    let inspect = config.inspect.kernel();
     let Enforcement::Policy { mode, file } = &config.enforcement else {
         return Ok(Source {
             terms: Terms {
                 mode: None,
                 unknown,
                 learn_special,
+                inspect,
             },
             policy: None,
             file: None,
@@ -295,6 +303,7 @@ fn source(config: &Config) -> anyhow::Result<Source> {
             mode: Some(*mode),
             unknown,
             learn_special,
+            inspect,
         },
         policy: Some(Arc::new(policy)),
         file: Some(watch),
@@ -323,13 +332,14 @@ fn probes(
     root: &CgroupPath,
     metrics: &Arc<Metrics>,
 ) -> Option<Probes> {
-    if !config.inspect.paths {
+    let inspect = config.inspect;
+    if !(inspect.claims && inspect.paths) {
         return None;
     }
-    let headers = if config.inspect.headers {
-        Headers::Redacted
-    } else {
-        Headers::Dropped
+    let headers = match (inspect.headers, inspect.redact) {
+        (false, _) => Headers::Dropped,
+        (true, true) => Headers::Redacted,
+        (true, false) => Headers::Shown,
     };
     Probes::start(hierarchy, root, headers, Arc::clone(metrics))
         .map_err(anyhow::Error::from)

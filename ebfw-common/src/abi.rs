@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything that is pinned: an agent adopts the maps of its own version only.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Rules of one ruleset at most: 64 words of 64 bits.
 pub const MAX_RULES: usize = 4096;
@@ -147,8 +147,38 @@ pub struct Config {
     pub seed: u64,
     /// 1: answers that point a name to loopback, link-local, multicast, NAT64 or unspecified addresses are learned too.
     pub learn_special: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// 1: the beginnings of TCP flows are read for events about TLS and HTTP, whether or not a decision waits for them. 3: the heads of
+    /// requests are reported as they stand, too.
+    pub inspect: u32,
+    /// How packets with payload in shared pages are told.
+    pub shared: SharedPages,
+}
+
+/// Where the running kernel says that a packet's payload lies in pages that somebody can still write to (vmsplice, sendfile, `MSG_ZEROCOPY`):
+/// offsets in bytes of `sk_buff.head` and `.end` and of a byte of `skb_shared_info`, and the bit of that byte.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct SharedPages {
+    /// Of `sk_buff.head`.
+    pub head: u16,
+    /// Of `sk_buff.end`.
+    pub end: u16,
+    /// Of the byte in `skb_shared_info`.
+    pub flags: u16,
+    /// Its bit; 0: not known, every packet may be one of them.
+    pub mask: u16,
+}
+
+/// Values of [`Config::inspect`].
+pub mod inspect {
+    /// Only what a decision waits for is read.
+    pub const OFF: u32 = 0;
+    /// What TLS and HTTP clients claim and ask for is reported.
+    pub const ON: u32 = 1;
+    /// And the heads of HTTP/1 requests as they stand.
+    pub const HEADS: u32 = 3;
 }
 
 /// Values of [`Config::mode`]. Zeroed memory enforces.
@@ -191,6 +221,8 @@ pub mod slot_flag {
     pub const GOVERN_LOOPBACK: u8 = 16;
     /// The ruleset looks at names.
     pub const NAMES: u8 = 32;
+    /// The ruleset looks at methods or paths of requests.
+    pub const REQUESTS: u8 = 64;
 }
 
 impl SlotWord {
@@ -305,6 +337,11 @@ pub mod reason {
     pub const UNGOVERNED: u8 = 7;
     /// The state of the socket could not be kept: denied, because failures close.
     pub const SOCKET_STATE: u8 = 8;
+    /// A rule waits for what the client says, and that cannot be relied on: it lies in pages that can still change, is urgent, or was not
+    /// read from its beginning.
+    pub const UNREADABLE: u8 = 9;
+    /// A rule waits for what the client says, and that is malformed or can be read in two ways.
+    pub const AMBIGUOUS: u8 = 10;
 }
 
 /// One decision about a flow, as the kernel reports it. Ring buffer `EVENTS`.
@@ -343,12 +380,56 @@ pub struct FlowEvent {
     pub verdict: u8,
     /// [`reason`].
     pub reason: u8,
-    /// 1: it was decided with a payload that shows neither name nor request; rules that need one are `opaque`.
+    /// 1: it was decided with a payload that shows no name, or no request, where rules ask for one; rules that need a request are `opaque`.
     pub opaque: u8,
     /// [`mode`] at that time.
     pub mode: u32,
     /// Name of that thread group's calling thread, padded with zeros; empty where unknown.
     pub comm: [u8; 16],
+}
+
+/// Bytes of a request's method that events and the classifier look at.
+pub const MAX_METHOD: usize = 32;
+/// Bytes of a request's path that events and the classifier look at.
+pub const MAX_PATH: usize = 512;
+/// Bytes of a request's head that an event carries.
+pub const MAX_HEAD: usize = 2048;
+
+/// What a client says. Field `kind` of [`ClaimEvent`].
+pub mod claim_kind {
+    /// A TLS ClientHello.
+    pub const TLS: u8 = 1;
+    /// An HTTP request in clear text.
+    pub const HTTP: u8 = 2;
+}
+
+/// What a client claims or asks for, and what was decided with it. Ring buffer `CLAIM_EVENTS`. [`MAX_HEAD`] bytes may follow: the head of
+/// the request as it was sent, of which [`ClaimEvent::head_length`] count.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ClaimEvent {
+    /// The flow and the decision.
+    pub flow: FlowEvent,
+    /// [`claim_kind`].
+    pub kind: u8,
+    /// 1: the ClientHello is encrypted (ECH), the name is that of the outer one.
+    pub ech: u8,
+    /// Bytes of `name` that count; 0: the client claims none.
+    pub name_length: u16,
+    /// Bytes of `method` that count.
+    pub method_length: u16,
+    /// Bytes of `path` that count.
+    pub path_length: u16,
+    /// Bytes of the head that count; 0 where none follows.
+    pub head_length: u32,
+    /// Zero.
+    pub _pad: u32,
+    /// The name that the client claims, in lower case.
+    pub name: [u8; 256],
+    /// The method.
+    pub method: [u8; MAX_METHOD],
+    /// The path in its normal form, without its query.
+    pub path: [u8; MAX_PATH],
 }
 
 /// Where a learned name stands: the key of the map `NAMES`.
@@ -514,11 +595,20 @@ pub enum Counter {
     Resolver = 19,
     /// Events about names that were lost because the ring buffer was full.
     NameEventLost = 20,
+    /// Events about what clients say that were lost because the ring buffer was full.
+    ClaimEventLost = 21,
+    /// Packets of which the client's words could not be read where a decision waits for them.
+    Unreadable = 22,
+    /// The same for words that are malformed or ambiguous.
+    Ambiguous = 23,
 }
 
 /// Number of [`Counter`]s; the map's size.
-pub const COUNTERS: u32 = 21;
+pub const COUNTERS: u32 = 24;
 
 const _: () = assert!(
-    size_of::<FlowEvent>() == 104 && size_of::<Request>() == 64 && size_of::<Config>() == 32
+    size_of::<FlowEvent>() == 104
+        && size_of::<ClaimEvent>() == 920
+        && size_of::<Request>() == 64
+        && size_of::<Config>() == 40
 );

@@ -55,13 +55,76 @@ impl Destination {
     }
 }
 
-/// What is known of the payload.
+/// What the client said: the name that it claims and its request. Numbers and not enums with fields, which no signature of a kernel
+/// function takes, and of which the verifier would follow every variant.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// Nothing was sent yet: names that the client claims, method and path may still come.
-    Pending,
-    /// It carries neither a name nor a request that can be read.
-    Opaque,
+pub struct Said {
+    /// [`claim`].
+    pub claim: u32,
+    /// Class of the claimed name; 0 if there is none.
+    pub claimed: u32,
+    /// [`request`].
+    pub request: u32,
+    /// Class of the request's method, see [`crate::request::class_of_method`]; 0 if it is not known.
+    pub method: u32,
+    /// Class of its path, see [`crate::request::class_of_path`]; 0 if it is not known.
+    pub path: u32,
+}
+
+/// Values of [`Said::claim`].
+pub mod claim {
+    /// No payload yet: a name may still come.
+    pub const PENDING: u32 = 0;
+    /// The payload carries none.
+    pub const NAMELESS: u32 = 1;
+    /// One of the names that the workload resolved to the address.
+    pub const RESOLVED: u32 = 2;
+    /// A name that the workload did not resolve to the address.
+    pub const FOREIGN: u32 = 3;
+    /// How many there are.
+    pub const STATES: usize = 4;
+}
+
+/// Values of [`Said::request`].
+pub mod request {
+    /// One may still come.
+    pub const PENDING: u32 = 0;
+    /// None can be read.
+    pub const OPAQUE: u32 = 1;
+    /// Method and path are known.
+    pub const KNOWN: u32 = 2;
+    /// One more than there are, so that a mask keeps to the tables.
+    pub const STATES: usize = 4;
+}
+
+impl Said {
+    /// Nothing yet: names that the client claims, method and path may still come.
+    pub const NOTHING: Self = Self {
+        claim: claim::PENDING,
+        claimed: 0,
+        request: request::PENDING,
+        method: 0,
+        path: 0,
+    };
+    /// Payload that is not read: it carries neither a name nor a request.
+    pub const UNREAD: Self = Self {
+        claim: claim::NAMELESS,
+        request: request::OPAQUE,
+        ..Self::NOTHING
+    };
+
+    /// What is known where nobody reads the payload.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unread(payload: bool) -> Self {
+        // No branch, which the verifier would follow both ways.
+        Self {
+            claim: payload as u32 * claim::NAMELESS,
+            request: payload as u32 * request::OPAQUE,
+            ..Self::NOTHING
+        }
+    }
 }
 
 /// [`Flow::names`] of a flow whose address has no name.
@@ -76,8 +139,8 @@ pub struct Flow {
     pub protocol: u8,
     /// Destination port in host order; `None` where the protocol has none or the packet does not show it.
     pub port: Option<u16>,
-    /// What is known of the payload.
-    pub content: Content,
+    /// What the client said.
+    pub said: Said,
     /// Classes of the names that the workload resolved to the address, in any order. Places that are left repeat the first
     /// name. Class 0 are the names that no pattern means; see [`NO_NAMES`].
     pub names: [u32; NAMES],
@@ -93,8 +156,10 @@ pub enum Outcome {
         rule: u16,
         /// Whether it lets the flow through.
         permits: bool,
+        /// Of a flow whose claim is pending: nothing that the client may say can change it. It can take an Allow by name away.
+        settled: bool,
     },
-    /// No rule matches.
+    /// No rule matches, whatever the client may say if it has said nothing yet.
     Default {
         /// Whether the flow may leave.
         permits: bool,
@@ -229,61 +294,94 @@ trait Rules {
         header: &Header,
         index: u32,
     ) -> Result<u64, TableError>;
+    /// The rules of word `index` that match for good if they match a flow whose claim is pending. `permits`: those that let it through.
+    fn settled<T: Tables>(
+        &self,
+        tables: &T,
+        header: &Header,
+        index: u32,
+        permits: u64,
+    ) -> Result<u64, TableError>;
 }
 
-/// No rule looks at names.
-struct ByRequest<'a> {
-    content: Content,
+/// No rule looks at names or requests.
+struct ByAddress<'a> {
     transport: Bitmap<'a>,
     address: Bitmap<'a>,
-    /// `None` if no rule looks at requests either.
-    payload: Option<Bitmap<'a>>,
 }
 
-impl<'a> ByRequest<'a> {
-    #[inline(always)]
-    fn of<T: Tables>(
-        tables: &'a T,
-        header: &Header,
-        content: Content,
-        transport: Bitmap<'a>,
-        address: Bitmap<'a>,
-    ) -> Result<Self, TableError> {
-        let class = match content {
-            Content::Pending => header.content_pending_maybe,
-            Content::Opaque => header.content_opaque,
-        };
-        let payload = if header.flags & header_flag::CONTENT == 0 {
-            None
-        } else {
-            Some(bitmap(tables, header, class)?)
-        };
-        Ok(Self {
-            content,
-            transport,
-            address,
-            payload,
-        })
-    }
-}
-
-impl Rules for ByRequest<'_> {
+impl Rules for ByAddress<'_> {
     #[inline(always)]
     fn candidates(&self) -> u64 {
-        let candidates = self.transport.candidates & self.address.candidates;
-        match &self.payload {
-            Some(payload) => candidates & payload.candidates,
-            None => candidates,
-        }
+        self.transport.candidates & self.address.candidates
     }
 
     #[inline(always)]
     fn word(&self, index: u32) -> u64 {
-        let rules = self.transport.word(index) & self.address.word(index);
-        match &self.payload {
-            Some(payload) => rules & payload.word(index),
-            None => rules,
+        self.transport.word(index) & self.address.word(index)
+    }
+
+    #[inline(always)]
+    fn certain<T: Tables>(&self, _: &T, _: &Header, _: u32) -> Result<u64, TableError> {
+        Ok(u64::MAX)
+    }
+
+    #[inline(always)]
+    fn settled<T: Tables>(&self, _: &T, _: &Header, _: u32, _: u64) -> Result<u64, TableError> {
+        Ok(u64::MAX)
+    }
+}
+
+/// The rules that a request satisfies: two bitmaps to be ANDed, whose numbers depend on the state of the request without a branch.
+struct ByRequest<'a> {
+    method: Bitmap<'a>,
+    path: Bitmap<'a>,
+    /// Class of the rules that match, of those that may.
+    certain: u32,
+}
+
+impl<'a> ByRequest<'a> {
+    #[inline(always)]
+    fn of<T: Tables>(tables: &'a T, header: &Header, said: &Said) -> Result<Self, TableError> {
+        if said.method >= header.methods || said.path >= header.paths {
+            return Err(TableError);
         }
+        let state = said.request as usize & (request::STATES - 1);
+        let method = header.method_classes[state].wrapping_add(said.method);
+        let path = header.path_classes[state].wrapping_add(said.path);
+        Ok(Self {
+            method: numbered(tables, header, header.method_bitmaps[state], method)?,
+            path: numbered(tables, header, header.path_bitmaps[state], path)?,
+            certain: header.requests_certain[state],
+        })
+    }
+}
+
+/// No rule looks at names.
+struct Nameless<'a> {
+    by_address: ByAddress<'a>,
+    by_request: ByRequest<'a>,
+}
+
+impl Rules for Nameless<'_> {
+    #[inline(always)]
+    fn candidates(&self) -> u64 {
+        let ByRequest {
+            method,
+            path,
+            certain: _,
+        } = &self.by_request;
+        self.by_address.candidates() & method.candidates & path.candidates
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        let ByRequest {
+            method,
+            path,
+            certain: _,
+        } = &self.by_request;
+        self.by_address.word(index) & method.word(index) & path.word(index)
     }
 
     #[inline(always)]
@@ -293,38 +391,56 @@ impl Rules for ByRequest<'_> {
         header: &Header,
         index: u32,
     ) -> Result<u64, TableError> {
-        if self.payload.is_none() || self.content == Content::Opaque {
-            return Ok(u64::MAX);
-        }
-        Ok(bitmap(tables, header, header.content_pending_yes)?.word(index))
+        Ok(bitmap(tables, header, self.by_request.certain)?.word(index))
+    }
+
+    #[inline(always)]
+    fn settled<T: Tables>(&self, _: &T, _: &Header, _: u32, _: u64) -> Result<u64, TableError> {
+        Ok(u64::MAX)
     }
 }
 
 /// Names of a flow.
 const NAMES: usize = NAMES_PER_ADDRESS as usize;
 
-/// Rules look at names.
-struct ByName<'a> {
-    content: Content,
+/// Rules look at names, and at requests if `REQUESTS`.
+struct ByName<'a, const REQUESTS: bool> {
     candidates: u64,
-    /// Transport, address, the rules that the payload satisfies whatever the names are, those that it satisfies if any name is
-    /// meant, and the rules that mean each name. The bitmaps are taken apart, since eight blocks and eight offsets, in eight bytes
-    /// each, would not fit on the kernel's stack.
-    blocks: [&'a Block; 4 + NAMES],
-    /// A byte for each.
+    /// Classes of the rules that match by name and by request, of those that may.
+    certain: [u32; 2],
+    /// Transport, address, the rules that the payload satisfies whatever the names are, those that mean each name and the claimed one,
+    /// and those that the method and the path satisfy. The bitmaps are taken apart, since ten blocks and ten offsets, in eight
+    /// bytes each, would not fit on the kernel's stack.
+    blocks: [&'a Block; PLACES],
+    /// [`OFFSET_BITS`] for each.
     offsets: u64,
+    /// The rules that let a flow through.
+    permits: &'a Block,
+    /// All bits where those do not look at the flow's names, else none: a claim is foreign.
+    foreign: u64,
 }
 
-const _: () = assert!(4 + NAMES == size_of::<u64>());
+const TRANSPORT: usize = 0;
+const ADDRESS: usize = 1;
+const ALWAYS: usize = 2;
+const FIRST_NAME: usize = 3;
+const CLAIMED: usize = FIRST_NAME + NAMES;
+const METHOD: usize = CLAIMED + 1;
+const PATH: usize = METHOD + 1;
+const PLACES: usize = PATH + 1;
+/// A bitmap begins at one of 64 words.
+const OFFSET_BITS: usize = 6;
 
-/// Puts the offset of a bitmap into its byte. The black boxes here and below keep LLVM from putting off the sum until all parts
+const _: () = assert!(PLACES * OFFSET_BITS <= 64 && BITS_WORDS == 1 << OFFSET_BITS);
+
+/// Puts the offset of a bitmap into its place. The black boxes here and below keep LLVM from putting off the sum until all parts
 /// are there, and from taking it apart before it is needed: either puts all parts on the stack.
 #[inline(always)]
 fn packed(offsets: u64, bitmap: &Bitmap<'_>, place: usize) -> u64 {
-    black_box(offsets | (bitmap.offset as u64) << (place * 8))
+    black_box(offsets | (bitmap.offset as u64) << (place * OFFSET_BITS))
 }
 
-impl<'a> ByName<'a> {
+impl<'a, const REQUESTS: bool> ByName<'a, REQUESTS> {
     #[inline(always)]
     fn of<T: Tables>(
         tables: &'a T,
@@ -334,72 +450,86 @@ impl<'a> ByName<'a> {
         address: Bitmap<'a>,
     ) -> Result<Self, TableError> {
         let candidates = black_box(transport.candidates & address.candidates);
-        let offsets = packed(packed(0, &transport, 0), &address, 1);
+        let offsets = packed(packed(0, &transport, TRANSPORT), &address, ADDRESS);
 
-        let [a, b, c, d] = flow.names;
-        let a = meaning(tables, header, a)?;
-        let offsets = packed(offsets, &a, 4);
+        let state = flow.said.claim as usize & (claim::STATES - 1);
+        let [first, second, third, fourth, claimed] = counted(flow);
+        let a = meaning(tables, header, first)?;
+        let offsets = packed(offsets, &a, FIRST_NAME);
         let any = a.candidates;
-        let b = meaning(tables, header, b)?;
-        let offsets = packed(offsets, &b, 5);
+        let b = meaning(tables, header, second)?;
+        let offsets = packed(offsets, &b, FIRST_NAME + 1);
         let any = black_box(any | b.candidates);
-        let c = meaning(tables, header, c)?;
-        let offsets = packed(offsets, &c, 6);
+        let c = meaning(tables, header, third)?;
+        let offsets = packed(offsets, &c, FIRST_NAME + 2);
         let any = black_box(any | c.candidates);
-        let d = meaning(tables, header, d)?;
-        let offsets = packed(offsets, &d, 7);
+        let d = meaning(tables, header, fourth)?;
+        let offsets = packed(offsets, &d, FIRST_NAME + 3);
         let any = black_box(any | d.candidates);
+        let e = meaning(tables, header, claimed)?;
+        let offsets = packed(offsets, &e, CLAIMED);
+        let any = black_box(any | e.candidates);
 
-        let (always, by_any) = match flow.content {
-            Content::Pending => (
-                header.content_pending_maybe,
-                header.content_pending_maybe_any,
-            ),
-            Content::Opaque => (header.content_opaque, header.content_opaque_any),
+        let always = bitmap(tables, header, header.names_always[state])?;
+        let offsets = packed(offsets, &always, ALWAYS);
+        let candidates = black_box(candidates & (any | always.candidates));
+        let (candidates, offsets, method, path, certain) = if REQUESTS {
+            let ByRequest {
+                method,
+                path,
+                certain,
+            } = ByRequest::of(tables, header, &flow.said)?;
+            (
+                candidates & method.candidates & path.candidates,
+                packed(packed(offsets, &method, METHOD), &path, PATH),
+                method.block,
+                path.block,
+                certain,
+            )
+        } else {
+            (candidates, offsets, transport.block, transport.block, 0)
         };
-        let by_any = bitmap(tables, header, by_any)?;
-        let offsets = packed(offsets, &by_any, 3);
-        let any = black_box(any & by_any.candidates);
-        let always = bitmap(tables, header, always)?;
-        let offsets = packed(offsets, &always, 2);
-        let candidates = candidates & (any | always.candidates);
         Ok(Self {
-            content: flow.content,
             candidates,
+            certain: [header.names_certain[state], certain],
             blocks: [
                 transport.block,
                 address.block,
                 always.block,
-                by_any.block,
                 a.block,
                 b.block,
                 c.block,
                 d.block,
+                e.block,
+                method,
+                path,
             ],
             offsets,
+            permits: tables.block(header.permits).ok_or(TableError)?,
+            foreign: every_bit_if(flow.said.claim & flow.said.claim >> 1),
         })
     }
 
     /// Word `index` of the bitmap in `place`.
     #[inline(always)]
     fn word_of(&self, place: usize, offsets: u64, index: u32) -> u64 {
-        let offset = (offsets >> (place * 8)) as usize;
+        let offset = (offsets >> (place * OFFSET_BITS)) as usize;
         self.blocks[place][(offset + index as usize) & (BITS_WORDS - 1)]
     }
 
-    /// Word `index` of the rules that mean each of the names.
+    /// Word `index` of the rules that mean each of the resolved names.
     #[inline(always)]
     fn meant(&self, offsets: u64, index: u32) -> [u64; NAMES] {
         [
-            self.word_of(4, offsets, index),
-            self.word_of(5, offsets, index),
-            self.word_of(6, offsets, index),
-            self.word_of(7, offsets, index),
+            self.word_of(FIRST_NAME, offsets, index),
+            self.word_of(FIRST_NAME + 1, offsets, index),
+            self.word_of(FIRST_NAME + 2, offsets, index),
+            self.word_of(FIRST_NAME + 3, offsets, index),
         ]
     }
 }
 
-impl Rules for ByName<'_> {
+impl<const REQUESTS: bool> Rules for ByName<'_, REQUESTS> {
     #[inline(always)]
     fn candidates(&self) -> u64 {
         self.candidates
@@ -409,9 +539,16 @@ impl Rules for ByName<'_> {
     fn word(&self, index: u32) -> u64 {
         let offsets = black_box(self.offsets);
         let [a, b, c, d] = self.meant(offsets, index);
-        let payload =
-            self.word_of(2, offsets, index) | self.word_of(3, offsets, index) & (a | b | c | d);
-        payload & self.word_of(0, offsets, index) & self.word_of(1, offsets, index)
+        let any = a | b | c | d | self.word_of(CLAIMED, offsets, index);
+        let permits = self.permits[index as usize & (BITS_WORDS - 1)];
+        let by_name = self.word_of(ALWAYS, offsets, index) | any & !(permits & self.foreign);
+        let rules = by_name
+            & self.word_of(TRANSPORT, offsets, index)
+            & self.word_of(ADDRESS, offsets, index);
+        if !REQUESTS {
+            return rules;
+        }
+        rules & self.word_of(METHOD, offsets, index) & self.word_of(PATH, offsets, index)
     }
 
     #[inline(always)]
@@ -421,14 +558,52 @@ impl Rules for ByName<'_> {
         header: &Header,
         index: u32,
     ) -> Result<u64, TableError> {
-        if self.content == Content::Opaque {
-            return Ok(u64::MAX);
-        }
-        let yes = bitmap(tables, header, header.content_pending_yes)?.word(index);
-        let by_all = bitmap(tables, header, header.content_pending_yes_all)?.word(index);
+        let [by_name, by_request] = self.certain;
+        // A claim can only take an Allow away, but it can bring a Deny about unless all names are meant.
+        let by_name = bitmap(tables, header, by_name)?.word(index);
         let [a, b, c, d] = self.meant(black_box(self.offsets), index);
-        Ok(yes | by_all & a & b & c & d)
+        let certain = by_name | a & b & c & d;
+        if !REQUESTS {
+            return Ok(certain);
+        }
+        Ok(certain & bitmap(tables, header, by_request)?.word(index))
     }
+
+    #[inline(always)]
+    fn settled<T: Tables>(
+        &self,
+        tables: &T,
+        header: &Header,
+        index: u32,
+        permits: u64,
+    ) -> Result<u64, TableError> {
+        let nameless = header.names_always[claim::NAMELESS as usize];
+        Ok(!permits | bitmap(tables, header, nameless)?.word(index))
+    }
+}
+
+/// All bits if the lowest bit of `condition` is set, else none: no branch, which the verifier would follow both ways.
+#[inline(always)]
+fn every_bit_if(condition: u32) -> u64 {
+    black_box(u64::from(condition & 1).wrapping_neg())
+}
+
+/// The names that count, and the claimed one: where one of the resolved names is claimed, it alone; where none is claimed, any of them in
+/// its place.
+#[inline(always)]
+fn counted(flow: &Flow) -> [u32; NAMES + 1] {
+    let said = &flow.said;
+    let choose = |mask: u64, one: u32, other: u32| one ^ (one ^ other) & mask as u32;
+    let resolved = every_bit_if(said.claim >> 1 & !said.claim);
+    let claimed = every_bit_if(said.claim >> 1);
+    let [a, b, c, d] = flow.names;
+    [
+        choose(resolved, a, said.claimed),
+        choose(resolved, b, said.claimed),
+        choose(resolved, c, said.claimed),
+        choose(resolved, d, said.claimed),
+        choose(claimed, d, said.claimed),
+    ]
 }
 
 /// The rules that mean the names of a class.
@@ -466,12 +641,29 @@ pub fn classify<T: Tables>(
     let transport = bitmap(tables, header, transport_class(tables, header, flow)?)?;
     let address = address_class(tables, header, flow.destination)?;
     let address = bitmap(tables, header, address)?;
-    if header.flags & header_flag::NAMES == 0 {
-        let by_request = ByRequest::of(tables, header, flow.content, transport, address)?;
-        return first_match(tables, header, &by_request);
+    let requests = header.flags & header_flag::REQUESTS != 0;
+    if header.flags & header_flag::NAMES != 0 {
+        return if requests {
+            let by_name = ByName::<true>::of(tables, header, flow, transport, address)?;
+            first_match(tables, header, &by_name)
+        } else {
+            let by_name = ByName::<false>::of(tables, header, flow, transport, address)?;
+            first_match(tables, header, &by_name)
+        };
     }
-    let by_name = ByName::of(tables, header, flow, transport, address)?;
-    first_match(tables, header, &by_name)
+    let by_address = ByAddress { transport, address };
+    if requests {
+        let by_request = ByRequest::of(tables, header, &flow.said)?;
+        return first_match(
+            tables,
+            header,
+            &Nameless {
+                by_address,
+                by_request,
+            },
+        );
+    }
+    first_match(tables, header, &by_address)
 }
 
 #[inline(always)]
@@ -510,11 +702,16 @@ fn outcome<T: Tables>(
     // The place of the bit comes last: the verifier gets here from every pass of the loop, and goes on until it meets a branch that
     // it knows.
     let certain = rules.certain(tables, header, word)? & lowest(matching) != 0;
-    let permits = tables.block(header.permits).ok_or(TableError)?;
-    let permits = permits[word as usize & (BITS_WORDS - 1)] & lowest(matching) != 0;
+    let permits = tables.block(header.permits).ok_or(TableError)?[word as usize & (BITS_WORDS - 1)];
+    let settled = rules.settled(tables, header, word, permits)? & lowest(matching) != 0;
+    let permits = permits & lowest(matching) != 0;
     let rule = (word * 64 + lowest_bit(matching)) as u16;
     Ok(if certain {
-        Outcome::Rule { rule, permits }
+        Outcome::Rule {
+            rule,
+            permits,
+            settled,
+        }
     } else {
         Outcome::Held { rule }
     })

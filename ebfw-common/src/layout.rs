@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md, "Tables", says what each block holds; this file fixes the numbers.
 
+use crate::classify::{claim, request};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute_mut, transmute_ref};
 
 /// 64-bit words of a block: 64 for bits or halfwords, 8 for summaries.
@@ -25,17 +26,20 @@ pub fn halfwords(block: &Block) -> &Halfwords {
     transmute_ref!(block)
 }
 
-/// Bits of [`Header::flags`]. Tables outlive the agent that wrote them, so a bit keeps its meaning; 2 and 4 are free.
+/// Bits of [`Header::flags`]. Tables outlive the agent that wrote them, so a bit keeps its meaning; 1, 2 and 4 are free.
 pub mod header_flag {
-    /// Some rule looks at names, method or path: the content dimension takes part.
-    pub const CONTENT: u32 = 1;
     /// There are IPv4 prefixes.
     pub const V4: u32 = 8;
     /// There are IPv6 prefixes.
     pub const V6: u32 = 16;
-    /// Some rule looks at names ([`CONTENT`] is set too): the name fields of the header count.
+    /// Some rule looks at names: the name fields of the header count.
     pub const NAMES: u32 = 32;
+    /// Some rule looks at method or path: the request fields of the header count.
+    pub const REQUESTS: u32 = 64;
 }
+
+/// Halfwords of the header that are free.
+const PAD: usize = BLOCK_WORDS * 2 - 54;
 
 /// Block 0 of a ruleset: its shape. "Block" is the number of a block in the same ruleset, "class" the number of a bitmap.
 #[repr(C)]
@@ -63,18 +67,12 @@ pub struct Header {
     pub v4_default: u32,
     /// Class of an IPv6 address that no prefix covers.
     pub v6_default: u32,
-    /// Class of the rules that may match a flow without payload so far, whatever its names are.
-    pub content_pending_maybe: u32,
-    /// Class of the rules that may if any name is meant.
-    pub content_pending_maybe_any: u32,
-    /// Class of those that match it, once they may.
-    pub content_pending_yes: u32,
-    /// Class of those that match it if all names are meant.
-    pub content_pending_yes_all: u32,
-    /// Class of the rules that match a payload which carries neither name nor request, whatever the flow's names are.
-    pub content_opaque: u32,
-    /// Class of the rules that match it if any name is meant.
-    pub content_opaque_any: u32,
+    /// By [`claim`]: class of the rules that match or may match whatever the names are.
+    pub names_always: [u32; claim::STATES],
+    /// By [`claim`]: class of the rules that match, of those that may.
+    pub names_certain: [u32; claim::STATES],
+    /// By [`request`]: class of the rules that match, of those that may.
+    pub requests_certain: [u32; request::STATES],
     /// Number of name classes.
     pub name_classes: u32,
     /// First block of the name index.
@@ -83,6 +81,24 @@ pub struct Header {
     pub name_pages: u32,
     /// First block of the bitmaps of names; they are numbered apart from the others.
     pub name_bitmaps: u32,
+    /// Number of classes of methods. Class 0 are the methods that no rule names.
+    pub methods: u32,
+    /// Number of classes of paths. Class 0 are the paths that no rule means.
+    pub paths: u32,
+    /// By [`request`]: first block of the bitmaps of methods, those of all classes where there is no method.
+    pub method_bitmaps: [u32; request::STATES],
+    /// By [`request`]: the bitmap of the method of class 0.
+    pub method_classes: [u32; request::STATES],
+    /// By [`request`]: first block of the bitmaps of paths, those of all classes where there is no path.
+    pub path_bitmaps: [u32; request::STATES],
+    /// By [`request`]: the bitmap of the path of class 0.
+    pub path_classes: [u32; request::STATES],
+    /// The state in which the walk over a method begins.
+    pub method_root: u32,
+    /// The state in which the walk over a path begins.
+    pub path_root: u32,
+    /// First block of the cells that both walks go over, [`BITS_WORDS`] a block.
+    pub cells: u32,
     /// Bits of the words of a bitmap where bitmaps have no summary, else 0.
     pub visited: u32,
     /// Number of the automaton whose classes these are. Filled in when the ruleset is loaded, as the next two.
@@ -92,7 +108,7 @@ pub struct Header {
     /// The state in which its walk begins.
     pub automaton_root: u32,
     /// Zero.
-    pub _pad: [u32; BLOCK_WORDS * 2 - 27],
+    pub _pad: [u32; PAD],
 }
 
 impl Header {
@@ -124,21 +140,27 @@ impl Header {
             protocols: 0,
             v4_default: 0,
             v6_default: 0,
-            content_pending_maybe: 0,
-            content_pending_maybe_any: 0,
-            content_pending_yes: 0,
-            content_pending_yes_all: 0,
-            content_opaque: 0,
-            content_opaque_any: 0,
+            names_always: [0; _],
+            names_certain: [0; _],
+            requests_certain: [0; _],
             name_classes: 0,
             name_index: 0,
             name_pages: 0,
             name_bitmaps: 0,
+            methods: 0,
+            paths: 0,
+            method_bitmaps: [0; _],
+            method_classes: [0; _],
+            path_bitmaps: [0; _],
+            path_classes: [0; _],
+            method_root: 0,
+            path_root: 0,
+            cells: 0,
             visited: 0,
             automaton: 0,
             automaton_serial: 0,
             automaton_root: 0,
-            _pad: [0; BLOCK_WORDS * 2 - 27],
+            _pad: [0; PAD],
         }
     }
 }

@@ -10,4 +10,8 @@ pub mod dns;
 pub mod layout;
 pub mod names;
 pub mod packet;
+pub mod plain;
 pub mod plaintext;
+pub mod request;
+pub mod stream;
+pub mod trial;

@@ -11,6 +11,8 @@ pub const NO_CLASS: u32 = 0;
 
 /// Cells of an automaton at most: 8 MiB.
 pub const MAX_CELLS: u32 = 1 << 20;
+/// Cells that lie together, so that the kernel looks for them once.
+pub const CHUNK_CELLS: usize = 4096;
 
 /// The symbol of the edge that is taken where a state has none of its own for a byte.
 pub const DEFAULT: u32 = 0;
@@ -21,13 +23,20 @@ pub const SYMBOLS: u32 = FIRST_BYTE + 256;
 const FIRST_BYTE: u32 = 2;
 
 /// Set in the next state of a cell: the class is known, whatever the rest of the name is.
-const DECIDED: u32 = 1 << 31;
+pub(crate) const DECIDED: u32 = 1 << 31;
 
 /// The symbol of a byte of a name. Upper and lower case are one.
 #[inline(always)]
 #[must_use]
 pub const fn symbol(byte: u8) -> u32 {
-    FIRST_BYTE + lower(byte) as u32
+    exact(lower(byte))
+}
+
+/// The symbol of a byte where case counts.
+#[inline(always)]
+#[must_use]
+pub const fn exact(byte: u8) -> u32 {
+    FIRST_BYTE + byte as u32
 }
 
 /// The cell of an edge of `state` to the state `next`, or of its end with the class `next`.
@@ -44,12 +53,13 @@ pub const fn decided(state: u32, class: u32) -> u64 {
 
 /// The automaton, wherever it lies.
 pub trait Cells {
-    /// Cell `index`, 0 behind the last one; `None` only where the automaton itself is missing or cut off, which ends the walk.
-    fn cell(&self, index: u32) -> Option<u64>;
+    /// Cell `index`, 0 behind the last one; `None` only where the automaton itself is missing or cut off, which ends the walk. May
+    /// keep in mind where it lies: the next one is probably near.
+    fn cell(&mut self, index: u32) -> Option<u64>;
 }
 
-impl Cells for [u64] {
-    fn cell(&self, index: u32) -> Option<u64> {
+impl Cells for &[u64] {
+    fn cell(&mut self, index: u32) -> Option<u64> {
         Some(self.get(index as usize).copied().unwrap_or(0))
     }
 }
@@ -78,7 +88,7 @@ impl Text for [u8] {
 /// What is longer than [`MAX_NAME`] is no name and has no class, even under `*`: whoever reads names refuses it.
 #[inline(always)]
 pub fn class_of(
-    cells: &(impl Cells + ?Sized),
+    cells: &mut impl Cells,
     root: u32,
     text: &(impl Text + ?Sized),
     length: u32,
@@ -86,39 +96,101 @@ pub fn class_of(
     if length > MAX_NAME as u32 {
         return NO_CLASS;
     }
-    let mut state = root;
+    let backwards = |read| symbol(text.byte(length - 1 - read));
+    walk::<{ MAX_NAME as u32 }>(cells, root, length, |state| text.pass(state), backwards)
+        .unwrap_or(NO_CLASS)
+}
+
+/// Set in what [`walk_over_name`] says: it is a class, whatever the rest of the name is.
+pub const IS_CLASS: u32 = DECIDED;
+
+/// A part of [`class_of`], of `LIMIT` bytes at most, behind the first `read` of them, in `state`, which at first is the root. The state behind
+/// it, or, with [`IS_CLASS`], the class; `None` where cells are missing.
+#[inline(always)]
+pub fn walk_over_name<const LIMIT: u32>(
+    cells: &mut impl Cells,
+    state: u32,
+    text: &(impl Text + ?Sized),
+    read: u32,
+    length: u32,
+) -> Option<u32> {
+    let left = length.wrapping_sub(read);
+    let backwards = |at: u32| symbol(text.byte(left.wrapping_sub(1).wrapping_sub(at)));
+    walk_over::<LIMIT>(cells, state, left, |state| text.pass(state), backwards)
+}
+
+/// The class of a name that ends in `state`; `None` where cells are missing.
+#[inline(always)]
+pub fn end_of_name(cells: &mut impl Cells, state: u32) -> Option<u32> {
+    end(cells, state)
+}
+
+/// Walks over `length` symbols, of which `symbol` gives one a time, `LIMIT` at most; `pass` is handed the state at each. `None` where
+/// cells are missing.
+#[inline(always)]
+pub(crate) fn walk<const LIMIT: u32>(
+    cells: &mut impl Cells,
+    root: u32,
+    length: u32,
+    pass: impl Fn(u32) -> u32,
+    symbol: impl Fn(u32) -> u32,
+) -> Option<u32> {
+    let state = walk_over::<LIMIT>(cells, root, length, pass, symbol)?;
+    if state & DECIDED != 0 {
+        return Some(state & !DECIDED);
+    }
+    end(cells, state)
+}
+
+/// A part of [`walk`]: the state behind it, or, with [`DECIDED`], the class.
+#[inline(always)]
+pub(crate) fn walk_over<const LIMIT: u32>(
+    cells: &mut impl Cells,
+    mut state: u32,
+    length: u32,
+    pass: impl Fn(u32) -> u32,
+    symbol: impl Fn(u32) -> u32,
+) -> Option<u32> {
     let mut read = 0;
-    while read < MAX_NAME as u32 {
+    while read < LIMIT {
         if read >= length {
             break;
         }
-        state = text.pass(state);
-        let next = follow(cells, state, text.byte(length - 1 - read));
+        state = pass(state);
+        let next = follow(cells, state, symbol(read))?;
         if next & DECIDED != 0 {
-            return next & !DECIDED;
+            return Some(next);
         }
         state = next;
         read += 1;
     }
-    match cells.cell(state.wrapping_add(END)) {
-        Some(end) if owner(end) == state => end as u32,
-        Some(_) | None => NO_CLASS,
-    }
+    Some(state)
 }
 
-/// The state behind `byte`.
+/// The class of what ends in `state`.
 #[inline(always)]
-fn follow(cells: &(impl Cells + ?Sized), state: u32, byte: u8) -> u32 {
-    let Some(own) = cells.cell(state.wrapping_add(symbol(byte))) else {
-        return DECIDED | NO_CLASS;
-    };
+pub(crate) fn end(cells: &mut impl Cells, state: u32) -> Option<u32> {
+    let end = cells.cell(state.wrapping_add(END))?;
+    Some(if owner(end) == state {
+        end as u32
+    } else {
+        NO_CLASS
+    })
+}
+
+/// The state behind a symbol.
+#[inline(always)]
+fn follow(cells: &mut impl Cells, state: u32, symbol: u32) -> Option<u32> {
+    let own = cells.cell(state.wrapping_add(symbol))?;
     if owner(own) == state {
-        return own as u32;
+        return Some(own as u32);
     }
-    match cells.cell(state.wrapping_add(DEFAULT)) {
-        Some(default) if owner(default) == state => default as u32,
-        Some(_) | None => DECIDED | NO_CLASS,
-    }
+    let default = cells.cell(state.wrapping_add(DEFAULT))?;
+    Some(if owner(default) == state {
+        default as u32
+    } else {
+        DECIDED | NO_CLASS
+    })
 }
 
 /// Whose edge a cell holds. No state is 0, so an empty cell is nobody's.
@@ -155,7 +227,7 @@ mod tests {
     }
 
     fn class(name: &[u8]) -> u32 {
-        class_of(cells().as_slice(), A, name, name.len() as u32)
+        class_of(&mut cells().as_slice(), A, name, name.len() as u32)
     }
 
     #[test]
@@ -196,11 +268,14 @@ mod tests {
             (1, vec![0; 500], "nobody's cells"),
             (1, vec![edge(2, 9); 500], "another state's cells"),
         ] {
-            let class = class_of(cells.as_slice(), root, &b"ab"[..], 2);
+            let class = class_of(&mut cells.as_slice(), root, &b"ab"[..], 2);
             assert_eq!(class, NO_CLASS, "{why}");
         }
         let circle = vec![edge(1, 1); 500];
-        assert_eq!(class_of(circle.as_slice(), 1, &[b'a'; 253][..], 253), 1);
+        assert_eq!(
+            class_of(&mut circle.as_slice(), 1, &[b'a'; 253][..], 253),
+            1
+        );
     }
 
     #[test]
@@ -216,7 +291,7 @@ mod tests {
             }
         }
         let text = Watched(RefCell::default());
-        assert_eq!(class_of(cells().as_slice(), A, &text, 2), 5);
+        assert_eq!(class_of(&mut cells().as_slice(), A, &text, 2), 5);
         assert_eq!(text.0.into_inner(), [A, B]);
     }
 }

@@ -13,12 +13,14 @@ use ebfw_common::{
 };
 
 use crate::{
-    decide::{Decision, Question, decide, passes_as_loopback},
+    claim,
+    decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns,
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
     socket::{self, RAW, SocketState, UNBOUND, note_caller},
+    stream,
     workload::{self, Membership, slot_word},
 };
 
@@ -79,6 +81,12 @@ pub fn permits(call: &Call) -> bool {
     };
     if call.hook == hook::CONNECT {
         state.connected = 1;
+        // What was said on the socket's last connection, and what was decided with it, ends with that.
+        if number == u32::from(protocol::TCP) || number == MPTCP {
+            state.word = 0;
+            stream::forget(sk);
+            claim::forget_all(sk);
+        }
     }
     if state.netns == 0 {
         // SAFETY: the helper takes the context.
@@ -111,7 +119,8 @@ pub fn permits(call: &Call) -> bool {
         port: if has_port { port } else { 0 },
         has_port,
         protocol: number,
-        payload: number != protocol::TCP,
+        said: Said::unread(number != protocol::TCP),
+        opened_ns: 0,
         names: NO_NAMES,
     };
     let decision = decide(word, state.slot, state.netns, &mut question);
@@ -127,7 +136,7 @@ pub fn permits(call: &Call) -> bool {
         decision.reason,
         decision.rule
     );
-    if decision.verdict != verdict::DENY || is_reply(call, &question) {
+    if decision.verdict != verdict::DENY || is_reply(call, &mut question) {
         return true;
     }
     tell(call, state, word, &question, decision);

@@ -479,8 +479,8 @@ pub extern "C" fn ebfw_learn(at: u32, learn_special: u32, now: u64) -> u32 {
     0
 }
 
-/// Puts the name beside the others of its address: where it stands already, or at the first place that is free or expired. One that stands
-/// behind such a place stands twice then, which means the same.
+/// Puts the name beside the others of its address: where it stands already, or at the first place that is free, or, where none is, in the
+/// place of one that has expired. One that stands behind a free place stands twice then, which means the same.
 #[expect(
     clippy::needless_borrows_for_generic_args,
     reason = "by value, the entries would be copied to the stack"
@@ -492,6 +492,7 @@ fn place(scratch: &mut Scratch, now: u64) {
     };
     // SAFETY: array entries live as long as the map.
     let taken = unsafe { &mut *taken };
+    let mut expired = NAMES_PER_ADDRESS;
     for at in 0..NAMES_PER_ADDRESS {
         scratch.key.place = at;
         let Some(known) = NAMES.get_ptr_mut(&scratch.key) else {
@@ -513,7 +514,14 @@ fn place(scratch: &mut Scratch, now: u64) {
             }
             return learned(scratch);
         }
-        if known.expires_ns < now && NAMES.insert(&scratch.key, &scratch.entry, REPLACE).is_ok() {
+        if known.expires_ns < now {
+            expired = at;
+        }
+    }
+    // Flows keep the names under which they were opened, so those that have expired are not the first to go.
+    if expired < NAMES_PER_ADDRESS {
+        scratch.key.place = expired;
+        if NAMES.insert(&scratch.key, &scratch.entry, REPLACE).is_ok() {
             return learned(scratch);
         }
     }

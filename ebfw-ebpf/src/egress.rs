@@ -1,7 +1,5 @@
 //! `cgroup_skb/egress`: the last word on every packet that a socket of the host sends.
 
-use core::ptr;
-
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 #[cfg(feature = "log")]
 use aya_ebpf::programs::SkBuffContext;
@@ -15,13 +13,15 @@ use ebfw_common::{
 };
 
 use crate::{
-    decide::{Decision, Question, decide, passes_as_loopback},
+    cached,
+    decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns::{self, Talk},
+    follow,
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},
     skb::{Parsed, Skb},
-    socket::{self, LISTEN, STREAM, SocketState, UNBOUND, flow_key},
+    socket::{self, ANEW, LISTEN, READ, STREAM, SocketState, UNBOUND, flow_key},
     workload::{self, Membership, slot_word},
 };
 
@@ -41,6 +41,8 @@ pub enum Fate {
     Pass = 1,
     /// Dropped as if it was lost on the way.
     Lose = 2,
+    /// Not known before its payload is read. Never returned to the kernel.
+    Read = 3,
 }
 
 /// The workload, and the state of the socket if there is one.
@@ -64,6 +66,24 @@ fn membership(skb: *mut __sk_buff, state: *mut SocketState) -> Membership {
 #[inline(always)]
 pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
     let skb = Skb(context);
+    let state = socket::find(skb.any_socket());
+    if CACHED
+        // SAFETY: both are checked against null; entries live until the program ends.
+        && let (Some(sk), Some(state)) = (unsafe { (skb.any_socket().as_ref(), state.as_ref()) })
+        && cached::passes(skb, sk, state)
+    {
+        return Fate::Pass;
+    }
+    match long_way::<CACHED>(skb) {
+        Fate::Read => follow::go_on(skb),
+        fate => fate,
+    }
+}
+
+/// All that the short way does not know.
+#[inline(always)]
+fn long_way<const CACHED: bool>(skb: Skb) -> Fate {
+    let context = skb.0;
     let Some(config) = CONFIG.get(0) else {
         return Fate::Drop;
     };
@@ -78,21 +98,31 @@ pub fn egress<const CACHED: bool>(context: *mut __sk_buff) -> Fate {
     if !word.has(slot_flag::GOVERNED) && word.has(slot_flag::SILENT) {
         return Fate::Pass;
     }
-    let packet = match skb.parse() {
-        Parsed::Packet(packet) => packet,
-        Parsed::Malformed(why) if word.has(slot_flag::GOVERNED) => {
-            return drop_malformed(skb, sk, state, slot, word, config.mode, why);
+    let mut parsed = skb.parse();
+    if let Parsed::Malformed(why) = parsed {
+        if !word.has(slot_flag::GOVERNED) {
+            return Fate::Pass;
         }
-        Parsed::Malformed(_) => return Fate::Pass,
+        // In the same place: there is no room for both.
+        parsed = Parsed::Packet(NOWHERE);
+        return match &parsed {
+            Parsed::Packet(packet) => {
+                drop_malformed(skb, sk, state, slot, word, config.mode, packet, why)
+            }
+            Parsed::Malformed(_) => Fate::Drop,
+        };
+    }
+    let Parsed::Packet(packet) = &parsed else {
+        return Fate::Drop;
     };
     // SAFETY: checked against null.
     if let Some(socket) = unsafe { sk.as_ref() }
-        && is_reply(skb, socket, sk, state, (slot, word), &packet)
+        && is_reply(skb, socket, sk, state, (slot, word), packet)
     {
         count(Counter::Reply);
         return Fate::Pass;
     }
-    judge::<CACHED>(skb, sk, state, slot, word, config.mode, &packet)
+    judge::<CACHED>(skb, sk, state, slot, word, config.mode, packet)
 }
 
 /// Whether the packet belongs to a connection that the other side opened, or is the kernel's own answer.
@@ -165,30 +195,39 @@ fn judge<const CACHED: bool>(
         && state.word == word.0
         && state.transport == transport
         && state.destination == destination
-        && !(state.verdict == u32::from(verdict::HELD) && payload)
+        && !(payload && state.verdict == u32::from(verdict::HELD))
     {
+        if state.verdict & ANEW != 0 || payload && state.verdict & READ != 0 {
+            return Fate::Read;
+        }
         return if state.verdict == u32::from(verdict::DENY) {
             deny(skb, sk, mode, packet)
         } else {
             Fate::Pass
         };
     }
+    let is_stream = is_stream(sk, packet);
+    let (netns, opened_ns) = match remembered {
+        Some(state) => (state.netns, state.opened(transport, destination)),
+        None => (0, 0),
+    };
     let mut question = Question {
         destination,
         port,
         has_port,
         protocol: packet.protocol,
-        payload,
+        said: Said::unread(payload && !is_stream),
+        opened_ns,
         names: NO_NAMES,
-    };
-    let netns = match remembered {
-        Some(state) => state.netns,
-        None => 0,
     };
     let decision = decide(word, slot, netns, &mut question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
     let sk = skb.socket();
     let state = socket::find(sk);
+    let is_tcp = packet.upper.transport == Transport::Tcp;
+    let parts = u32::from(is_stream) * follow::part::STREAM
+        | u32::from(is_tcp && payload) * follow::part::PAYLOAD;
+    let (decision, reads) = follow::weigh(skb, decision, parts);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SkBuffContext::new(skb.0),
@@ -213,16 +252,30 @@ fn judge<const CACHED: bool>(
         slot,
         word,
         mode,
+        reads,
     };
     if CACHED {
         remember(sk, state, &judged);
     }
+    if CACHED && reads & ANEW != 0 {
+        return Fate::Read;
+    }
     tell(skb, state, &judged);
     if decision.verdict == verdict::DENY {
         deny(skb, sk, mode, packet)
+    } else if CACHED && payload && reads & READ != 0 {
+        Fate::Read
     } else {
         Fate::Pass
     }
+}
+
+/// Whether it is a packet of a TCP connection, whose payload can be read.
+#[inline(always)]
+fn is_stream(sk: *mut bpf_sock, packet: &Packet) -> bool {
+    packet.upper.transport == Transport::Tcp
+        // SAFETY: checked against null.
+        && unsafe { sk.as_ref() }.is_some_and(|socket| socket.type_ == STREAM)
 }
 
 #[inline(never)]
@@ -257,28 +310,41 @@ fn remember(sk: *mut bpf_sock, state: *mut SocketState, judged: &Judged<'_>) {
         Some(state) => (state.connected, state.pid, state.comm, state.netns),
         None => (1, 0, [0; 16], 0),
     };
+    let transport = flow_key(
+        judged.packet.protocol,
+        judged.packet.upper.ports.destination,
+        judged.packet.has_ports(),
+    );
+    // SAFETY: checked against null; entries live until the program ends.
+    let opened_ns = match unsafe { state.as_ref() } {
+        Some(state) => state.opened(transport, judged.packet.destination),
+        None => 0,
+    };
+    let opened_ns = if opened_ns == 0 {
+        report::boot_ns()
+    } else {
+        opened_ns
+    };
     let Judged {
         packet,
         decision,
         slot,
         word,
         mode: _,
+        reads,
     } = *judged;
     let mut next = SocketState {
         slot,
         connected,
         pid,
-        transport: flow_key(
-            packet.protocol,
-            packet.upper.ports.destination,
-            packet.has_ports(),
-        ),
+        transport,
         destination: packet.destination,
         word: word.0,
-        verdict: u32::from(decision.verdict),
+        verdict: u32::from(decision.verdict) | reads,
         _pad: 0,
         comm,
         netns,
+        opened_ns,
     };
     socket::replace(sk, &mut next);
 }
@@ -305,44 +371,20 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
     Fate::Drop
 }
 
-/// `AF_INET` of `bpf_sock.family`.
-const AF_INET: u32 = 2;
-
-/// Reads a field of a socket by itself: the verifier refuses computed offsets here.
-#[inline(always)]
-fn word(field: &u32) -> u32 {
-    // SAFETY: a reference is valid to read.
-    unsafe { ptr::from_ref(field).read_volatile() }
-}
-
-#[inline(always)]
-fn address(fields: &[u32; 4]) -> Address {
-    let [a, b, c, d] = fields;
-    Address([word(a), word(b), word(c), word(d)])
-}
-
 /// Asks for the end of a TCP connection. The addresses are the socket's own, which a source route makes others than the packet's.
 #[inline(never)]
-fn destroy(skb: Skb, socket: &bpf_sock) {
+pub fn destroy(skb: Skb, socket: &bpf_sock) {
     let cookie = skb.cookie();
-    // Read before the family is asked, or the compiler would choose between addresses of fields.
-    let (source4, destination4) = (word(&socket.src_ip4), word(&socket.dst_ip4));
-    let (source6, destination6) = (address(&socket.src_ip6), address(&socket.dst_ip6));
+    let (source, destination) = (socket::source(socket), socket::destination(socket));
     report::request(request::DESTROY, cookie, |request| {
         request.protocol = u32::from(protocol::TCP);
         request.cgroup_id = workload::cgroup_of_skb(skb.0);
         request.cookie = cookie;
         request.source_port = socket.src_port as u16;
         request.destination_port = u16::from_be(socket.dst_port);
-        if socket.family == AF_INET {
-            request.family = 4;
-            request.source = Address::mapped(source4.to_ne_bytes());
-            request.destination = Address::mapped(destination4.to_ne_bytes());
-        } else {
-            request.family = 6;
-            request.source = source6;
-            request.destination = destination6;
-        }
+        request.family = if socket::is_v4(socket) { 4 } else { 6 };
+        request.source = source;
+        request.destination = destination;
     });
 }
 
@@ -353,6 +395,8 @@ struct Judged<'a> {
     slot: SlotRef,
     word: SlotWord,
     mode: u32,
+    /// What is to be read of the flow: bits of [`SocketState::verdict`].
+    reads: u32,
 }
 
 /// A function of its own, so that what it needs of the stack is free again for others.
@@ -364,6 +408,7 @@ fn tell(skb: Skb, state: *mut SocketState, judged: &Judged<'_>) {
         slot,
         word,
         mode,
+        reads: _,
     } = *judged;
     let limit = if packet.upper.transport == Transport::Tcp {
         report::CONNECTIONS
@@ -417,6 +462,18 @@ fn tell(skb: Skb, state: *mut SocketState, judged: &Judged<'_>) {
     });
 }
 
+/// What is told of a packet that cannot be read.
+const NOWHERE: Packet = Packet {
+    source: Address::UNSPECIFIED,
+    destination: Address::UNSPECIFIED,
+    upper: Upper::UNKNOWN,
+    protocol: 0,
+};
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "it is inlined, and a struct would lie on the stack"
+)]
 #[inline(always)]
 fn drop_malformed(
     skb: Skb,
@@ -425,27 +482,23 @@ fn drop_malformed(
     slot: SlotRef,
     word: SlotWord,
     mode: u32,
+    packet: &Packet,
     why: Malformed,
 ) -> Fate {
     count(match why {
         Malformed::Header => Counter::Malformed,
         Malformed::SourceRoute | Malformed::RoutingHeader => Counter::SourceRouted,
     });
-    let nowhere = Packet {
-        source: Address::UNSPECIFIED,
-        destination: Address::UNSPECIFIED,
-        upper: Upper::UNKNOWN,
-        protocol: 0,
-    };
     tell(
         skb,
         state,
         &Judged {
-            packet: &nowhere,
+            packet,
             decision: Decision::malformed(why),
             slot,
             word,
             mode,
+            reads: 0,
         },
     );
     if mode != mode::ENFORCE {

@@ -3,17 +3,23 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod cached;
 mod call;
+mod claim;
 mod decide;
 mod dns;
 mod egress;
+mod follow;
 mod maps;
 mod names;
 mod reply;
 mod report;
 mod skb;
 mod socket;
+mod spoken;
+mod stream;
 mod tables;
+mod trial;
 mod verifier;
 mod workload;
 
@@ -30,6 +36,12 @@ use crate::call::Call;
 #[cgroup_skb(egress)]
 pub fn ebfw_egress(context: SkBuffContext) -> i32 {
     egress::egress::<true>(context.skb.skb) as i32
+}
+
+/// Reads what the client of a TCP connection says, for [`ebfw_egress`], which goes on with it where a decision or an event waits for that.
+#[cgroup_skb(egress)]
+pub fn ebfw_reader(context: SkBuffContext) -> i32 {
+    follow::read(skb::Skb(context.skb.skb)) as i32
 }
 
 /// Notes who may be answered; lets everything in.
@@ -76,10 +88,29 @@ pub fn ebfw_uncached(context: SkBuffContext) -> i32 {
     egress::egress::<false>(context.skb.skb) as i32
 }
 
+/// The verdict on what the map `TRIAL` says of a packet, for tests.
+#[cgroup_skb(egress)]
+pub fn ebfw_trial(context: SkBuffContext) -> i32 {
+    trial::trial(context.skb.skb) as i32
+}
+
+/// Walks over the name in the map `TRIAL`, for benchmarks.
+#[cgroup_skb(egress)]
+pub fn ebfw_walk(_context: SkBuffContext) -> i32 {
+    trial::walk();
+    1
+}
+
 /// Lets every packet pass: what the hook itself costs, for benchmarks.
 #[cgroup_skb(egress)]
 pub fn ebfw_empty(_context: SkBuffContext) -> i32 {
     1
+}
+
+/// Reads the stream that a packet carries, for tests of the readers.
+#[cgroup_skb(egress)]
+pub fn ebfw_read(context: SkBuffContext) -> i32 {
+    stream::trial(context.skb.skb)
 }
 
 #[inline(always)]

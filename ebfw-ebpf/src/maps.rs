@@ -4,16 +4,21 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    },
     macros::btf_map,
 };
 use ebfw_common::{
     abi::{
-        Address, COUNTERS as COUNTER_COUNT, Config, FlowEvent, LearnedName, MAX_AUTOMATA,
-        MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS, NameEvent, NameKey,
-        Request, SlotRef,
+        Address, COUNTERS as COUNTER_COUNT, ClaimEvent, Config, FlowEvent, LearnedName,
+        MAX_AUTOMATA, MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SLOTS, NameEvent,
+        NameKey, Request, SlotRef,
     },
     layout::Block,
+    names::CHUNK_CELLS,
+    stream::{Facts, Http2},
+    trial::Trial,
 };
 
 use crate::{
@@ -21,6 +26,7 @@ use crate::{
     reply::{Peer, Seen},
     report::{RateKey, Window},
     socket::SocketState,
+    stream::{Followed, HEADS_KEPT, Head},
 };
 
 /// The blocks of one instance; as many entries as the ruleset needs (kernel 5.10 and newer).
@@ -30,8 +36,10 @@ pub type Prefixes4 = LpmTrie<[u8; 4], u32, 1>;
 /// The IPv6 prefixes of one instance, to their class.
 pub type Prefixes6 = LpmTrie<Address, u32, 1>;
 
+/// Cells that lie together.
+pub type Chunk = [u64; CHUNK_CELLS];
 /// The cells of one automaton.
-pub type Cells = Array<u64, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+pub type Cells = Array<Chunk, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
 /// Mode and what to do with pending workloads. Written by the agent.
 #[btf_map]
@@ -69,7 +77,29 @@ pub static AUTOMATA: ArrayOfMaps<Cells, { MAX_AUTOMATA as usize }> = ArrayOfMaps
 /// What a socket remembers. Written by the programs; freed with the socket; inherited by accepted sockets. Full (the
 /// socket's option memory is used up): the flow is judged anew with every packet, and a governed connect is refused.
 #[btf_map]
-pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+pub static SOCKETS: SkStorage<SocketState, INHERITED> = SkStorage::new();
+
+/// What the client says on a connection whose decision waits for it. Written by egress, under the socket's lock; freed with the socket, or
+/// once nothing to come can change a fact. Full (the socket's option memory is used up): what waits for it is denied.
+#[btf_map]
+pub static STREAMS: SkStorage<Followed, OWN> = SkStorage::new();
+
+/// What the client of a followed connection claimed last. Written by egress, under the socket's lock; freed with the socket, so that a new
+/// policy judges what was claimed under an old one. Full, as `STREAMS`.
+#[btf_map]
+pub static CLAIMS: SkStorage<Facts, OWN> = SkStorage::new();
+
+/// The program that reads payload, at 0. Written by the agent before it attaches the others; as many entries as there are.
+#[btf_map]
+pub static READERS: ProgramArray<1> = ProgramArray::new();
+
+/// What client and server of an HTTP/2 connection that is followed have in their tables. As `STREAMS`.
+#[btf_map]
+pub static HTTP2: SkStorage<Http2, OWN> = SkStorage::new();
+
+/// What the program that only tests use has read, see [`crate::stream::trial`].
+#[btf_map]
+pub static HEADS: Array<Head, HEADS_KEPT> = Array::new();
 
 /// Peers that sent datagrams to an unconnected socket lately, or asked a listener for a connection. Written by ingress, read where a
 /// datagram is denied and where a listener answers. Full: the oldest goes, and a reply to it is judged as a flow of its own.
@@ -129,6 +159,10 @@ pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map]
 pub static BLANK: Array<Question, 1> = Array::new();
 
+/// What a test says of a flow. Written by tests and benchmarks, read by the programs that only they load.
+#[btf_map]
+pub static TRIAL: Array<Trial, 1> = Array::new();
+
 /// What is said about names, to the agent: a ring of its own, so that no flood hides decisions. Full: the event is lost and counted.
 #[btf_map]
 pub static NAME_EVENTS: RingBuf<NameEvent, { 512 * 1024 }> = RingBuf::new();
@@ -136,6 +170,10 @@ pub static NAME_EVENTS: RingBuf<NameEvent, { 512 * 1024 }> = RingBuf::new();
 /// Decisions about flows, to the agent. Full: the event is lost and counted.
 #[btf_map]
 pub static EVENTS: RingBuf<FlowEvent, { 1024 * 1024 }> = RingBuf::new();
+
+/// What clients say, to the agent: a ring of its own, as `NAME_EVENTS`. Full: the event is lost and counted.
+#[btf_map]
+pub static CLAIM_EVENTS: RingBuf<ClaimEvent, { 1024 * 1024 }> = RingBuf::new();
 
 /// Requests to the agent. Full: the request is lost, counted and repeated with the next packet.
 #[btf_map]
@@ -145,20 +183,25 @@ pub static CONTROL: RingBuf<Request, { 128 * 1024 }> = RingBuf::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { COUNTER_COUNT as usize }> = PerCpuArray::new();
 
-/// A socket storage map whose entries accepted sockets inherit. aya-ebpf's own has neither the flag nor the contexts.
+/// Accepted sockets inherit the entry.
+const INHERITED: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+/// Each socket has its own entry.
+const OWN: usize = BPF_F_NO_PREALLOC as usize;
+
+/// A socket storage map. aya-ebpf's own has neither flags nor the contexts.
 #[repr(C)]
-pub struct SkStorage<T> {
+pub struct SkStorage<T, const FLAGS: usize> {
     r#type: *const [i32; 24],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+    map_flags: *const [i32; FLAGS],
 }
 
 // SAFETY: the fields only describe the map to the loader and are never read.
-unsafe impl<T> Sync for SkStorage<T> {}
+unsafe impl<T, const FLAGS: usize> Sync for SkStorage<T, FLAGS> {}
 
-impl<T> SkStorage<T> {
+impl<T, const FLAGS: usize> SkStorage<T, FLAGS> {
     const fn new() -> Self {
         use core::ptr::null;
         Self {

@@ -1,15 +1,16 @@
 //! From an address to the classes of the names that the workload resolved to it.
 
+use core::hint::black_box;
+
 use ebfw_common::{
     abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SlotRef, SlotWord, slot_flag},
-    classify::Tables,
+    classify::{NO_NAMES, Tables},
     layout::Header,
-    names::{self, MAX_CELLS, NO_CLASS, Text},
+    names::{self, CHUNK_CELLS, MAX_CELLS, NO_CLASS, Text},
 };
 
 use crate::{
-    decide::Question,
-    maps::{AUTOMATA, Cells, NAMES},
+    maps::{AUTOMATA, Cells, Chunk, NAMES},
     report::boot_ns,
     tables::Instance,
     verifier::{forget, masked},
@@ -20,43 +21,71 @@ const PLACES: usize = NAMES_PER_ADDRESS as usize;
 pub const CLASS_BITS: u32 = 20;
 const _: () = assert!(MAX_CELLS == 1 << CLASS_BITS);
 
-/// No name stands there.
-const ABSENT: u32 = u32::MAX;
+/// No name stands there. No class either: an automaton has a cell for each, and more.
+const ABSENT: u32 = (1 << CLASS_BITS) - 1;
 
-/// Fills in the classes of the names that the workload resolved to the destination, as [`ebfw_common::classify::Flow::names`] wants them. A
-/// function of its own for the sake of the stack.
-#[inline(never)]
-pub fn resolve(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question) {
+/// The classes of the names that the workload resolved to an address, as [`ebfw_common::classify::Flow::names`] wants them. `since`: names that
+/// had expired by then do not count; 0: now.
+#[inline(always)]
+pub fn resolved(
+    word: SlotWord,
+    slot: SlotRef,
+    netns: u64,
+    destination: Address,
+    since: u64,
+) -> [u32; PLACES] {
     if !word.has(slot_flag::NAMES) || netns == 0 {
-        return;
+        return NO_NAMES;
     }
-    let [first, second] = question.destination.halves();
-    for place in 0..PLACES {
-        let at = u64::from(slot.0) | (place as u64) << 32;
-        question.names[place] = ebfw_class(first, second, at, word.0, netns);
-    }
+    let [first, second] = destination.halves();
+    let since = if since == 0 { boot_ns() } else { since };
+    let at = u64::from(slot.0) | u64::from(word.instance()) << INSTANCE_SHIFT;
+    let lower = ebfw_names(first, second, at, since, netns);
+    let upper = ebfw_names(first, second, at | 2 << PLACE_SHIFT, since, netns);
+    let names = [
+        lower as u32,
+        (lower >> 32) as u32,
+        upper as u32,
+        (upper >> 32) as u32,
+    ];
     // Places without a name repeat one that is there.
     let mut known = NO_CLASS;
-    for class in question.names {
-        if class != ABSENT {
-            known = class;
-        }
+    for class in names {
+        known = one_of(class, known);
     }
-    for class in &mut question.names {
-        if *class == ABSENT {
-            *class = known;
-        }
-    }
+    names.map(|class| one_of(class, known))
 }
 
-/// The class of the name that stands in a place of an address, if it has not expired: what was found last time, or a walk. With external
-/// linkage, as `ebfw_decide`.
+/// The class, or the other where that is [`ABSENT`].
+#[inline(always)]
+fn one_of(class: u32, other: u32) -> u32 {
+    // Without a branch, of which the verifier would follow both ways for each place.
+    let absent = (black_box(class ^ ABSENT).wrapping_sub(1).cast_signed() >> 31).cast_unsigned();
+    class & !absent | other & absent
+}
+
+/// The classes of the names in two places of an address, of which `at` has the first: see [`ebfw_class`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, netns: u64) -> u32 {
+pub extern "C" fn ebfw_names(first: u64, second: u64, at: u64, since: u64, netns: u64) -> u64 {
+    let class = u64::from(ebfw_class(first, second, at, since, netns));
+    let next = ebfw_class(first, second, at + (1 << PLACE_SHIFT), since, netns);
+    class | u64::from(next) << 32
+}
+
+/// Where the number of an address's place stands in the third argument of [`ebfw_class`], above the slot.
+const PLACE_SHIFT: u32 = 32;
+/// Where the number of the instance stands in it.
+const INSTANCE_SHIFT: u32 = 40;
+
+/// The class of the name that stands in a place of an address, if it had not expired at `since`: what was found last time, or a walk. `at`:
+/// slot, place and instance. With external linkage, as `ebfw_decide`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_class(first: u64, second: u64, at: u64, since: u64, netns: u64) -> u32 {
     let key = NameKey {
-        slot: SlotRef(place as u32),
-        place: (place >> 32) as u32,
+        slot: SlotRef(at as u32),
+        place: (at >> PLACE_SHIFT) as u32 & 0xff,
         address: Address::from_halves([first, second]),
         netns,
     };
@@ -65,10 +94,10 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, net
     };
     // SAFETY: the entry lives until the program ends; `class` is one word, written at once, and right whoever wrote it last.
     let name = unsafe { &mut *name };
-    if name.expires_ns < boot_ns() {
+    if name.expires_ns < since {
         return ABSENT;
     }
-    let Some(instance) = Instance::get(SlotWord(word).instance()) else {
+    let Some(instance) = Instance::get((at >> INSTANCE_SHIFT) as u32) else {
         return ABSENT;
     };
     let Some(header) = instance.block(0).map(Header::of) else {
@@ -78,25 +107,57 @@ pub extern "C" fn ebfw_class(first: u64, second: u64, place: u64, word: u64, net
     if (known >> 32) as u32 == header.automaton_serial {
         return known as u32;
     }
-    let Some(cells) = AUTOMATA.get(header.automaton) else {
+    let Some(class) = class_of(header, &Learned(name), name.length) else {
         return ABSENT;
     };
-    let class = names::class_of(
-        &Loaded(cells),
-        header.automaton_root,
-        &Learned(name),
-        name.length,
-    );
     name.class = u64::from(header.automaton_serial) << 32 | u64::from(class);
     class
 }
 
-struct Loaded(&'static Cells);
+/// The class of a name of `length` bytes under the automaton of a ruleset; `None` where that is missing.
+#[inline(always)]
+pub fn class_of(header: &Header, text: &impl Text, length: u32) -> Option<u32> {
+    Some(names::class_of(
+        &mut Loaded::of(header)?,
+        header.automaton_root,
+        text,
+        length,
+    ))
+}
+
+/// The cells of an automaton that is loaded, and the chunk where the last one was found.
+pub struct Loaded {
+    cells: &'static Cells,
+    number: u32,
+    chunk: &'static Chunk,
+}
+
+impl Loaded {
+    /// That of a ruleset.
+    #[inline(always)]
+    pub fn of(header: &Header) -> Option<Self> {
+        let cells = AUTOMATA.get(header.automaton)?;
+        Some(Self {
+            cells,
+            number: 0,
+            chunk: cells.get(0)?,
+        })
+    }
+}
+
+const CHUNK_SHIFT: u32 = CHUNK_CELLS.trailing_zeros();
 
 impl names::Cells for Loaded {
     #[inline(always)]
-    fn cell(&self, index: u32) -> Option<u64> {
-        self.0.get(index).copied()
+    fn cell(&mut self, index: u32) -> Option<u64> {
+        let number = index >> CHUNK_SHIFT;
+        if number != self.number {
+            self.chunk = self.cells.get(number)?;
+            self.number = number;
+        }
+        let within = masked::<{ CHUNK_CELLS as u32 - 1 }>(index);
+        // SAFETY: the mask keeps to the chunk.
+        Some(unsafe { *self.chunk.get_unchecked(within) })
     }
 }
 

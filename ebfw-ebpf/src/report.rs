@@ -117,15 +117,13 @@ pub fn enter(window: &mut Window, limit: u32, number: u64) -> Option<u32> {
     Some(suppressed as u32)
 }
 
-/// Writes an event about `key`, if the limits allow. `fill` gets the ring buffer's own memory, so that nothing of it lies on the stack;
-/// it must set every field but `boot_ns` and `suppressed`.
+/// Whether an event about `key` fits the limits of flow and workload; if so, how many were left out before it.
 #[inline(always)]
-pub fn event(key: &RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
-    let now = boot_ns();
-    let number = now / WINDOW_NS;
+pub fn admitted(key: &RateKey, limit: u32) -> Option<u32> {
+    let number = boot_ns() / WINDOW_NS;
     let Some(suppressed) = admit(key, limit, number) else {
         count(Counter::EventSuppressed);
-        return;
+        return None;
     };
     if !admit_workload(key.slot, number) {
         count(Counter::EventSuppressed);
@@ -136,15 +134,25 @@ pub fn event(key: &RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
                 u64::from(suppressed) + 1,
             );
         }
-        return;
+        return None;
     }
+    Some(suppressed)
+}
+
+/// Writes an event about `key`, if the limits allow. `fill` gets the ring buffer's own memory, so that nothing of it lies on the stack;
+/// it must set every field but `boot_ns` and `suppressed`.
+#[inline(always)]
+pub fn event(key: &RateKey, limit: u32, fill: impl FnOnce(&mut FlowEvent)) {
+    let Some(suppressed) = admitted(key, limit) else {
+        return;
+    };
     let Some(mut entry) = EVENTS.reserve(0) else {
         count(Counter::EventLost);
         return;
     };
     // SAFETY: `fill` sets all fields that are not set here; every bit pattern is a `FlowEvent`.
     let event = unsafe { &mut *entry.as_mut_ptr() };
-    event.boot_ns = now;
+    event.boot_ns = boot_ns();
     event.suppressed = suppressed;
     fill(event);
     entry.submit(0);

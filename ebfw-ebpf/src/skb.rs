@@ -18,9 +18,9 @@ use ebfw_common::packet::{
 use crate::verifier::forget;
 
 /// `ETH_P_IP` as it stands in `__sk_buff.protocol`.
-const ETH_P_IP: u32 = 0x0800u16.to_be() as u32;
+pub const ETH_P_IP: u32 = 0x0800u16.to_be() as u32;
 /// `ETH_P_IPV6` likewise.
-const ETH_P_IPV6: u32 = 0x86ddu16.to_be() as u32;
+pub const ETH_P_IPV6: u32 = 0x86ddu16.to_be() as u32;
 
 /// `PACKET_LOOPBACK` of `__sk_buff.pkt_type` (include/uapi/linux/if_packet.h).
 const PACKET_LOOPBACK: u32 = 5;
@@ -43,8 +43,7 @@ impl Skb {
     /// Parses the packet. A function of its own, so that what it needs of the stack is free again for others.
     #[inline(never)]
     pub fn parse(self) -> Parsed {
-        // SAFETY: the context outlives the program's run.
-        let result = match unsafe { (*self.0).protocol } {
+        let result = match self.ethertype() {
             ETH_P_IP => parse_v4(&self),
             ETH_P_IPV6 => parse_v6(&self),
             _ => Err(Malformed::Header),
@@ -52,6 +51,24 @@ impl Skb {
         match result {
             Ok(packet) => Parsed::Packet(self.forgotten(packet)),
             Err(why) => Parsed::Malformed(why),
+        }
+    }
+
+    /// What the packet is for the link, in its order.
+    #[inline(always)]
+    pub fn ethertype(self) -> u32 {
+        // SAFETY: the context outlives the program's run.
+        unsafe { (*self.0).protocol }
+    }
+
+    /// `N` 32-bit words at byte `OFFSET`, if they lie in the linear part.
+    #[inline(always)]
+    pub fn linear<const OFFSET: usize, const N: usize>(self) -> Option<[u32; N]> {
+        // SAFETY: the verifier admits the read only behind this very check. The network stack aligns IP headers to words.
+        unsafe {
+            let data = (*self.0).data as usize;
+            (data + OFFSET + N * 4 <= (*self.0).data_end as usize)
+                .then(|| *((data + OFFSET) as *const [u32; N]))
         }
     }
 
@@ -102,12 +119,19 @@ impl Skb {
         }
     }
 
+    /// The socket that the packet belongs to, of which only addresses, ports and state may be read; null where there is none.
+    #[inline(always)]
+    pub fn any_socket(self) -> *mut bpf_sock {
+        // SAFETY: the context outlives the program's run.
+        unsafe { (*self.0).__bindgen_anon_2.sk }
+    }
+
     /// The full socket that the packet belongs to; null where there is none.
     #[inline(always)]
     pub fn socket(self) -> *mut bpf_sock {
         // SAFETY: the context outlives the program's run, and the helper takes a socket that is not null.
         unsafe {
-            let socket = (*self.0).__bindgen_anon_2.sk;
+            let socket = self.any_socket();
             if socket.is_null() {
                 socket
             } else {
@@ -162,14 +186,8 @@ impl Source for Skb {
 
     #[inline(always)]
     fn fixed<const OFFSET: usize, const N: usize>(&self) -> Option<[u32; N]> {
-        // SAFETY: the verifier admits the read only behind this very check. The network stack aligns IP headers to words.
-        unsafe {
-            let data = (*self.0).data as usize;
-            if data + OFFSET + N * 4 <= (*self.0).data_end as usize {
-                return Some(*((data + OFFSET) as *const [u32; N]));
-            }
-        }
-        self.words(OFFSET as u32)
+        self.linear::<OFFSET, N>()
+            .or_else(|| self.words(OFFSET as u32))
     }
 
     #[inline(always)]

@@ -22,6 +22,61 @@ pub const RAW: u32 = 3;
 /// `BPF_TCP_LISTEN` of `bpf_sock.state`.
 pub const LISTEN: u32 = 10;
 
+/// `AF_INET` of `bpf_sock.family`.
+const AF_INET: u32 = 2;
+
+/// Set in [`SocketState::verdict`]: payload is to be read, see [`crate::follow`].
+pub const READ: u32 = 8;
+/// Set there beside it: the decision waits for what is read.
+pub const NEEDED: u32 = 16;
+
+/// Set there: what the client has claimed is to be judged anew, since the verdict was taken as if it had claimed nothing.
+pub const ANEW: u32 = 32;
+
+/// The verdict in [`SocketState::verdict`].
+#[inline(always)]
+pub const fn verdict(kept: u32) -> u32 {
+    kept & !(READ | NEEDED | ANEW)
+}
+
+/// Reads a field of a socket by itself: the verifier refuses computed offsets here.
+#[inline(always)]
+fn word(field: &u32) -> u32 {
+    // SAFETY: a reference is valid to read.
+    unsafe { ptr::from_ref(field).read_volatile() }
+}
+
+#[inline(always)]
+fn address(is_v4: bool, v4: u32, v6: [u32; 4]) -> Address {
+    if is_v4 {
+        Address::mapped(v4.to_ne_bytes())
+    } else {
+        Address(v6)
+    }
+}
+
+/// Whether it is a socket of IPv4.
+#[inline(always)]
+pub fn is_v4(socket: &bpf_sock) -> bool {
+    socket.family == AF_INET
+}
+
+/// The local address. All is read before the family is asked, or the compiler would choose between addresses of fields.
+#[inline(always)]
+pub fn source(socket: &bpf_sock) -> Address {
+    let v4 = word(&socket.src_ip4);
+    let [a, b, c, d] = &socket.src_ip6;
+    address(is_v4(socket), v4, [word(a), word(b), word(c), word(d)])
+}
+
+/// The remote address.
+#[inline(always)]
+pub fn destination(socket: &bpf_sock) -> Address {
+    let v4 = word(&socket.dst_ip4);
+    let [a, b, c, d] = &socket.dst_ip6;
+    address(is_v4(socket), v4, [word(a), word(b), word(c), word(d)])
+}
+
 /// No workload yet. The agent gives no workload slot 0, so a zeroed state is unbound.
 pub const UNBOUND: SlotRef = SlotRef(0);
 
@@ -41,7 +96,7 @@ pub struct SocketState {
     pub destination: Address,
     /// Slot word under which `verdict` was taken; 0: none was.
     pub word: u64,
-    /// `ebfw_common::abi::verdict`.
+    /// `ebfw_common::abi::verdict`, with [`READ`], [`NEEDED`] and [`ANEW`].
     pub verdict: u32,
     /// Zero.
     pub _pad: u32,
@@ -49,6 +104,20 @@ pub struct SocketState {
     pub comm: [u8; 16],
     /// Cookie of the network namespace that the socket was made in; 0 where it is older than the programs.
     pub netns: u64,
+    /// When that flow was judged first, nanoseconds since boot: names that were good then are its own, whatever expires; 0: no flow was.
+    pub opened_ns: u64,
+}
+
+impl SocketState {
+    /// When the flow was judged first, if it is the one that is remembered; else 0.
+    #[inline(always)]
+    pub fn opened(&self, transport: u32, destination: Address) -> u64 {
+        if self.transport == transport && self.destination == destination {
+            self.opened_ns
+        } else {
+            0
+        }
+    }
 }
 
 /// Packs what identifies a flow beside its address; `port` is 0 where there is none.

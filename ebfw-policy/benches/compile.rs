@@ -1,12 +1,14 @@
-//! Time to compile rulesets: 10,000 rules spread over workloads, and the largest ruleset with 100,000 prefixes.
+//! Time to compile rulesets: 10,000 rules spread over workloads, the largest ruleset with 100,000 prefixes, and rules with domains and paths.
 
 use std::{hint::black_box, net::Ipv4Addr, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ebfw_policy::{
-    compile::{NoNames, compile},
+    compile::{Names, NoNames, compile},
+    http::{Method, PathPrefix},
     policy::{Action, AnyOf, MAX_RULES, Match, PortRange, Position, Rule},
     ruleset::Ruleset,
+    testgen::domains,
 };
 use fastrand::Rng;
 use ipnet::{IpNet, Ipv4Net};
@@ -93,5 +95,59 @@ fn largest(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, workloads, largest);
+/// The rules of one of `workloads` workloads, each with a domain and a path of its own.
+fn spoken(rules: usize, workloads: usize) -> (Vec<Ruleset>, Names) {
+    let mut domains = domains(rules).into_iter().enumerate();
+    let rulesets: Vec<Ruleset> = (0..workloads)
+        .map(|_| {
+            ruleset(
+                domains
+                    .by_ref()
+                    .take(rules / workloads)
+                    .map(|(at, domain)| {
+                        let methods = ["GET", "POST"]
+                            .map(|text| Method::from_policy(text).expect("a method"));
+                        Match {
+                            domains: AnyOf::Entries(vec![domain]),
+                            methods: AnyOf::Entries(methods.into()),
+                            path_prefix: PathPrefix::new(&format!(
+                                "/api/service-{at}/v1/resources"
+                            )),
+                            ..Match::ANYTHING
+                        }
+                    }),
+            )
+        })
+        .collect();
+    let lists = rulesets
+        .iter()
+        .flat_map(|ruleset| &ruleset.rules)
+        .filter_map(|rule| rule.matches.domains.entries());
+    let names = Names::compile_lists(lists).expect("it fits");
+    (rulesets, names)
+}
+
+fn requests(c: &mut Criterion) {
+    let mut group = c.benchmark_group("compile rules with domains, methods and paths");
+    group.sample_size(10);
+    for (rules, workloads) in [(MAX_RULES, 1), (RULES, 10)] {
+        let (rulesets, names) = spoken(rules, workloads);
+        group.bench_function(format!("{rules} rules, {workloads} workloads"), |bencher| {
+            bencher.iter(|| {
+                rulesets
+                    .iter()
+                    .map(|rules| {
+                        compile(black_box(rules), &names)
+                            .expect("it fits")
+                            .blocks
+                            .len()
+                    })
+                    .sum::<usize>()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, workloads, largest, requests);
 criterion_main!(benches);

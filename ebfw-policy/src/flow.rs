@@ -212,6 +212,7 @@ impl Flow {
             "pod" => {
                 let (namespace, name) = value
                     .split_once('/')
+                    .filter(|(_, name)| !name.contains('/'))
                     .ok_or_else(|| bad("a pod is NAMESPACE/NAME"))?;
                 once(key, &mut self.namespace, clean(key, namespace)?)?;
                 once(key, &mut self.name, clean(key, name)?)

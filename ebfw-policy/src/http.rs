@@ -4,16 +4,18 @@
 
 use std::fmt;
 
+use ebfw_common::request::{MAX_METHOD, MAX_PATH_PREFIX};
+
 /// The method of a rule or of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Method(Box<str>);
 
 impl Method {
-    /// The policy's entry, upper-cased; `None` if it is no token of RFC 9110.
+    /// The policy's entry, upper-cased; `None` if it is no token of RFC 9110 or longer than [`MAX_METHOD`].
     #[must_use]
     pub fn from_policy(text: &str) -> Option<Self> {
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        (!text.is_empty() && text.bytes().all(token))
+        (!text.is_empty() && text.len() <= MAX_METHOD && text.bytes().all(token))
             .then(|| Self(text.to_ascii_uppercase().into()))
     }
 
@@ -64,13 +66,21 @@ impl RequestPath {
 pub struct PathPrefix(Box<str>);
 
 impl PathPrefix {
-    /// `None` unless `text` begins with `/` and has neither query nor fragment.
+    /// `None` unless `text` begins with `/`, has neither query nor fragment and, in its normal form, [`MAX_PATH_PREFIX`] bytes at most.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         if !text.starts_with('/') || text.contains(['?', '#']) {
             return None;
         }
-        Some(Self(normalise(text).trim_end_matches('/').into()))
+        let normal = normalise(text);
+        let prefix = normal.trim_end_matches('/');
+        (prefix.len() <= MAX_PATH_PREFIX).then(|| Self(prefix.into()))
+    }
+
+    /// The prefix in its normal form, without a slash at the end: empty for `/`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// Whether `path` lies at or below the prefix.

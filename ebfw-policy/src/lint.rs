@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     diagnostics::{Code, Diagnostic, Diagnostics, Place, Severity},
+    http::Method,
     policy::{Action, AnyOf, Match, Policy, PortRange, Protocol, Rule},
     selector::PodMatch,
 };
@@ -213,7 +214,7 @@ fn ports_within(wide: &AnyOf<PortRange>, narrow: &AnyOf<PortRange>) -> bool {
 
 type Note<'n> = dyn FnMut(Severity, Code, String, &str) + 'n;
 
-/// Ports on protocols that have none.
+/// Ports on protocols that have none, and paths of requests that have none.
 fn never_matches(rule: &Rule, note: &mut Note<'_>) {
     let portless = |protocols: &[Protocol]| !protocols.iter().any(|protocol| protocol.has_ports());
     if rule.matches.ports != AnyOf::Anything
@@ -227,9 +228,22 @@ fn never_matches(rule: &Rule, note: &mut Note<'_>) {
             "leave `ports` out, or add TCP, UDP or SCTP to `protocols`",
         );
     }
+    let only_connect =
+        |methods: &[Method]| methods.iter().all(|method| method.as_str() == "CONNECT");
+    if rule.matches.path_prefix.is_some()
+        && rule.matches.methods.entries().is_some_and(only_connect)
+    {
+        let message = format!("`{}` never matches: CONNECT has no path", rule.name);
+        note(
+            Severity::Warning,
+            Code::NeverMatches,
+            message,
+            "leave `pathPrefix` out, or add other `methods`",
+        );
+    }
 }
 
-/// Methods and paths where no request can be read.
+/// Methods and paths where no request can be read: outside of TCP never, in TLS neither.
 fn undecidable(rule: &Rule, note: &mut Note<'_>) {
     let matches = &rule.matches;
     if !matches.reads_requests() {
@@ -243,7 +257,7 @@ fn undecidable(rule: &Rule, note: &mut Note<'_>) {
     };
     if matches.protocols.entries().is_some_and(only) {
         let message = format!(
-            "`{}` can never be decided: no request is read from its protocols",
+            "`{}` can never match: no request is read from its protocols",
             rule.name
         );
         note(
@@ -252,15 +266,33 @@ fn undecidable(rule: &Rule, note: &mut Note<'_>) {
             message,
             "`methods` and `pathPrefix` need TCP",
         );
-    } else if matches.ports.entries().is_some_and(only_https) {
+    } else if rule.strict_l7 && rule.action == Action::Deny {
         let message = format!(
-            "`{}` is passed over for most flows: requests on port 443 are encrypted",
+            "`{}` denies TLS whatever the request is: it cannot be read, and `strictL7` counts that against it",
             rule.name
         );
         let hint =
-            "what cannot be read does not match; with `strictL7: true` a Deny rule matches it";
+            "requests are read from HTTP without TLS only; name its `ports` if that is meant";
+        if matches
+            .ports
+            .entries()
+            .is_none_or(|ports| !ports.iter().all(|range| is_plain(*range)))
+        {
+            note(Severity::Note, Code::Opaque, message, hint);
+        }
+    } else if matches.ports.entries().is_some_and(only_https) {
+        let message = format!(
+            "`{}` is passed over for TLS, which is what port 443 carries: its requests cannot be read",
+            rule.name
+        );
+        let hint = "requests are read from HTTP without TLS only; with `strictL7: true` a Deny rule matches what cannot be read";
         note(Severity::Note, Code::Opaque, message, hint);
     }
+}
+
+/// Whether only port 80 is meant, where clients speak no TLS.
+fn is_plain(range: PortRange) -> bool {
+    (range.first(), range.last()) == (80, 80)
 }
 
 /// Names that look as if the names below them were meant.

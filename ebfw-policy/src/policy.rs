@@ -233,7 +233,8 @@ impl Match {
     };
 
     /// Whether it asks for the method or the path of a request.
-    pub(crate) fn reads_requests(&self) -> bool {
+    #[must_use]
+    pub fn reads_requests(&self) -> bool {
         self.methods != AnyOf::Anything || self.path_prefix.is_some()
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! It knows nothing of policies. What could exhaust memory or time is refused here: size, depth, aliases that multiply.
 
+mod pieces;
+
 use std::{
     borrow::Cow,
     collections::{HashMap, hash_map::Entry},
@@ -24,7 +26,7 @@ pub const MAX_NODES: usize = 4_000_000;
 pub(crate) struct NodeId(u32);
 
 /// What a node is.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Value<'a> {
     /// Text, and whether it stands there without quotes.
     Scalar { text: Cow<'a, str>, plain: bool },
@@ -34,7 +36,7 @@ pub(crate) enum Value<'a> {
     Map(Vec<(NodeId, NodeId)>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Node<'a> {
     value: Value<'a>,
     spot: Spot,
@@ -43,7 +45,7 @@ struct Node<'a> {
 }
 
 /// A [`Place`] in half the room: there is one for every node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Spot {
     line: u32,
     column: u32,
@@ -77,7 +79,7 @@ impl Spot {
 }
 
 /// A document.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Tree<'a> {
     nodes: Vec<Node<'a>>,
     root: NodeId,
@@ -118,18 +120,15 @@ pub(crate) fn read<'a>(
         );
         return Err(Diagnostic::error(Code::TooLarge, message, Place::START));
     }
-    let mut builder = Builder {
-        nodes: Vec::with_capacity(source.len() / 8),
-        open: Vec::new(),
-        children: Vec::new(),
-        anchors: HashMap::new(),
-        root: None,
-        problems,
-    };
-    for event in Parser::new_from_str_with_options(source, options(false)) {
-        let (event, span) = event.map_err(|error| syntax(source, &error))?;
-        builder.take(event, &span)?;
+    if let Some(tree) = pieces::read(source) {
+        return Ok(tree);
     }
+    read_whole(source, problems)
+}
+
+fn read_whole<'a>(source: &'a str, problems: &mut Vec<Diagnostic>) -> Result<Tree<'a>, Diagnostic> {
+    let mut builder = Builder::new(source, MAX_DEPTH, problems);
+    fill(source, &mut builder)?;
     let Builder {
         nodes,
         root,
@@ -153,6 +152,15 @@ pub(crate) fn read<'a>(
     }
 }
 
+/// Gives the builder every event of `source`.
+fn fill<'a>(source: &'a str, builder: &mut Builder<'a, '_>) -> Result<(), Diagnostic> {
+    for event in Parser::new_from_str_with_options(source, options(false, builder.max_depth)) {
+        let (event, span) = event.map_err(|error| syntax(source, &error))?;
+        builder.take(event, &span)?;
+    }
+    Ok(())
+}
+
 /// A comment and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Comment<'a> {
@@ -164,7 +172,7 @@ pub(crate) struct Comment<'a> {
 /// The comments of `source`, which must be free of syntax errors.
 pub(crate) fn comments(source: &str) -> Result<Vec<Comment<'_>>, Diagnostic> {
     let mut found = Vec::new();
-    for event in Parser::new_from_str_with_options(source, options(true)) {
+    for event in Parser::new_from_str_with_options(source, options(true, MAX_DEPTH)) {
         let (event, span) = event.map_err(|error| syntax(source, &error))?;
         if let (Event::Comment(..), Some(bytes)) = (&event, span.byte_range()) {
             found.push(Comment {
@@ -176,13 +184,13 @@ pub(crate) fn comments(source: &str) -> Result<Vec<Comment<'_>>, Diagnostic> {
     Ok(found)
 }
 
-fn options(comments: bool) -> granit_parser::Options {
+fn options(comments: bool, depth: usize) -> granit_parser::Options {
     granit_parser::options! {
         disallow_directives: true,
         emit_comments: comments,
         max_buffered_comment_events: MAX_BYTES,
-        flow_nesting_limit: MAX_DEPTH,
-        block_nesting_limit: MAX_DEPTH,
+        flow_nesting_limit: depth,
+        block_nesting_limit: depth,
     }
 }
 
@@ -265,15 +273,33 @@ struct Builder<'a, 'p> {
     children: Vec<NodeId>,
     anchors: HashMap<usize, NodeId>,
     root: Option<NodeId>,
+    /// Collections inside each other at most.
+    max_depth: usize,
+    /// Whether there was a text in block style.
+    block_scalars: bool,
     problems: &'p mut Vec<Diagnostic>,
 }
 
-impl<'a> Builder<'a, '_> {
+impl<'a, 'p> Builder<'a, 'p> {
+    fn new(source: &str, max_depth: usize, problems: &'p mut Vec<Diagnostic>) -> Self {
+        Self {
+            nodes: Vec::with_capacity(source.len() / 8),
+            open: Vec::new(),
+            children: Vec::new(),
+            anchors: HashMap::new(),
+            root: None,
+            max_depth,
+            block_scalars: false,
+            problems,
+        }
+    }
+
     fn take(&mut self, event: Event<'a>, span: &Span) -> Result<(), Diagnostic> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 refuse_tag(tag.as_deref(), span)?;
                 let plain = style == ScalarStyle::Plain;
+                self.block_scalars |= matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
                 let id = self.add(Value::Scalar { text, plain }, span)?;
                 self.finish(id, anchor, span)
             }
@@ -330,7 +356,7 @@ impl<'a> Builder<'a, '_> {
         span: &Span,
     ) -> Result<(), Diagnostic> {
         refuse_tag(tag, span)?;
-        if self.open.len() == MAX_DEPTH {
+        if self.open.len() == self.max_depth {
             return Err(Diagnostic::error(
                 Code::TooDeep,
                 format!("nested deeper than {MAX_DEPTH} levels"),

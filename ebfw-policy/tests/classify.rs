@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, env};
 
-use ebfw_common::classify::{Content, Flow};
+use ebfw_common::classify::{Flow, Outcome, Said, claim};
 use ebfw_policy::{
     compile::{NoNames, Tables, View, compile},
     domain::Name,
     evaluate::{Decision, Reason, Verdict},
     policy::Action,
     ruleset::Ruleset,
-    testgen::{self, NameTable},
+    testgen::{self, Conversation, NameTable},
 };
 use fastrand::Rng;
 
@@ -37,7 +37,7 @@ fn compiled(ruleset: &Ruleset) -> Tables {
 
 fn check(seed: u64, ruleset: &Ruleset, tables: &View<'_>, flow: &Flow) {
     let verdict = ruleset.evaluate(&testgen::facts(flow));
-    let Some(expected) = testgen::expected(&verdict) else {
+    let Some(expected) = testgen::expected(ruleset, &verdict) else {
         return;
     };
     let answer = tables.classify(flow);
@@ -79,12 +79,12 @@ fn by_name(
     let patterns = rule.matches.domains.entries()?;
     let meant = |name: &Name| patterns.iter().any(|pattern| pattern.matches(name));
     let (any, all) = (resolved.iter().any(meant), resolved.iter().all(meant));
-    Some(match (rule.action, verdict.decision, flow.content) {
-        (_, Decision::Allow | Decision::Modify, Content::Pending) => "allowed before the payload",
-        (_, Decision::Allow | Decision::Modify, Content::Opaque) => "allowed without a claim",
-        (_, Decision::Deny, Content::Pending) => "denied by all",
-        (_, Decision::Deny, Content::Opaque) if !all => "denied by any, not by all",
-        (_, Decision::Deny, Content::Opaque) => "denied by any",
+    Some(match (rule.action, verdict.decision, flow.said) {
+        (_, Decision::Allow | Decision::Modify, Said::NOTHING) => "allowed before the payload",
+        (_, Decision::Allow | Decision::Modify, _) => "allowed without a claim",
+        (_, Decision::Deny, Said::NOTHING) => "denied by all",
+        (_, Decision::Deny, _) if !all => "denied by any, not by all",
+        (_, Decision::Deny, _) => "denied by any",
         (Action::Deny, Decision::Held, _) if any && !all => "held since not all are meant",
         (Action::Deny, Decision::Held, _) => "held by a deny",
         (_, Decision::Held, _) => "held by an allow",
@@ -107,11 +107,11 @@ fn tables_and_engine_agree_on_resolved_names() {
             let (resolved, classes) = names.resolved(&mut rng);
             let mut flow = testgen::flow(&mut rng, &ruleset);
             flow.names = classes;
-            for content in [Content::Pending, Content::Opaque] {
-                flow.content = content;
+            for said in [Said::NOTHING, Said::UNREAD] {
+                flow.said = said;
                 let facts = testgen::facts(&flow).with_resolved(resolved.clone());
                 let verdict = ruleset.evaluate(&facts);
-                if let Some(expected) = testgen::expected(&verdict) {
+                if let Some(expected) = testgen::expected(&ruleset, &verdict) {
                     let answer = view.classify(&flow);
                     assert!(
                         answer == Ok(expected),
@@ -134,6 +134,100 @@ fn tables_and_engine_agree_on_resolved_names() {
         kinds.values().all(|number| *number >= pairs / 1000),
         "{kinds:?}"
     );
+}
+
+/// States of claim and request, and what came of them.
+type Kind = (u32, u32, Option<bool>);
+
+fn kind(flow: &Flow, outcome: Outcome) -> Kind {
+    let permits = match outcome {
+        Outcome::Rule { permits, .. } | Outcome::Default { permits } => Some(permits),
+        Outcome::Held { .. } => None,
+    };
+    (flow.said.claim, flow.said.request, permits)
+}
+
+#[test]
+fn tables_and_engine_agree_on_claims_and_requests() {
+    let pairs = setting("EBFW_DIFF_PAIRS").unwrap_or(PAIRS);
+    let mut seed = setting("EBFW_DIFF_SEED").unwrap_or(1);
+    let mut done = 0;
+    let mut kinds: BTreeMap<Kind, u64> = BTreeMap::new();
+    while done < pairs {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = testgen::ruleset(&mut rng);
+        let names = NameTable::random(&mut rng, &ruleset);
+        let tables = compile(&ruleset, &names).expect("there are few names and prefixes");
+        let view = tables.view();
+        for _ in 0..2 * flows_for(&ruleset) {
+            let said = Conversation::random(&mut rng, &ruleset, &names);
+            let flow = testgen::flow(&mut rng, &ruleset);
+            let verdict = ruleset.evaluate(&said.facts(&flow));
+            let Some(expected) = testgen::expected(&ruleset, &verdict) else {
+                continue;
+            };
+            let flow = said.flow(&flow, &view).expect("the tables are whole");
+            let answer = view.classify(&flow);
+            assert!(
+                answer == Ok(expected),
+                "seed {seed}: {flow:?}\n{said:?}\nengine: {expected:?} ({:?})\ntables: {answer:?}\n{}",
+                verdict.reason,
+                testgen::words(&ruleset, 100),
+            );
+            // What no rule decided tells nothing of claims and requests.
+            if verdict.rule.is_some() {
+                *kinds.entry(kind(&flow, expected)).or_default() += 1;
+            }
+            done += 1;
+        }
+        seed += 1;
+    }
+    println!("{done} pairs, seeds up to {}: {kinds:?}", seed - 1);
+    // Each of the twelve states allowed and denied; held wherever one is pending.
+    assert_eq!(kinds.len(), 24 + 6, "{kinds:?}");
+    assert!(
+        kinds.values().all(|number| *number >= pairs / 3000),
+        "{kinds:?}"
+    );
+}
+
+#[test]
+fn what_is_settled_no_claim_and_no_request_changes() {
+    let (mut settled, mut open) = (0, 0);
+    for seed in 0..2000 {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = testgen::ruleset(&mut rng);
+        let names = NameTable::random(&mut rng, &ruleset);
+        let tables = compile(&ruleset, &names).expect("there are few names and prefixes");
+        let view = tables.view();
+        for _ in 0..20 {
+            let mut pending = testgen::flow(&mut rng, &ruleset);
+            (_, pending.names) = names.resolved(&mut rng);
+            pending.said = Said::NOTHING;
+            let before = view.classify(&pending).expect("the tables are whole");
+            if !matches!(
+                before,
+                Outcome::Default { .. } | Outcome::Rule { settled: true, .. }
+            ) {
+                open += 1;
+                continue;
+            }
+            settled += 1;
+            for _ in 0..20 {
+                let said = Conversation::random(&mut rng, &ruleset, &names);
+                let spoken = said.flow(&pending, &view).expect("the tables are whole");
+                let names = pending.names;
+                let resolved =
+                    spoken.said.claim == claim::RESOLVED && !names.contains(&spoken.said.claimed);
+                if resolved {
+                    continue;
+                }
+                let after = view.classify(&Flow { names, ..spoken });
+                assert_eq!(after, Ok(before), "seed {seed}: {pending:?} {said:?}");
+            }
+        }
+    }
+    assert!(settled > 10_000 && open > 1000, "{settled} {open}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebfw_common::{
-    classify::{Content, Destination, Flow, NO_NAMES},
+    classify::{Destination, Flow, NO_NAMES, Said},
     packet::MAX_EXTENSIONS,
 };
 
@@ -167,11 +167,7 @@ impl Upper {
             destination: destination.mapped(),
             protocol: self.protocol,
             port: matches!(self.protocol, TCP | UDP | SCTP).then_some(self.port),
-            content: if pending {
-                Content::Pending
-            } else {
-                Content::Opaque
-            },
+            said: if pending { Said::NOTHING } else { Said::UNREAD },
             names: NO_NAMES,
         }
     }
@@ -183,7 +179,7 @@ fn portless(destination: Destination, protocol: u8) -> Flow {
         destination: destination.mapped(),
         protocol,
         port: None,
-        content: Content::Opaque,
+        said: Said::UNREAD,
         names: NO_NAMES,
     }
 }

@@ -11,14 +11,24 @@ use ebfw_agent::{
     metrics::{Counters, KernelCounters},
 };
 use ebfw_common::{
-    abi::{Config, Counter, mode, pending},
-    classify::Flow,
+    abi::{Config, Counter, MAX_NAME, mode, pending, reason, verdict},
+    classify::{Flow, NO_NAMES, Outcome, Said, request},
+    trial::{self, Trial},
 };
-use ebfw_policy::{evaluate::Decision, policy::Action, ruleset::Ruleset, testgen};
+use ebfw_policy::{
+    domain::Name,
+    evaluate::Decision,
+    facts::{Claim, Request},
+    http::{Method, RequestPath},
+    policy::{Action, Rule},
+    ruleset::Ruleset,
+    testgen::{self, Conversation, NameTable},
+};
 use ebfw_tests::packet::{
     Extension, Meaning, Options, Packet, Part, SourceRoute, Upper, V4, V6, disguise,
 };
 use fastrand::Rng;
+use zerocopy::FromZeros as _;
 
 /// Pairs of a ruleset and a packet that a plain `cargo test` judges.
 const PAIRS: u64 = 210_000;
@@ -83,7 +93,12 @@ impl Kernel {
 
     /// Whether the packet leaves; `None` where the kernel does not run programs on a packet that short.
     fn passes(&self, packet: &Packet) -> Option<bool> {
-        match self.datapath.test_egress(&packet.bytes, 1) {
+        self.passes_at_last(packet, 1)
+    }
+
+    /// As [`Kernel::passes`], the last of so many times on one socket.
+    fn passes_at_last(&self, packet: &Packet, times: u32) -> Option<bool> {
+        match self.datapath.test_egress(&packet.bytes, times) {
             Ok(run) if run.returned <= 1 => Some(run.returned == 1),
             Ok(run) => panic!(
                 "the program returned {}: the workload is not known",
@@ -130,7 +145,7 @@ fn expected(ruleset: &Ruleset, meaning: Meaning) -> Expected {
 
 fn expected_of_flow(ruleset: &Ruleset, flow: &Flow) -> Expected {
     let verdict = ruleset.evaluate(&testgen::facts(flow));
-    if testgen::expected(&verdict).is_none() {
+    if testgen::expected(ruleset, &verdict).is_none() {
         return Expected {
             passes: true,
             counted: Vec::new(),
@@ -225,6 +240,281 @@ fn kernel_and_engine_agree_on_random_policies_and_packets() {
         seed += 1;
     }
     println!("{judged} pairs, seeds {first} to {}", seed - 1);
+}
+
+/// The socket of a test run lives as long as its repetitions: all but the first may find the verdict that it remembers.
+#[test]
+fn a_remembered_verdict_is_the_one_that_was_taken() {
+    const RULESETS: u64 = 10;
+    let Some(mut kernel) = Kernel::load() else {
+        return;
+    };
+    let mut passed = 0;
+    for seed in 0..RULESETS {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = Arc::new(testgen::ruleset(&mut rng));
+        kernel.enforce(Some(&ruleset));
+        for number in 0..PACKETS {
+            let flow = testgen::flow(&mut rng, &ruleset);
+            let packet = disguise(&mut rng, &flow);
+            let first = kernel.passes(&packet);
+            assert_eq!(
+                kernel.passes_at_last(&packet, 3),
+                first,
+                "seed {seed}, packet {number}: {:?} {}",
+                packet.family,
+                packet.hex(),
+            );
+            passed += u64::from(first == Some(true));
+        }
+    }
+    assert!(passed > RULESETS * PACKETS / 10, "{passed} packets passed");
+}
+
+/// A conversation as the kernel reads it, and what must come of it.
+fn trial(said: &Conversation, expected: Outcome) -> Trial {
+    let mut trial = Trial::new_zeroed();
+    trial.claim = said.claim_state();
+    let claimed = match &said.claim {
+        Claim::Name(name) => Some(name),
+        Claim::NotYet | Claim::Nameless => None,
+    };
+    let first = said.resolved.first();
+    for place in 0..trial::NAMES {
+        let name = if place == trial::NAMES - 1 {
+            claimed
+        } else {
+            said.resolved.get(place).or(first)
+        };
+        if let Some(name) = name {
+            trial.name_lengths[place] = put(&mut trial.names[place], name.as_str());
+        }
+    }
+    match &said.request {
+        Request::NotYet => trial.request = request::PENDING,
+        Request::Opaque => trial.request = request::OPAQUE,
+        Request::Known { method, path } => {
+            trial.request = request::KNOWN;
+            let method = method.as_ref().map_or("", Method::as_str);
+            let path = path.as_ref().map_or("", RequestPath::as_str);
+            trial.method_length = put(&mut trial.method, method);
+            trial.path_length = put(&mut trial.path, path);
+        }
+    }
+    let (verdict, reason, rule, settled) = match expected {
+        Outcome::Rule {
+            rule,
+            permits,
+            settled,
+        } => (u8::from(permits), reason::RULE, rule, settled),
+        Outcome::Default { permits } => (u8::from(permits), reason::DEFAULT, 0, true),
+        Outcome::Held { rule } => (verdict::HELD, reason::RULE, rule, false),
+    };
+    trial.expected = u64::from(verdict)
+        | u64::from(reason) << 8
+        | u64::from(rule) << 16
+        | u64::from(settled) << 33;
+    trial
+}
+
+/// As much of `text` as fits; says how long all of it is.
+fn put(memory: &mut [u8], text: &str) -> u32 {
+    let kept = text.len().min(memory.len());
+    memory[..kept].copy_from_slice(&text.as_bytes()[..kept]);
+    text.len() as u32
+}
+
+/// Pairs of a ruleset and a conversation that a plain `cargo test` judges.
+const CONVERSATIONS: u64 = 100_000;
+
+#[test]
+fn kernel_and_engine_agree_on_what_clients_say() {
+    let Some(mut kernel) = Kernel::load() else {
+        return;
+    };
+    kernel
+        .datapath
+        .load_benchmarks()
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    let setting =
+        |name, default| env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let (pairs, first) = (
+        setting("EBFW_DIFF_PAIRS", CONVERSATIONS),
+        setting("EBFW_DIFF_SEED", 1),
+    );
+    let (mut judged, mut seed) = (0, first);
+    let mut kinds: BTreeMap<(u32, u32, u64), u64> = BTreeMap::new();
+    while judged < pairs {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = Arc::new(testgen::ruleset(&mut rng));
+        let names = NameTable::random(&mut rng, &ruleset);
+        kernel.enforce(Some(&ruleset));
+        for _ in 0..PACKETS {
+            let flow = testgen::flow(&mut rng, &ruleset);
+            let packet = disguise(&mut rng, &flow);
+            let Meaning::Flow(flow) = packet.meaning else {
+                continue;
+            };
+            let said = Conversation::random(&mut rng, &ruleset, &names);
+            let verdict = ruleset.evaluate(&said.facts(&flow));
+            let Some(expected) = testgen::expected(&ruleset, &verdict) else {
+                continue;
+            };
+            let trial = trial(&said, expected);
+            kernel.datapath.set_trial(&trial).expect("the map takes it");
+            let answer = match kernel.datapath.test_trial(&packet.bytes, 1) {
+                Ok(run) => run.returned,
+                Err(error) if error.raw_os_error() == Some(EINVAL) => continue,
+                Err(error) => panic!("the kernel does not run the program: {error}"),
+            };
+            assert_eq!(
+                answer,
+                trial::AS_EXPECTED,
+                "seed {seed}: {flow:?}\n{said:?}\nengine: {expected:?} ({:?})\n{}",
+                verdict.reason,
+                testgen::words(&ruleset, 100),
+            );
+            let verdict = trial.expected & 0xff;
+            *kinds
+                .entry((trial.claim, trial.request, verdict))
+                .or_default() += 1;
+            judged += 1;
+        }
+        seed += 1;
+    }
+    println!("{judged} pairs, seeds {first} to {}: {kinds:?}", seed - 1);
+    assert_eq!(kinds.len(), 24 + 6, "{kinds:?}");
+}
+
+/// Rulesets in turn under which the same learned names are judged.
+const TURNS: u64 = 3;
+
+#[test]
+fn kernel_and_engine_agree_on_learned_names_whatever_the_policy_becomes() {
+    let Some(mut kernel) = Kernel::load() else {
+        return;
+    };
+    kernel
+        .datapath
+        .load_benchmarks()
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    let (mut judged, mut by_name) = (0, 0);
+    for seed in 0..LEARNED_SEEDS {
+        let mut rng = Rng::with_seed(seed);
+        let rulesets: Vec<Arc<Ruleset>> = (0..TURNS)
+            .map(|_| Arc::new(ruleset_with_names(&mut rng)))
+            .collect();
+        let names = NameTable::random(&mut rng, &rulesets[0]);
+        let mut learned: BTreeMap<[u32; 4], Vec<Name>> = BTreeMap::new();
+        for ruleset in &rulesets {
+            kernel.enforce(Some(ruleset));
+            for _ in 0..100 {
+                let flow = testgen::flow(&mut rng, ruleset);
+                let packet = disguise(&mut rng, &flow);
+                let Meaning::Flow(flow) = packet.meaning else {
+                    continue;
+                };
+                let resolved = learned
+                    .entry(flow.destination.0)
+                    .or_insert_with(|| learn(&mut kernel, &mut rng, seed + 1, &flow, &names));
+                let facts = testgen::facts(&flow).with_resolved(resolved.clone());
+                let verdict = ruleset.evaluate(&facts);
+                let Some(expected) = testgen::expected(ruleset, &verdict) else {
+                    continue;
+                };
+                let said = Conversation {
+                    resolved: resolved.clone(),
+                    claim: if flow.said == Said::NOTHING {
+                        Claim::NotYet
+                    } else {
+                        Claim::Nameless
+                    },
+                    request: if flow.said == Said::NOTHING {
+                        Request::NotYet
+                    } else {
+                        Request::Opaque
+                    },
+                    names: NO_NAMES,
+                    claimed: 0,
+                };
+                let mut trial = trial(&said, expected);
+                trial.netns = seed + 1;
+                kernel.datapath.set_trial(&trial).expect("the map takes it");
+                let answer = match kernel.datapath.test_trial(&packet.bytes, 1) {
+                    Ok(run) => run.returned,
+                    Err(error) if error.raw_os_error() == Some(EINVAL) => continue,
+                    Err(error) => panic!("the kernel does not run the program: {error}"),
+                };
+                assert_eq!(
+                    answer,
+                    trial::AS_EXPECTED,
+                    "seed {seed}: {flow:?}\n{resolved:?}\nengine: {expected:?} ({:?})\n{}",
+                    verdict.reason,
+                    testgen::words(ruleset, 100),
+                );
+                judged += 1;
+                by_name += u64::from(verdict.rule.is_some_and(|rule| {
+                    let matches = &ruleset.rules[rule.index].matches;
+                    !resolved.is_empty() && matches.domains.entries().is_some()
+                }));
+            }
+        }
+        // The workloads go, and with them their names.
+        kernel
+            .datapath
+            .apply(&BTreeMap::new())
+            .expect("nothing is wanted");
+        kernel
+            .datapath
+            .forget_expired(u64::MAX)
+            .expect("the map deletes");
+    }
+    println!("{judged} pairs, {by_name} of them decided by a name");
+    assert!(by_name > 300, "{by_name} of {judged}");
+}
+
+fn ruleset_with_names(rng: &mut Rng) -> Ruleset {
+    loop {
+        let ruleset = testgen::ruleset(rng);
+        let by_name = |rule: &Arc<Rule>| rule.matches.domains.entries().is_some();
+        if ruleset.rules.iter().any(by_name) {
+            return ruleset;
+        }
+    }
+}
+
+/// Seeds of the test above.
+const LEARNED_SEEDS: u64 = 40;
+
+/// Lets the workloads learn up to four names for the flow's destination, some of which have expired; gives those that have not.
+fn learn(
+    kernel: &mut Kernel,
+    rng: &mut Rng,
+    netns: u64,
+    flow: &Flow,
+    names: &NameTable,
+) -> Vec<Name> {
+    let address = std::net::Ipv6Addr::from(flow.destination).into();
+    let mut resolved = Vec::new();
+    for place in 0..rng.u32(0..=4) {
+        let Some((name, _)) = names.any(rng) else {
+            continue;
+        };
+        // Long names are none that a resolver answers with.
+        if name.as_str().len() > MAX_NAME {
+            continue;
+        }
+        let expired = rng.u8(..4) == 0;
+        let expires_ns = if expired { 1 } else { u64::MAX };
+        kernel
+            .datapath
+            .set_learned(netns, address, place, name.as_str(), expires_ns)
+            .expect("the map has room");
+        if !expired {
+            resolved.push(name.clone());
+        }
+    }
+    resolved
 }
 
 #[test]

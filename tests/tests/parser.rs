@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebfw_common::{
-    classify::{Content, Destination, Flow, NO_NAMES},
+    classify::{Destination, Flow, NO_NAMES, Said},
     packet::{Bytes, MAX_EXTENSIONS, Malformed, Packet as Parsed, parse_v4, parse_v6},
+    plain::{Plain, plain_v4, plain_v6},
 };
 use ebfw_policy::testgen;
 use ebfw_tests::packet::{
@@ -36,11 +37,7 @@ fn flow(packet: &Parsed) -> Flow {
         destination: packet.destination,
         protocol: packet.protocol,
         port: packet.ports().map(|ports| ports.destination),
-        content: if pending {
-            Content::Pending
-        } else {
-            Content::Opaque
-        },
+        said: if pending { Said::NOTHING } else { Said::UNREAD },
         names: NO_NAMES,
     }
 }
@@ -74,6 +71,172 @@ fn random_packets_are_understood_as_they_were_meant() {
     );
 }
 
+fn plain(packet: &Packet) -> Option<Plain> {
+    let bytes = Bytes(&packet.bytes);
+    match packet.family {
+        Family::V4 => plain_v4(&bytes),
+        Family::V6 => plain_v6(&bytes),
+    }
+}
+
+/// The short reader is no second opinion: whatever stands in a packet, it says what the parser says, or nothing.
+#[test]
+fn what_is_read_as_plain_is_what_the_parser_reads() {
+    let (mut plain_ones, mut broken_ones) = (0, 0);
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let ruleset = testgen::ruleset_of(&mut rng, 8);
+        for _ in 0..300 {
+            let flow = testgen::flow(&mut rng, &ruleset);
+            let mut packet = disguise(&mut rng, &flow);
+            // Up to three bytes of the headers become something else.
+            for _ in 0..rng.usize(0..4) {
+                let end = packet.bytes.len().min(60);
+                if end > 0 {
+                    packet.bytes[rng.usize(0..end)] = rng.u8(..);
+                }
+            }
+            let bytes = Bytes(&packet.bytes);
+            let parsed = match packet.family {
+                Family::V4 => parse_v4(&bytes),
+                Family::V6 => parse_v6(&bytes),
+            };
+            let Some(plain) = plain(&packet) else {
+                broken_ones += u32::from(parsed.is_err());
+                continue;
+            };
+            plain_ones += 1;
+            let parsed = parsed.unwrap_or_else(|why| panic!("{why:?}: {}", packet.hex()));
+            assert_eq!(
+                (
+                    plain.destination,
+                    plain.protocol,
+                    Some(plain.port),
+                    parsed.has_ports()
+                ),
+                (
+                    parsed.destination,
+                    parsed.protocol,
+                    parsed.ports().map(|ports| ports.destination),
+                    true
+                ),
+                "seed {seed}: {}",
+                packet.hex()
+            );
+        }
+    }
+    assert!(
+        plain_ones > 9_000,
+        "{plain_ones} of 90000 packets are plain"
+    );
+    assert!(
+        broken_ones > 9_000,
+        "{broken_ones} of 90000 packets are malformed"
+    );
+}
+
+#[test]
+fn only_whole_packets_without_extras_are_plain() {
+    let v4 = |protocol| V4::plain(TO, Upper::new(protocol, 443, 8));
+    let v6 = |protocol| V6::plain(TO6, Upper::new(protocol, 443, 8));
+    let with_length = |mut packet: Packet, at: usize, length: u16| {
+        packet.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        packet
+    };
+    let whole = v4(17).build().bytes.len() as u16;
+    let cases = [
+        ("IPv4, UDP", v4(17).build(), true),
+        ("IPv4, TCP", v4(6).build(), true),
+        ("IPv6, UDP", v6(17).build(), true),
+        ("IPv6, TCP", v6(6).build(), true),
+        ("SCTP", v4(132).build(), false),
+        ("ICMP", v4(1).build(), false),
+        ("UDP-Lite", v4(UDP_LITE).build(), false),
+        (
+            "options",
+            V4 {
+                options: Options::source_route(SourceRoute::Loose, 0),
+                ..v4(17)
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a first fragment",
+            V4 {
+                part: Part::First,
+                ..v4(17)
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a later fragment",
+            V4 {
+                part: Part::Later(1),
+                ..v4(17)
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a routing header",
+            V6 {
+                chain: vec![Extension::Routing { kind: 4 }],
+                ..v6(17)
+            }
+            .build(),
+            false,
+        ),
+        (
+            "half a TCP header",
+            V4 {
+                kept: Some(19),
+                ..v4(6)
+            }
+            .build(),
+            false,
+        ),
+        (
+            "half a UDP header",
+            V6 {
+                kept: Some(7),
+                ..v6(17)
+            }
+            .build(),
+            false,
+        ),
+        (
+            "a stated length of 0",
+            with_length(v4(17).build(), 2, 0),
+            false,
+        ),
+        (
+            "a stated length of 0, IPv6",
+            with_length(v6(17).build(), 4, 0),
+            false,
+        ),
+        (
+            "a stated length too long",
+            with_length(v4(17).build(), 2, whole + 1),
+            false,
+        ),
+        (
+            "a stated length too short",
+            with_length(v4(17).build(), 2, 27),
+            false,
+        ),
+    ];
+    for (why, packet, is_plain) in cases {
+        assert_eq!(
+            plain(&packet).is_some(),
+            is_plain,
+            "{why}: {}",
+            packet.hex()
+        );
+    }
+}
+
 #[test]
 fn a_plain_packet_shows_its_flow() {
     let cases = [
@@ -81,13 +244,13 @@ fn a_plain_packet_shows_its_flow() {
             "TCP without payload",
             Upper::new(6, 443, 0),
             Some(443),
-            Content::Pending,
+            Said::NOTHING,
         ),
         (
             "TCP with payload",
             Upper::new(6, 443, 1),
             Some(443),
-            Content::Opaque,
+            Said::UNREAD,
         ),
         (
             "TCP with options only",
@@ -96,43 +259,38 @@ fn a_plain_packet_shows_its_flow() {
                 ..Upper::new(6, 443, 0)
             },
             Some(443),
-            Content::Pending,
+            Said::NOTHING,
         ),
-        ("port 0", Upper::new(6, 0, 0), Some(0), Content::Pending),
-        ("UDP", Upper::new(17, 53, 30), Some(53), Content::Opaque),
+        ("port 0", Upper::new(6, 0, 0), Some(0), Said::NOTHING),
+        ("UDP", Upper::new(17, 53, 30), Some(53), Said::UNREAD),
         (
             "an empty UDP datagram",
             Upper::new(17, 53, 0),
             Some(53),
-            Content::Opaque,
+            Said::UNREAD,
         ),
-        (
-            "SCTP",
-            Upper::new(132, 65535, 4),
-            Some(65535),
-            Content::Opaque,
-        ),
+        ("SCTP", Upper::new(132, 65535, 4), Some(65535), Said::UNREAD),
         (
             "UDP-Lite has ports that do not count",
             Upper::new(UDP_LITE, 53, 4),
             None,
-            Content::Opaque,
+            Said::UNREAD,
         ),
-        ("ICMP", Upper::new(1, 0, 8), None, Content::Opaque),
-        ("ICMPv6", Upper::new(58, 0, 8), None, Content::Opaque),
+        ("ICMP", Upper::new(1, 0, 8), None, Said::UNREAD),
+        ("ICMPv6", Upper::new(58, 0, 8), None, Said::UNREAD),
         (
             "an unknown protocol without a byte",
             Upper::new(253, 0, 0),
             None,
-            Content::Opaque,
+            Said::UNREAD,
         ),
     ];
-    for (why, upper, port, content) in cases {
+    for (why, upper, port, said) in cases {
         let flow = |destination| Flow {
             destination,
             protocol: upper.protocol,
             port,
-            content,
+            said,
             names: NO_NAMES,
         };
         let packet = V4::plain(TO, upper).build();

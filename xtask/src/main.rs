@@ -7,11 +7,13 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod fuzz;
 mod generate;
 mod interrupt;
 mod lint;
 mod setup;
 mod test;
+mod verifier;
 mod vm;
 mod workspace;
 
@@ -43,6 +45,8 @@ enum Task {
     DemoStage(demo::StageOptions),
     /// Run all tests [-- FILTER]
     Test(test::Options),
+    /// Run the fuzz targets for a while each
+    Fuzz(fuzz::Options),
     /// Check format, lints, documentation, generated files and dependencies
     Lint,
     /// Measure the kernel programs or the engine
@@ -51,6 +55,8 @@ enum Task {
     Generate(generate::Options),
     /// Do what CI does
     Ci,
+    /// Write docs/verifier.md: what each kernel's verifier has to follow
+    Verifier,
     /// Run the kernel side's tests on old and new kernels in virtual machines
     Vm(vm::Options),
 }
@@ -62,10 +68,12 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::DemoStage(options) => demo::stage(&options),
         Task::Test(options) => test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Lint => lint::run(),
         Task::Bench(options) => bench::run(&options),
         Task::Generate(options) => generate::run(options),
         Task::Ci => ci::run(),
+        Task::Verifier => verifier::run(),
         Task::Vm(options) => vm::run(&options),
     };
     match outcome {

@@ -15,6 +15,13 @@ pub const LOG: &str = "info";
 /// Directory of the pins: below the place where bpffs is mounted by systemd and by Kubernetes.
 pub const PIN_DIR: &str = "/sys/fs/bpf/ebfw";
 
+/// Whether there are events about TLS and HTTP: the names of both are what operators look for, and reading the beginning of a connection
+/// costs it microseconds.
+pub const INSPECT: bool = true;
+
+/// Whether secrets in headers are left out: who asks for headers rarely wants passwords in a log.
+pub const REDACT: bool = true;
+
 /// Whether events carry request paths: policies match on them, so operators want to see them.
 pub const INSPECT_PATHS: bool = true;
 

@@ -14,9 +14,10 @@ mod yaml;
 
 use std::{collections::BTreeSet, env, fmt, net::IpAddr, path::PathBuf};
 
+use ebfw_common::abi;
 use ipnet::IpNet;
 
-use crate::host::resolvers::Source;
+use crate::{events::Inspection, host::resolvers::Source};
 
 pub use self::{
     problem::{Problem, Refused},
@@ -103,6 +104,28 @@ pub struct Dns {
     pub learn_special: bool,
 }
 
+impl Inspect {
+    /// What the kernel programs are told to read: [`abi::inspect`].
+    #[must_use]
+    pub fn kernel(self) -> u32 {
+        match (self.claims, self.paths || self.headers) {
+            (false, _) => abi::inspect::OFF,
+            (true, false) => abi::inspect::ON,
+            (true, true) => abi::inspect::HEADS,
+        }
+    }
+
+    /// What is shown of it.
+    #[must_use]
+    pub fn shown(self) -> Inspection {
+        Inspection {
+            paths: self.paths,
+            headers: self.headers,
+            redact: self.redact,
+        }
+    }
+}
+
 impl Dns {
     /// Where the resolvers are found.
     #[must_use]
@@ -114,9 +137,13 @@ impl Dns {
     }
 }
 
-/// Which parts of HTTP requests events carry.
+/// What is read of connections for events, and which parts of HTTP requests they carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inspect {
+    /// Whether there are events about TLS and HTTP at all.
+    pub claims: bool,
+    /// Whether the values of headers that hold secrets are left out.
+    pub redact: bool,
     /// Request paths.
     pub paths: bool,
     /// Request headers.
@@ -193,13 +220,15 @@ impl fmt::Display for Config {
         }
         write!(f, " on_exit={on_exit} output={output}")?;
         let Inspect {
+            claims,
+            redact,
             paths,
             headers,
             body,
         } = inspect;
         write!(
             f,
-            " inspect_paths={paths} inspect_headers={headers} inspect_body={body}"
+            " inspect={claims} inspect_paths={paths} inspect_headers={headers} inspect_body={body} redact={redact}"
         )?;
         match metrics {
             None => write!(f, " metrics=none")?,

@@ -212,6 +212,8 @@ impl Given {
 
     fn inspect(&mut self) -> Inspect {
         Inspect {
+            claims: self.flag(Key::Inspect, defaults::INSPECT),
+            redact: self.flag(Key::Redact, defaults::REDACT),
             paths: self.flag(Key::InspectPaths, defaults::INSPECT_PATHS),
             headers: self.flag(Key::InspectHeaders, defaults::INSPECT_HEADERS),
             body: self.flag(Key::InspectBody, defaults::INSPECT_BODY),

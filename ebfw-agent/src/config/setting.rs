@@ -20,6 +20,8 @@ pub enum Key {
     Cgroup,
     NodeName,
     Log,
+    Inspect,
+    Redact,
     InspectPaths,
     InspectHeaders,
     InspectBody,
@@ -216,6 +218,16 @@ pub const SETTINGS: &[Setting] = &[
         help: "Form of the events on standard output",
     },
     Setting {
+        key: Key::Inspect,
+        variable: "EBFW_INSPECT",
+        flag: "inspect",
+        values: Values::Boolean,
+        empty: Empty::Unset,
+        default: "true",
+        group: Group::Events,
+        help: "Whether the beginnings of connections are read for events about TLS and HTTP",
+    },
+    Setting {
         key: Key::InspectPaths,
         variable: "EBFW_INSPECT_PATHS",
         flag: "inspect-paths",
@@ -244,6 +256,16 @@ pub const SETTINGS: &[Setting] = &[
         default: "false",
         group: Group::Events,
         help: "Whether events carry the beginning of the body of HTTP requests",
+    },
+    Setting {
+        key: Key::Redact,
+        variable: "EBFW_REDACT",
+        flag: "redact",
+        values: Values::Boolean,
+        empty: Empty::Unset,
+        default: "true",
+        group: Group::Events,
+        help: "Whether the values of headers that hold secrets (Authorization, Cookie and their like) are left out",
     },
     Setting {
         key: Key::MetricsAddr,
@@ -362,7 +384,7 @@ mod tests {
     #[test]
     fn every_row_has_a_key_variable_and_flag_of_its_own() {
         let count = SETTINGS.len();
-        assert_eq!(count, 18, "a new key needs its row here");
+        assert_eq!(count, 20, "a new key needs its row here");
         assert_eq!(
             SETTINGS
                 .iter()

@@ -45,6 +45,8 @@ fn nothing_given_means_the_defaults() {
             log: value.log.clone(),
             output: Output::Text,
             inspect: Inspect {
+                claims: true,
+                redact: true,
                 paths: true,
                 headers: false,
                 body: false
@@ -67,6 +69,8 @@ fn every_variable_sets_what_it_names() {
         ("EBFW_NODE_NAME", "node-1"),
         ("EBFW_LOG", "debug"),
         ("EBFW_OUTPUT", "json"),
+        ("EBFW_INSPECT", "no"),
+        ("EBFW_REDACT", "off"),
         ("EBFW_INSPECT_PATHS", "false"),
         ("EBFW_INSPECT_HEADERS", "1"),
         ("EBFW_INSPECT_BODY", "Yes"),
@@ -84,8 +88,8 @@ fn every_variable_sets_what_it_names() {
     assert_eq!(
         config.to_string(),
         "mode=dry-run policy=\"policy.yaml\" cgroup=\"/sys/fs/cgroup/a\" unknown_workload=allow pin=on \
-         pin_dir=\"/sys/fs/bpf/b\" on_exit=open output=json inspect_paths=false inspect_headers=true \
-         inspect_body=true metrics=127.0.0.1:1 node=node-1 dns_resolvers=192.0.2.1,192.0.2.2 dns_learn_special=false \
+         pin_dir=\"/sys/fs/bpf/b\" on_exit=open output=json inspect=false inspect_paths=false inspect_headers=true \
+         inspect_body=true redact=false metrics=127.0.0.1:1 node=node-1 dns_resolvers=192.0.2.1,192.0.2.2 dns_learn_special=false \
          exclude_cidrs=10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,127.0.0.0/8 \
          exclude_domain_suffixes=cluster.local,svc,in-addr.arpa log=debug"
     );

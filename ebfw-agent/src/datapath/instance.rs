@@ -15,7 +15,7 @@ use aya::{
 use ebfw_common::{
     abi::{Address, MAX_AUTOMATA, MAX_INSTANCES},
     layout::Block,
-    names::SYMBOLS,
+    names::{CHUNK_CELLS, SYMBOLS},
 };
 use ebfw_policy::{
     compile::{CompileError, Names, Tables, compile},
@@ -73,7 +73,7 @@ struct Automaton {
 }
 
 type Blocks = Array<MapData, Block>;
-type Cells = Array<MapData, u64>;
+type Cells = Array<MapData, [u64; CHUNK_CELLS]>;
 type Trie4 = LpmTrie<MapData, [u8; 4], u32>;
 type Trie6 = LpmTrie<MapData, [u32; 4], u32>;
 
@@ -170,10 +170,10 @@ impl Instances {
             .ok_or(InstanceError::ManyAutomata)?;
         let cells = names.cells();
         // The kernel asks for any symbol of any state: room for all of them behind the last cell.
-        let length = cells.len() + SYMBOLS as usize;
-        let map = Cells::create(entries(length), F_INNER_MAP | F_MMAPABLE)?;
-        let memory =
-            syscall::SharedWords::map(map.map().fd().as_fd(), length).map_err(MapError::IoError)?;
+        let chunks = (cells.len() + SYMBOLS as usize).div_ceil(CHUNK_CELLS);
+        let map = Cells::create(entries(chunks), F_INNER_MAP | F_MMAPABLE)?;
+        let memory = syscall::SharedWords::map(map.map().fd().as_fd(), chunks * CHUNK_CELLS)
+            .map_err(MapError::IoError)?;
         for (word, cell) in memory.words().iter().zip(cells) {
             word.store(*cell, Ordering::Relaxed);
         }
@@ -248,6 +248,11 @@ impl Instances {
 /// Whether a rule looks at names.
 pub(super) fn reads_names(ruleset: &Ruleset) -> bool {
     (ruleset.rules.iter()).any(|rule| rule.matches.domains.entries().is_some())
+}
+
+/// Whether a rule looks at methods or paths.
+pub(super) fn reads_requests(ruleset: &Ruleset) -> bool {
+    (ruleset.rules.iter()).any(|rule| rule.matches.reads_requests())
 }
 
 fn outer(ebpf: &mut Ebpf, name: &'static str) -> Result<(Map, OwnedFd), LoadError> {

@@ -9,6 +9,7 @@ use std::{
 
 use aya::{
     Ebpf,
+    maps::{MapData, ProgramArray},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
         ProgramError, links::FdLink,
@@ -53,6 +54,25 @@ pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError>
     };
     result.map_err(|source| LoadError::Program {
         name,
+        source: Box::new(source),
+    })
+}
+
+/// Makes a loaded program the one that others go on with.
+pub(super) fn put_in_place(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    readers: &mut ProgramArray<MapData>,
+) -> Result<(), LoadError> {
+    let Program::CgroupSkb(loaded) = program(ebpf, name) else {
+        panic!("{name} is a cgroup_skb program");
+    };
+    let fd = loaded.fd().map_err(|source| LoadError::Program {
+        name,
+        source: Box::new(source),
+    })?;
+    readers.set(0, fd, 0).map_err(|source| LoadError::Map {
+        name: "READERS",
         source: Box::new(source),
     })
 }

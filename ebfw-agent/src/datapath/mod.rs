@@ -3,6 +3,7 @@
 //! Knows maps and programs, nothing of policies' sources, cgroup trees or events' meaning. One task owns a [`Datapath`] and is the only
 //! writer of its maps.
 
+mod grace;
 mod instance;
 #[cfg(feature = "kernel-log")]
 mod kernel_log;
@@ -24,7 +25,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf},
 };
 use ebfw_common::abi::{ABI_VERSION, COUNTERS, Config, SlotRef, SlotWord, slot_flag};
 use ebfw_policy::{
@@ -34,14 +35,15 @@ use ebfw_policy::{
 
 #[cfg(feature = "kernel-log")]
 pub use self::kernel_log::KernelLog;
+use self::{grace::GracePeriods, instance::Instances, names::Names, slot::Slots};
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
     names::{Learned, Owned, pinned_names},
     rings::{LeftOut, Ring},
     syscall::TestRun,
+    trial::{Read, StreamReader},
 };
-use self::{instance::Instances, names::Names, slot::Slots};
 use crate::{
     host::resolvers::Resolvers,
     metrics::{Counters, KernelCounters},
@@ -50,7 +52,7 @@ use crate::{
 /// Name of the folder of links below the pin directory.
 const LINKS: &str = "links";
 /// Maps that hold the state of the datapath and are pinned together.
-const PINNED_MAPS: [&str; 20] = [
+const PINNED_MAPS: [&str; 25] = [
     "CONFIG",
     "CGROUPS",
     "SLOTS",
@@ -71,6 +73,11 @@ const PINNED_MAPS: [&str; 20] = [
     "NAMES",
     "NAME_COUNTS",
     "NAME_EVENTS",
+    "STREAMS",
+    "HTTP2",
+    "CLAIMS",
+    "CLAIM_EVENTS",
+    "READERS",
 ];
 
 /// Why the kernel side cannot be loaded.
@@ -126,6 +133,12 @@ pub enum ApplyError {
     /// The system has no random number; what a workload could guess is not used instead.
     #[error("failed to get a random number")]
     Random(#[source] io::Error),
+    /// Programs could not be waited for; the policy is switched, and what it replaces stays in memory.
+    #[error("failed to wait for the programs that run")]
+    GracePeriod {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A map refused an update.
     #[error("failed to update the map {name}")]
     Map {
@@ -166,6 +179,8 @@ const PROGRAMS: [&str; 7] = [
     "ebfw_ingress",
     "ebfw_egress",
 ];
+/// The program that reads payload: egress goes on with it, so that it is attached nowhere.
+const READER: &str = "ebfw_reader";
 /// Instances by ruleset. What a rule caches inside takes no part in its equality or hash.
 type Loaded = StdHashMap<Arc<Ruleset>, instance::Instance>;
 
@@ -175,14 +190,16 @@ pub struct Datapath {
     /// All maps, to account for their memory.
     maps: Vec<OwnedFd>,
     pin: Option<PathBuf>,
-    config: Array<MapData, [u64; 4]>,
+    config: Array<MapData, [u64; 5]>,
     cgroups: HashMap<MapData, u64, u32>,
     known: BTreeMap<u64, SlotRef>,
     slots: Slots,
     instances: Instances,
+    grace: GracePeriods,
     names: Names,
     links: Vec<aya::programs::links::FdLink>,
     adopted: bool,
+    _readers: Option<ProgramArray<MapData>>,
 }
 
 impl Datapath {
@@ -219,8 +236,14 @@ impl Datapath {
         let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
         let cgroups: HashMap<_, u64, u32> =
             HashMap::try_from(take(&mut ebpf, "CGROUPS")).map_err(map_error("CGROUPS"))?;
+        let mut readers =
+            ProgramArray::try_from(take(&mut ebpf, "READERS")).map_err(map_error("READERS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
         let instances = Instances::open(&mut ebpf, &slots, adopted)?;
+        let grace = GracePeriods::prepare().map_err(|source| LoadError::Io {
+            what: "make the maps of grace periods".into(),
+            source,
+        })?;
         let names = Names::open(
             take(&mut ebpf, "RESOLVERS"),
             take(&mut ebpf, "NAMES"),
@@ -240,13 +263,19 @@ impl Datapath {
             known,
             slots,
             instances,
+            grace,
             names,
             links: Vec::new(),
             adopted,
+            _readers: None,
         };
         for name in PROGRAMS {
             link::load(&mut datapath.ebpf, name)?;
         }
+        link::load(&mut datapath.ebpf, READER)?;
+        link::put_in_place(&mut datapath.ebpf, READER, &mut readers)?;
+        // The array is emptied when nobody in user space holds it any more.
+        datapath._readers = Some(readers);
         Ok(datapath)
     }
 
@@ -269,7 +298,7 @@ impl Datapath {
             0 => random()?,
             seed => seed,
         };
-        let words: [u64; 4] = zerocopy::transmute!(config);
+        let words: [u64; 5] = zerocopy::transmute!(config);
         self.config.set(0, words, 0).map_err(update_error("CONFIG"))
     }
 
@@ -291,8 +320,19 @@ impl Datapath {
         self.names.learned().map_err(map_error("NAMES"))
     }
 
-    /// Deletes names that have expired by `now_ns` (since boot) and those of workloads that are gone; says how many. Looks at no name where
-    /// there can be none.
+    /// Makes all names that are known expire at `expires_ns` (since boot), for tests that cannot wait for their time.
+    ///
+    /// # Errors
+    ///
+    /// Where the map refuses.
+    pub fn outdate_names(&mut self, expires_ns: u64) -> Result<(), ApplyError> {
+        self.names
+            .outdate(expires_ns)
+            .map_err(update_error("NAMES"))
+    }
+
+    /// Deletes names of workloads that are gone, and of those that have expired by `now_ns` (since boot) what there is no room for: flows keep
+    /// the names under which they were opened. Says how many. Looks at no name where there can be none.
     ///
     /// # Errors
     ///
@@ -351,7 +391,9 @@ impl Datapath {
             self.assign(cgroup, assignment, &rulesets)?;
         }
         self.forget(wanted)?;
-        syscall::grace_period();
+        self.grace
+            .wait()
+            .map_err(|source| ApplyError::GracePeriod { source })?;
         let used: HashSet<u32> = rulesets.values().map(|instance| instance.number).collect();
         self.instances
             .retain(&used)
@@ -380,6 +422,9 @@ impl Datapath {
             }
             if instance::reads_names(ruleset) {
                 flags |= slot_flag::NAMES;
+            }
+            if instance::reads_requests(ruleset) {
+                flags |= slot_flag::REQUESTS;
             }
         }
         if *open {
@@ -458,6 +503,15 @@ impl Datapath {
     /// As [`Datapath::events`].
     pub fn name_events(&mut self) -> Result<Ring, LoadError> {
         self.ring("NAME_EVENTS")
+    }
+
+    /// Takes the ring of events about what clients say; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::events`].
+    pub fn claim_events(&mut self) -> Result<Ring, LoadError> {
+        self.ring("CLAIM_EVENTS")
     }
 
     /// Takes the ring of requests; once.

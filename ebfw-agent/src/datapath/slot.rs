@@ -66,11 +66,12 @@ impl Slots {
 
     /// Whether the workload that `slot` names is still there.
     pub(super) fn hold(&self, slot: SlotRef) -> bool {
-        slot.index() < MAX_SLOTS
-            && names::holds(
-                SlotWord(self.word(slot.index()).load(Ordering::Acquire)),
-                slot,
-            )
+        slot.index() < MAX_SLOTS && names::holds(self.read(slot), slot)
+    }
+
+    /// What the slot holds now.
+    pub(super) fn read(&self, slot: SlotRef) -> SlotWord {
+        SlotWord(self.word(slot.index()).load(Ordering::Acquire))
     }
 
     /// A free slot in a generation that no reference has.

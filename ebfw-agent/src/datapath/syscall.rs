@@ -1,5 +1,5 @@
 //! bpf(2) calls that aya does not make: replace the program of a link, test runs, many entries at once, entries of outer maps, shared
-//! memory, grace periods.
+//! memory.
 //!
 //! All unsafe code of the agent's kernel side but the registration of rings with the reactor.
 
@@ -22,7 +22,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Commands of bpf(2), include/uapi/linux/bpf.h.
 mod command {
+    pub(super) const MAP_CREATE: libc::c_int = 0;
     pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
+    pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
     pub(super) const MAP_DELETE_ELEM: libc::c_int = 3;
     pub(super) const OBJ_GET: libc::c_int = 7;
     pub(super) const PROG_TEST_RUN: libc::c_int = 10;
@@ -55,6 +57,17 @@ fn bpf<T: IntoBytes + FromBytes + Immutable>(
 
 fn address_of<T: ?Sized>(value: &T) -> u64 {
     (value as *const T).cast::<()>() as u64
+}
+
+#[repr(C)]
+#[derive(Default, FromBytes, IntoBytes, Immutable)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map: u32,
 }
 
 #[repr(C)]
@@ -181,6 +194,7 @@ fn data(map: &Map) -> io::Result<&MapData> {
         | Map::PerCpuArray(data)
         | Map::RingBuf(data)
         | Map::SkStorage(data)
+        | Map::ProgramArray(data)
         | Map::ArrayOfMaps(data) => Ok(data),
         _ => Err(io::Error::other("the programs have no map of this kind")),
     }
@@ -296,16 +310,38 @@ pub(super) fn test_run(program: &ProgramFd, packet: &[u8], repeat: u32) -> io::R
     })
 }
 
-/// Waits until no program that ran when this was called runs any more: `membarrier(MEMBARRIER_CMD_GLOBAL)` is the kernel's
-/// `synchronize_rcu` (kernel/sched/membarrier.c). Where that is switched off (nohz_full), time is the only other way.
-pub(super) fn grace_period() {
-    const GLOBAL: libc::c_int = 1;
-    /// Longer than any program runs and any RCU grace period takes on a node that still works.
-    const FALL_BACK: Duration = Duration::from_millis(500);
-    // SAFETY: the call takes numbers only.
-    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } != 0 {
-        std::thread::sleep(FALL_BACK);
-    }
+/// Makes an array of one 32-bit value, or, with `inner`, an array of maps with room for one map like it. No program knows it.
+pub(super) fn create_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    const ARRAY_OF_MAPS: u32 = 12;
+    let mut create = MapCreate {
+        kind: if inner.is_some() {
+            ARRAY_OF_MAPS
+        } else {
+            ARRAY
+        },
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        flags: 0,
+        inner_map: inner.map_or(0, fd_number),
+    };
+    let map = bpf(command::MAP_CREATE, &mut create)?;
+    let map = i32::try_from(map).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just put this descriptor into our table, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(map) })
+}
+
+/// Puts `inner` into the only place of `outer`, an array of maps.
+pub(super) fn set_inner(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Result<()> {
+    let (key, value) = (0u32, fd_number(inner));
+    let mut element = Element {
+        map: fd_number(outer),
+        key: address_of(&key),
+        value: address_of(&value),
+        ..Element::default()
+    };
+    bpf(command::MAP_UPDATE_ELEM, &mut element).map(drop)
 }
 
 /// Memory of an array map of 64-bit values that is shared with the kernel.

@@ -32,7 +32,7 @@ use crate::{
     events::{self, annotate::RulesetHistory},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy},
-        netns,
+        layout, netns,
         resolvers::{Locality, Resolvers, Source},
         sockets::{Counts, Destroyer},
         tree::{Cgroups, Tree},
@@ -53,6 +53,8 @@ pub struct Terms {
     pub unknown: UnknownWorkload,
     /// Whether names that stand for special addresses (loopback, link-local, …) are learned too.
     pub learn_special: bool,
+    /// What is read for events alone: [`abi::inspect`].
+    pub inspect: u32,
 }
 
 impl Terms {
@@ -68,7 +70,7 @@ impl Terms {
     }
 
     /// `host_netns`: the cookie of the agent's network namespace, where it is known.
-    fn kernel(self, host_netns: Option<u64>) -> KernelConfig {
+    fn kernel(self, host_netns: Option<u64>, shared: abi::SharedPages) -> KernelConfig {
         KernelConfig {
             mode: self.event_mode().tag(),
             pending: match self.unknown {
@@ -79,7 +81,8 @@ impl Terms {
             // The datapath's own affair.
             seed: 0,
             learn_special: self.learn_special.into(),
-            _pad: 0,
+            inspect: self.inspect,
+            shared,
         }
     }
 }
@@ -117,6 +120,7 @@ pub struct Enforcer {
     /// Those that are in force; `None`: not set yet.
     trusted: Option<Resolvers>,
     host_netns: Option<u64>,
+    shared: abi::SharedPages,
     expiry: Interval,
     #[cfg(feature = "kernel-log")]
     _kernel_log: Option<crate::datapath::KernelLog>,
@@ -139,6 +143,12 @@ impl Enforcer {
     ) -> anyhow::Result<Self> {
         let mut datapath = Datapath::load(pin)?;
         let host_netns = netns::own_cookie().context("failed to read the own network namespace")?;
+        let shared = layout::shared_pages().unwrap_or_else(|error| {
+            tracing::warn!(
+                "{error}: where a rule waits for what a client says, no connection can be read and all are denied"
+            );
+            abi::SharedPages::default()
+        });
         let mut expiry = tokio::time::interval(EXPIRE_EVERY);
         expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         metrics.watch_kernel(Arc::new(datapath.counters()?));
@@ -166,6 +176,7 @@ impl Enforcer {
             resolvers,
             trusted: None,
             host_netns,
+            shared,
             expiry,
         })
     }
@@ -189,6 +200,15 @@ impl Enforcer {
     /// Where it was taken before or cannot be mapped.
     pub fn events(&mut self) -> Result<Ring, LoadError> {
         self.datapath.events()
+    }
+
+    /// Takes the ring of events about what clients say; once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Enforcer::events`].
+    pub fn claim_events(&mut self) -> Result<Ring, LoadError> {
+        self.datapath.claim_events()
     }
 
     /// Takes the ring of events about names; once.
@@ -380,7 +400,7 @@ impl Enforcer {
         }
         if self.applied.is_none() {
             self.datapath
-                .configure(self.terms.kernel(self.host_netns))?;
+                .configure(self.terms.kernel(self.host_netns, self.shared))?;
             self.trust_resolvers();
         }
         let history = Arc::clone(&self.history);

@@ -152,6 +152,8 @@ pub fn ruling(connect: &Connect, names: &impl RuleNames) -> (Option<Ruling>, Nam
         Cause::Pending => (Reason::Pending, None),
         Cause::Ungoverned => (Reason::Ungoverned, None),
         Cause::SocketState => (Reason::SocketState, None),
+        Cause::Unreadable => (Reason::Unreadable, None),
+        Cause::Ambiguous => (Reason::Ambiguous, None),
     };
     let found = index
         .and_then(|index| names.rule(connect.serial, index))

@@ -150,7 +150,7 @@ pub(super) fn name(comm: &[u8]) -> Option<Printable> {
     (!name.is_empty()).then(|| Printable::from_bytes(name))
 }
 
-fn flag(field: &'static str, value: u8) -> Result<bool, DecodeError> {
+pub(super) fn flag(field: &'static str, value: u8) -> Result<bool, DecodeError> {
     match value {
         0 => Ok(false),
         1 => Ok(true),
@@ -239,6 +239,10 @@ pub enum Cause {
     Ungoverned,
     /// The state of the socket could not be kept.
     SocketState,
+    /// What the client says cannot be relied on.
+    Unreadable,
+    /// What the client says can be read in two ways.
+    Ambiguous,
 }
 
 impl Cause {
@@ -251,7 +255,9 @@ impl Cause {
             | Self::Tables
             | Self::Pending
             | Self::Ungoverned
-            | Self::SocketState => false,
+            | Self::SocketState
+            | Self::Unreadable
+            | Self::Ambiguous => false,
         }
     }
 
@@ -270,6 +276,8 @@ impl Cause {
             abi::reason::PENDING => Ok(Self::Pending),
             abi::reason::UNGOVERNED => Ok(Self::Ungoverned),
             abi::reason::SOCKET_STATE => Ok(Self::SocketState),
+            abi::reason::UNREADABLE => Ok(Self::Unreadable),
+            abi::reason::AMBIGUOUS => Ok(Self::Ambiguous),
             value => Err(DecodeError::Value {
                 field: "reason",
                 value: value.into(),
@@ -321,7 +329,7 @@ mod tests {
             ((|e| e.hook = 0) as Change, "hook", 0),
             (|e| e.hook = 4, "hook", 4),
             (|e| e.verdict = 4, "verdict", 4),
-            (|e| e.reason = 9, "reason", 9),
+            (|e| e.reason = 11, "reason", 11),
             (|e| e.reason = 255, "reason", 255),
             (|e| e.mode = 4, "mode", 4),
             (|e| e.opaque = 2, "opaque", 2),

@@ -47,8 +47,10 @@ pub enum Subject {
     Tls {
         /// From the client to the server.
         flow: Flow,
-        /// The name that the client claims.
-        sni: Printable,
+        /// The name that the client claims, if it claims one.
+        sni: Option<Printable>,
+        /// Whether the message is encrypted (ECH); the name is then that of the outer one.
+        ech: bool,
     },
     /// A cleartext request.
     Http {
@@ -101,7 +103,7 @@ impl Subject {
     pub fn domain(&self) -> Option<&Printable> {
         match self {
             Self::Dns { name, .. } => Some(name),
-            Self::Tls { sni, .. } => Some(sni),
+            Self::Tls { sni, .. } => sni.as_ref(),
             Self::Http { request, .. } | Self::Https { request, .. } => Some(&request.host),
             Self::Connect { .. } => None,
         }
@@ -129,6 +131,12 @@ impl Subject {
                 None
             }
         }
+    }
+
+    /// Whether it is a TLS client's first message, and encrypted (ECH).
+    #[must_use]
+    pub fn is_ech(&self) -> bool {
+        matches!(self, Self::Tls { ech: true, .. })
     }
 
     /// The request, where there is one.
@@ -257,8 +265,8 @@ pub struct Request {
     pub method: Printable,
     /// Host or `:authority`.
     pub host: Printable,
-    /// The path with its query.
-    pub path: Printable,
+    /// The path with its query, where it is inspected.
+    pub path: Option<Printable>,
     /// The headers, where they are inspected.
     pub headers: Vec<Header>,
 }
@@ -374,6 +382,10 @@ pub enum Reason {
     Ungoverned,
     /// The state of the socket could not be kept.
     SocketState,
+    /// What the client says cannot be relied on.
+    Unreadable,
+    /// What the client says can be read in two ways.
+    Ambiguous,
 }
 
 impl Reason {
@@ -390,6 +402,8 @@ impl Reason {
             Self::Pending => "pending",
             Self::Ungoverned => "ungoverned",
             Self::SocketState => "socket-state",
+            Self::Unreadable => "unreadable",
+            Self::Ambiguous => "ambiguous",
         }
     }
 }

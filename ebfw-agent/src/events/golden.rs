@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf};
 
 use super::{
     Colour, Text,
-    event::{Action, Event, Mode, Outcome, Pod, Process, Reason, Ruling, Subject},
+    event::{Action, Event, Mode, Outcome, Pod, Process, Reason, Request, Ruling, Subject},
     json::write_event,
     samples::{bare, connect_to, curl, flow, request, ruling},
 };
@@ -65,11 +65,13 @@ fn events() -> Vec<Event> {
         }),
         in_pod(Subject::Tls {
             flow: flow("93.184.216.34", 443, 6),
-            sni: "example.com".into(),
+            sni: Some("example.com".into()),
+            ech: false,
         }),
         in_pod(Subject::Tls {
             flow: flow("2001:db8::1", 443, 6),
-            sni: "example.com".into(),
+            sni: Some("example.com".into()),
+            ech: false,
         }),
         in_pod(Subject::Http {
             flow: flow("93.184.216.34", 80, 6),
@@ -185,6 +187,39 @@ fn events() -> Vec<Event> {
             outcome: Outcome::Unreadable,
             learned: Some(2),
         }),
+        bare(Subject::Tls {
+            flow: flow("93.184.216.34", 443, 6),
+            sni: Some("outer.example.com".into()),
+            ech: true,
+        }),
+        bare(Subject::Tls {
+            flow: flow("93.184.216.34", 443, 6),
+            sni: None,
+            ech: false,
+        }),
+        Event {
+            ruling: Some(ruling(
+                Action::Deny,
+                Some("read-only"),
+                Reason::Rule,
+                Mode::Enforce,
+            )),
+            ..in_pod(Subject::Http {
+                flow: flow("93.184.216.34", 80, 6),
+                request: Request {
+                    method: "POST".into(),
+                    path: None,
+                    ..request(&[])
+                },
+            })
+        },
+        ruled(ruling(
+            Action::Deny,
+            None,
+            Reason::Unreadable,
+            Mode::Enforce,
+        )),
+        ruled(ruling(Action::Deny, None, Reason::Ambiguous, Mode::Enforce)),
     ]
 }
 

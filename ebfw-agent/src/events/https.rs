@@ -41,7 +41,7 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
         request: Request {
             method: print(&request.method),
             host: print(&request.host),
-            path: print(&request.path),
+            path: Some(print(&request.path)),
             headers: request
                 .headers
                 .iter()

@@ -63,6 +63,8 @@ struct Line<'a> {
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     learned: Option<u32>,
+    #[serde(skip_serializing_if = "is_false")]
+    ech: bool,
 }
 
 #[derive(Serialize)]
@@ -130,7 +132,7 @@ impl<'a> From<&'a Event> for Line<'a> {
             domain: subject.domain(),
             dns_type: subject.record(),
             method: request.map(|request| &request.method),
-            path: request.map(|request| &request.path),
+            path: request.and_then(|request| request.path.as_ref()),
             headers: request.map_or_else(Vec::new, |request| {
                 request
                     .headers
@@ -155,6 +157,7 @@ impl<'a> From<&'a Event> for Line<'a> {
             suppressed: *suppressed,
             outcome: subject.outcome().map(|(outcome, _)| outcome.name()),
             learned: subject.outcome().and_then(|(_, learned)| learned),
+            ech: subject.is_ech(),
         }
     }
 }

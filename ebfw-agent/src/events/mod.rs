@@ -3,6 +3,7 @@
 
 pub mod annotate;
 pub mod attribute;
+mod claim;
 mod clock;
 mod decode;
 pub mod event;
@@ -22,6 +23,7 @@ pub(crate) mod text;
 #[cfg(test)]
 pub(crate) mod golden;
 
+pub use claim::Inspection;
 pub use clock::BootClock;
 pub use decode::{Cause, Connect, DecodeError, Hook, Verdict, decode};
 pub use event::Event;

@@ -12,6 +12,7 @@ use super::{
     BootClock, Printable,
     annotate::{self, Naming, RuleNames},
     attribute::{Owner, Workloads},
+    claim::{self, Inspection},
     decode::{self, Connect},
     event::{Event, Outcome, Pod, Subject},
     filter::Filter,
@@ -36,6 +37,8 @@ pub struct Stages<W, N, S> {
     pub rules: N,
     /// Hides what is internal.
     pub filter: Filter,
+    /// What of requests is shown.
+    pub inspection: Inspection,
     /// Takes what is left.
     pub sink: S,
     /// Counts.
@@ -58,6 +61,8 @@ pub enum Raw {
     Name(Vec<u8>),
     /// A request inside TLS, which was put together elsewhere.
     Request(Box<inspect::Seen>),
+    /// What a client says.
+    Claim(Vec<u8>),
 }
 
 /// The end of the queue at which the reader of the ring buffer stands.
@@ -81,6 +86,11 @@ impl Intake {
     /// Queues a request inside TLS likewise.
     pub fn offer_request(&self, seen: inspect::Seen) {
         self.queue(Raw::Request(Box::new(seen)));
+    }
+
+    /// Queues the bytes of an event about what a client says likewise.
+    pub fn offer_claim(&self, bytes: &[u8]) {
+        self.queue(Raw::Claim(bytes.to_vec()));
     }
 
     fn queue(&self, raw: Raw) {
@@ -186,9 +196,12 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
     fn handle(&mut self, raw: &Raw) {
         self.clock.refresh();
         let handled = match raw {
-            Raw::Flow(bytes) => {
-                decode::decode(bytes, &self.clock).map(|connect| self.report(&connect))
-            }
+            Raw::Flow(bytes) => decode::decode(bytes, &self.clock).map(|connect| {
+                let flow = connect.flow;
+                self.report(&connect, Subject::Connect { flow });
+            }),
+            Raw::Claim(bytes) => claim::decode(bytes, &self.clock, self.stages.inspection)
+                .map(|spoken| self.report(&spoken.connect, spoken.subject())),
             Raw::Name(bytes) => lookup::decode(bytes, &self.clock).map(|seen| self.told(seen)),
             Raw::Request(seen) => {
                 https::read(seen, &self.clock).map(|request| self.requested(request))
@@ -205,7 +218,7 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
         }
     }
 
-    fn report(&mut self, connect: &Connect) {
+    fn report(&mut self, connect: &Connect, subject: Subject) {
         let metrics = &self.stages.metrics;
         let (ruling, naming) = annotate::ruling(connect, &self.stages.rules);
         if naming == Naming::Unknown {
@@ -216,7 +229,7 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
             attribution,
             Event {
                 at: connect.at,
-                subject: Subject::Connect { flow: connect.flow },
+                subject,
                 process: connect.process.clone(),
                 pod,
                 cgroup,

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use ebfw_common::abi::{self, Address, FlowEvent, NameEvent, SlotRef, SlotWord, slot_flag};
+use ebfw_common::abi::{
+    self, Address, ClaimEvent, FlowEvent, MAX_METHOD, MAX_PATH, NameEvent, SlotRef, SlotWord,
+    slot_flag,
+};
 use jiff::Timestamp;
 
 use super::{
@@ -64,6 +67,31 @@ pub(crate) fn name_event() -> NameEvent {
     }
 }
 
+/// The same flow as [`kernel_event`], in which curl claims example.com, or asks it for /short.
+pub(crate) fn claim_event(kind: u8) -> ClaimEvent {
+    fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
+        let mut bytes = [0; N];
+        bytes[..text.len()].copy_from_slice(text);
+        bytes
+    }
+    ClaimEvent {
+        flow: FlowEvent {
+            hook: abi::hook::EGRESS,
+            ..kernel_event()
+        },
+        kind,
+        ech: 0,
+        name_length: 11,
+        method_length: 3,
+        path_length: 6,
+        head_length: 0,
+        _pad: 0,
+        name: padded(b"example.com"),
+        method: padded::<MAX_METHOD>(b"GET"),
+        path: padded::<MAX_PATH>(b"/short"),
+    }
+}
+
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
@@ -82,7 +110,7 @@ pub(crate) fn request(headers: &[(&str, &str)]) -> Request {
     Request {
         method: "GET".into(),
         host: "example.com".into(),
-        path: "/secret/path?token=abc123".into(),
+        path: Some("/secret/path?token=abc123".into()),
         headers: headers
             .iter()
             .map(|&(name, value)| Header {

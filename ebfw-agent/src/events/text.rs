@@ -9,8 +9,11 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 
-use super::event::{
-    Action, Event, Flow, Kind, Mode, Pod, Process, Protocol, Reason, Request, Ruling, Subject,
+use super::{
+    Printable,
+    event::{
+        Action, Event, Flow, Kind, Mode, Pod, Process, Protocol, Reason, Request, Ruling, Subject,
+    },
 };
 
 /// Whether to colour.
@@ -90,6 +93,9 @@ impl<'a> Text<'a> {
         {
             write!(f, "  protocol={protocol}")?;
         }
+        if subject.is_ech() {
+            f.write_str("  ech")?;
+        }
         if let Some(Process { pid, comm }) = process
             && subject.kind() != Kind::Https
         {
@@ -123,11 +129,11 @@ impl Display for Text<'_> {
                 outcome: _,
                 learned: _,
             } => write!(f, "{} ? {} ({})", flow.source, name.word(), record.word())?,
-            Subject::Tls { flow, sni } => write!(
+            Subject::Tls { flow, sni, ech: _ } => write!(
                 f,
                 "{} -> {}  ({})",
                 flow.source,
-                sni.word(),
+                sni.as_ref().map_or(NAMELESS.into(), Printable::word),
                 Destination::from(flow)
             )?,
             Subject::Http { flow, request } => {
@@ -205,7 +211,8 @@ impl Display for RequestLine<'_> {
             path,
             headers: _,
         } = self.0;
-        write!(f, "{} {}{}", method.word(), host.word(), path.word())
+        write!(f, "{} {}", method.word(), host.word())?;
+        path.as_ref().map_or(Ok(()), |path| path.word().fmt(f))
     }
 }
 
@@ -227,6 +234,9 @@ fn rule_name(ruling: &Ruling) -> Option<Cow<'_, str>> {
         _ => ruling.rule.as_ref().map(|rule| rule.value()),
     }
 }
+
+/// What stands for the name of a TLS client that claims none.
+const NAMELESS: &str = "-";
 
 /// The rule's name where no rule matched.
 pub(crate) const DEFAULT_RULE: &str = "(default)";

@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 pub(crate) mod inbox;
+pub mod layout;
 pub mod lock;
 pub mod netns;
 pub mod privileges;

@@ -59,13 +59,13 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 /// The metrics address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "failed to listen on {address} for metrics: {source}; set EBFW_METRICS_ADDR to another address, or to nothing for none"
+    "failed to listen on {address} for metrics: {cause}; set EBFW_METRICS_ADDR to another address, or to nothing for none"
 )]
 pub struct BindError {
     /// The address.
     pub address: SocketAddr,
-    /// Why.
-    pub source: io::Error,
+    /// Why; said in the message before what to do, hence not once more as its source.
+    pub cause: io::Error,
 }
 
 /// A port that is taken but not served yet.
@@ -87,12 +87,12 @@ impl Listener {
                 Ok(listener) => {
                     let address = listener
                         .local_addr()
-                        .map_err(|source| BindError { address, source })?;
+                        .map_err(|cause| BindError { address, cause })?;
                     return Ok(Self { listener, address });
                 }
-                Err(source) => {
-                    let absent = is_absent(&source);
-                    refused = Some(BindError { address, source });
+                Err(cause) => {
+                    let absent = is_absent(&cause);
+                    refused = Some(BindError { address, cause });
                     if !absent {
                         break;
                     }
@@ -101,7 +101,7 @@ impl Listener {
         }
         Err(refused.unwrap_or_else(|| BindError {
             address: SocketAddr::from(([0; 4], 0)),
-            source: io::ErrorKind::InvalidInput.into(),
+            cause: io::ErrorKind::InvalidInput.into(),
         }))
     }
 

@@ -105,7 +105,9 @@ impl KernelCollector {
             let here = self.lost[stage as usize].load(Ordering::Relaxed);
             let there = match (stage, kernel) {
                 (Lost::Ring, Some(counters)) => {
-                    value(counters, Counter::EventLost) + value(counters, Counter::NameEventLost)
+                    value(counters, Counter::EventLost)
+                        + value(counters, Counter::NameEventLost)
+                        + value(counters, Counter::ClaimEventLost)
                 }
                 (Lost::Ring | Lost::Queue | Lost::Decode | Lost::Output, _) => 0,
             };
@@ -192,6 +194,18 @@ impl Collector for KernelCollector {
                         reason: Irregular::SourceRoute,
                     },
                     count(Counter::SourceRouted),
+                ),
+                (
+                    ForDenial {
+                        reason: Irregular::Unreadable,
+                    },
+                    count(Counter::Unreadable),
+                ),
+                (
+                    ForDenial {
+                        reason: Irregular::Ambiguous,
+                    },
+                    count(Counter::Ambiguous),
                 ),
             ],
         )?;

@@ -126,6 +126,10 @@ pub(super) enum Irregular {
     Malformed,
     /// A source route or a routing header.
     SourceRoute,
+    /// What the client says cannot be relied on.
+    Unreadable,
+    /// What the client says can be read in two ways.
+    Ambiguous,
 }
 
 impl Irregular {
@@ -133,6 +137,8 @@ impl Irregular {
         match self {
             Self::Malformed => "malformed",
             Self::SourceRoute => "source-route",
+            Self::Unreadable => "unreadable",
+            Self::Ambiguous => "ambiguous",
         }
     }
 }

@@ -14,6 +14,8 @@ use ebfw_policy::{parse_policy, policy::Policy};
 use sha2::{Digest as _, Sha256};
 use watch::{FileWatch, Timing, Unreadable};
 
+use crate::input;
+
 /// SHA-256 of a policy file, as `sha256sum` prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
@@ -89,12 +91,7 @@ pub fn load(path: &Path) -> Update {
 fn update(path: &Path, contents: Result<Vec<u8>, Unreadable>) -> Update {
     let name = path.display().to_string();
     let contents = contents.map_err(|error| Rejected(format!("{name}: {error}")))?;
-    let source = str::from_utf8(&contents).map_err(|error| {
-        Rejected(format!(
-            "{name}: not UTF-8 text from byte {} on",
-            error.valid_up_to()
-        ))
-    })?;
+    let source = input::text(&contents).map_err(|error| Rejected(format!("{name}: {error}")))?;
     let policy =
         parse_policy(source).map_err(|problems| Rejected(problems.render(&name, source, false)))?;
     Ok(Loaded {
@@ -205,7 +202,7 @@ mod tests {
             ),
             (
                 &|| write(b"rules: []\n# \xff"),
-                "not UTF-8 text from byte 12 on",
+                "not UTF-8 text: line 2, column 3",
                 "binary",
             ),
             (&|| write(b""), "policy.yaml", "empty"),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ebfw_common::request::{MAX_METHOD, MAX_PATH_PREFIX};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
@@ -117,7 +118,8 @@ impl Check<'_, '_> {
         match Method::from_policy(text) {
             Some(method) => entries.push(method),
             None => {
-                let hint = "a method is one word, such as `GET`".to_owned();
+                let hint =
+                    format!("a method is one word of at most {MAX_METHOD} bytes, such as `GET`");
                 self.report(
                     Code::BadValue,
                     node,
@@ -132,9 +134,14 @@ impl Check<'_, '_> {
         let text = self.text(node, "a path")?;
         let prefix = PathPrefix::new(text);
         if prefix.is_none() {
-            let hint =
+            let hint = if text.starts_with('/') && !text.contains(['?', '#']) {
+                format!(
+                    "of a request's path the first {MAX_PATH_PREFIX} bytes can be compared: use a shorter prefix"
+                )
+            } else {
                 "it begins with `/` and has neither `?` nor `#`; the query is never compared"
-                    .to_owned();
+                    .to_owned()
+            };
             self.report(
                 Code::BadValue,
                 node,

@@ -60,6 +60,15 @@ impl Classes {
         }
     }
 
+    /// The set of a class that was numbered.
+    pub(super) fn set(&self, class: usize) -> &Bitmap {
+        &self.0[class]
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.0.len()).expect("fewer than 2^32 sets fit into memory")
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u64]> {
         self.0.iter().map(Bitmap::words)
     }

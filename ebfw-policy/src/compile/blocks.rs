@@ -1,6 +1,9 @@
 //! The numbered pieces of a ruleset laid out in blocks.
 
-use ebfw_common::layout::{BITS_WORDS, Block, Halfwords, Header, MAX_SHIFT, SUMMARY_SHIFT};
+use ebfw_common::{
+    layout::{BITS_WORDS, Block, Halfwords, Header, MAX_SHIFT, SUMMARY_SHIFT},
+    names::SYMBOLS,
+};
 use zerocopy::transmute;
 
 use super::{bitmap::Classes, ports::ByteIndex};
@@ -50,6 +53,17 @@ impl Blocks {
         let bitmaps: Vec<&[u64]> = classes.iter().collect();
         for together in bitmaps.chunks(1 << (MAX_SHIFT - shift)) {
             self.0.push(bitmap_block(together, shift));
+        }
+        first
+    }
+
+    /// The cells of an automaton, and room for any symbol of any state behind the last one.
+    pub(super) fn push_cells(&mut self, cells: &[u64]) -> u32 {
+        let first = self.next();
+        let room = cells.len() + SYMBOLS as usize;
+        for number in 0..room.div_ceil(BITS_WORDS) {
+            let rest = cells.get(number * BITS_WORDS..).unwrap_or_default();
+            self.push_bits(&rest[..rest.len().min(BITS_WORDS)]);
         }
         first
     }

@@ -1,96 +1,54 @@
-//! Which rules payload and names satisfy, as long as the kernel reads no payload.
-//!
-//! Two situations: *pending* (nothing was sent, so a claim or a request may still come) and *opaque* (what was sent
-//! carries neither). The same table as `crate::evaluate` applies to facts of these two kinds, in terms of the rules that any of the
-//! flow's names satisfies, and those that all of them do.
+//! Which rules a payload satisfies by the name that it claims and by its request, each a dimension of its own: the table of SEMANTICS 4
+//! and the three states of a request, as `crate::evaluate` has them.
 
 use std::sync::Arc;
 
 use super::bitmap::Bitmap;
 use crate::policy::{Action, Rule};
 
-/// The rules that match whatever the names are, if any name is meant, if all are; a rule is in one of them at most.
-pub(super) struct ByNames {
-    /// Whatever the names are.
-    pub(super) always: Bitmap,
-    /// If the rule means any of them.
-    pub(super) any: Bitmap,
-    /// If the rule means all of them, and there is one.
-    pub(super) all: Bitmap,
+/// The rules that match whatever the names of a flow are. Which rules mean a name, `super::name_index` says.
+pub(super) struct NameSets {
+    /// While nothing was said: these may match, and Allow rules do that mean any of the names.
+    pub(super) pending: Bitmap,
+    /// Of those that may, these do; a Deny does if it means all of the names.
+    pub(super) pending_yes: Bitmap,
+    /// Once the client has spoken.
+    pub(super) said: Bitmap,
 }
 
-impl ByNames {
-    fn empty(words: usize) -> Self {
-        Self {
-            always: Bitmap::empty(words),
-            any: Bitmap::empty(words),
-            all: Bitmap::empty(words),
-        }
-    }
-
-    fn insert(&mut self, rule: usize, when: When) {
-        match when {
-            When::Always => self.always.insert(rule),
-            When::Any => self.any.insert(rule),
-            When::All => self.all.insert(rule),
-            When::Never => {}
-        }
-    }
+/// The rules that match without a look at method and path.
+pub(super) struct RequestSets {
+    /// While no request was made, when all may match.
+    pub(super) pending_yes: Bitmap,
+    /// Where no request can be read.
+    pub(super) opaque: Bitmap,
 }
 
-/// What the names must be for a rule to match.
-#[derive(Clone, Copy)]
-enum When {
-    Always,
-    Any,
-    All,
-    Never,
-}
-
-/// The content dimension.
-pub(super) struct Sets {
-    /// Whether any rule looks at names.
-    pub(super) reads_names: bool,
-    /// Whether any rule looks at method or path.
-    pub(super) reads_requests: bool,
-    /// Pending: rules that match, or may once a fact is known.
-    pub(super) pending_maybe: ByNames,
-    /// Pending: rules that match, of those that may.
-    pub(super) pending_yes: ByNames,
-    /// Opaque: rules that match.
-    pub(super) opaque: ByNames,
-}
-
-pub(super) fn sets(rules: &[Arc<Rule>], words: usize) -> Sets {
-    let mut sets = Sets {
-        reads_names: false,
-        reads_requests: false,
-        pending_maybe: ByNames::empty(words),
-        pending_yes: ByNames::empty(words),
-        opaque: ByNames::empty(words),
-    };
-    for (index, rule) in rules.iter().enumerate() {
-        let names = rule.matches.domains.entries().is_some();
-        let request = rule.matches.reads_requests();
-        sets.reads_names |= names;
-        sets.reads_requests |= request;
+/// `None` if no rule looks at names.
+pub(super) fn names(rules: &[Arc<Rule>], words: usize) -> Option<NameSets> {
+    let reads = |rule: &Rule| rule.matches.domains.entries().is_some();
+    rules.iter().any(|rule| reads(rule)).then(|| NameSets {
         // A claim can only take an Allow away, but it can always bring a Deny about.
-        let (maybe, yes) = match (names, rule.action) {
-            (false, _) => (When::Always, When::Always),
-            // Where any name must be meant, it is by the time that this is asked.
-            (true, Action::Allow | Action::Modify) => (When::Any, When::Always),
-            (true, Action::Deny) => (When::Always, When::All),
-        };
-        sets.pending_maybe.insert(index, maybe);
-        sets.pending_yes
-            .insert(index, if request { When::Never } else { yes });
-        let strict = rule.strict_l7 && rule.action == Action::Deny;
-        let opaque = match (request && !strict, names) {
-            (true, _) => When::Never,
-            (false, true) => When::Any,
-            (false, false) => When::Always,
-        };
-        sets.opaque.insert(index, opaque);
-    }
-    sets
+        pending: those(rules, words, |rule| {
+            !reads(rule) || rule.action == Action::Deny
+        }),
+        // Where any name must be meant, it is by the time that this is asked.
+        pending_yes: those(rules, words, |rule| !reads(rule) || rule.action.permits()),
+        said: those(rules, words, |rule| !reads(rule)),
+    })
+}
+
+/// `None` if no rule looks at methods or paths.
+pub(super) fn requests(rules: &[Arc<Rule>], words: usize) -> Option<RequestSets> {
+    let reads = |rule: &Rule| rule.matches.reads_requests();
+    let strict = |rule: &Rule| rule.strict_l7 && rule.action == Action::Deny;
+    rules.iter().any(|rule| reads(rule)).then(|| RequestSets {
+        pending_yes: those(rules, words, |rule| !reads(rule)),
+        opaque: those(rules, words, |rule| !reads(rule) || strict(rule)),
+    })
+}
+
+fn those(rules: &[Arc<Rule>], words: usize, wanted: impl Fn(&Rule) -> bool) -> Bitmap {
+    let wanted = rules.iter().enumerate().filter(|(_, rule)| wanted(rule));
+    Bitmap::of(words, wanted.map(|(index, _)| index))
 }

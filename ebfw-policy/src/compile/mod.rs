@@ -10,20 +10,25 @@ mod name_index;
 pub mod names;
 mod ports;
 mod prefixes;
+mod requests;
 #[cfg(test)]
 mod tests;
 mod view;
 
-use ebfw_common::layout::{Block, Header, MAX_SHIFT, SUMMARY_SHIFT, header_flag};
+use ebfw_common::{
+    classify::request,
+    layout::{Block, Header, MAX_SHIFT, SUMMARY_SHIFT, header_flag},
+};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use self::{
     bitmap::{Bitmap, Classes},
     blocks::Blocks,
-    content::Sets,
+    content::{NameSets, RequestSets},
     name_index::TooMany,
     ports::{ByteIndex, Overflow, Pages},
     prefixes::Prefixes,
+    requests::{Requests, TooLarge},
 };
 pub use self::{
     name_index::{NameClasses, NoNames},
@@ -65,6 +70,12 @@ pub enum CompileError {
         "the domains of the rules for one workload overlap in more than 65536 ways; use fewer or coarser patterns"
     )]
     TooManyNameClasses,
+    /// Methods and path prefixes need too much memory.
+    #[error(
+        "the methods and path prefixes of the rules for one workload need more than {} MiB of kernel memory; use fewer or shorter ones",
+        names::MAX_BYTES >> 20
+    )]
+    LargeRequests,
 }
 
 impl From<Overflow> for CompileError {
@@ -76,6 +87,12 @@ impl From<Overflow> for CompileError {
 impl From<TooMany> for CompileError {
     fn from(TooMany: TooMany) -> Self {
         Self::TooManyNameClasses
+    }
+}
+
+impl From<TooLarge> for CompileError {
+    fn from(TooLarge: TooLarge) -> Self {
+        Self::LargeRequests
     }
 }
 
@@ -137,14 +154,22 @@ pub fn compile(ruleset: &Ruleset, names: &impl NameClasses) -> Result<Tables, Co
     // Transport first: its class numbers have 16 bits.
     compiler.transport(&mut header)?;
     let (v4, v6) = compiler.addresses(&mut header);
-    compiler.content(&mut header, names)?;
+    compiler.by_name(&mut header, names)?;
+    compiler.by_request(&mut header)?;
     header.bitmaps = compiler.blocks.push_classes(&compiler.classes, shift);
+    for state in [request::PENDING, request::OPAQUE, UNUSED_STATE].map(|state| state as usize) {
+        header.method_bitmaps[state] = header.bitmaps;
+        header.path_bitmaps[state] = header.bitmaps;
+    }
     Ok(Tables {
         blocks: compiler.blocks.finish(header),
         v4,
         v6,
     })
 }
+
+/// The state of a request that has no meaning; it is taken as opaque.
+const UNUSED_STATE: u32 = request::STATES as u32 - 1;
 
 /// What is shared by the dimensions while a ruleset is compiled.
 struct Compiler<'a> {
@@ -272,32 +297,20 @@ impl<'a> Compiler<'a> {
         (v4, v6)
     }
 
-    fn content(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
-        let Sets {
-            reads_names,
-            reads_requests,
-            pending_maybe,
+    fn by_name(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
+        let Some(NameSets {
+            pending,
             pending_yes,
-            opaque,
-        } = content::sets(&self.ruleset.rules, self.words);
-        if !reads_names && !reads_requests {
+            said,
+        }) = content::names(&self.ruleset.rules, self.words)
+        else {
             return Ok(());
-        }
-        header.flags |= header_flag::CONTENT;
-        header.content_pending_maybe = self.number(&pending_maybe.always);
-        header.content_pending_yes = self.number(&pending_yes.always);
-        header.content_opaque = self.number(&opaque.always);
-        if !reads_names {
-            return Ok(());
-        }
+        };
         header.flags |= header_flag::NAMES;
-        header.content_pending_maybe_any = self.number(&pending_maybe.any);
-        header.content_pending_yes_all = self.number(&pending_yes.all);
-        header.content_opaque_any = self.number(&opaque.any);
-        self.names(header, names)
-    }
-
-    fn names(&mut self, header: &mut Header, names: &impl NameClasses) -> Result<(), TooMany> {
+        let [pending, pending_yes, said, all] =
+            [&pending, &pending_yes, &said, &self.all()].map(|set| self.number(set));
+        header.names_always = [pending, said, said, said];
+        header.names_certain = [pending_yes, all, all, all];
         let name_index::Index {
             classes,
             top,
@@ -309,6 +322,44 @@ impl<'a> Compiler<'a> {
         header.name_pages = self.blocks.push_indexes(pages.iter());
         header.name_bitmaps = self.blocks.push_classes(&bitmaps, header.shift);
         Ok(())
+    }
+
+    fn by_request(&mut self, header: &mut Header) -> Result<(), TooLarge> {
+        let Some(RequestSets {
+            pending_yes,
+            opaque,
+        }) = content::requests(&self.ruleset.rules, self.words)
+        else {
+            return Ok(());
+        };
+        let Requests {
+            cells,
+            methods,
+            paths,
+        } = requests::compile(&self.ruleset.rules, self.words)?;
+        header.flags |= header_flag::REQUESTS;
+        let [pending_yes, opaque, all] =
+            [&pending_yes, &opaque, &self.all()].map(|set| self.number(set));
+        // While no request was made all rules may match.
+        header.requests_certain = [pending_yes, all, all, all];
+        header.method_classes = [all, opaque, 0, opaque];
+        header.path_classes = [all, all, 0, all];
+        header.methods = methods.classes.len();
+        header.paths = paths.classes.len();
+        header.method_root = methods.root;
+        header.path_root = paths.root;
+        let shift = header.shift;
+        header.method_bitmaps[request::KNOWN as usize] =
+            self.blocks.push_classes(&methods.classes, shift);
+        header.path_bitmaps[request::KNOWN as usize] =
+            self.blocks.push_classes(&paths.classes, shift);
+        header.cells = self.blocks.push_cells(&cells);
+        Ok(())
+    }
+
+    /// The set of all rules.
+    fn all(&self) -> Bitmap {
+        Bitmap::of(self.words, 0..self.ruleset.rules.len())
     }
 
     fn number(&mut self, set: &Bitmap) -> u32 {

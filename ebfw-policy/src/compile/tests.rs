@@ -10,7 +10,7 @@ use crate::{
     ruleset::{Ruleset, TooManyRules},
 };
 use ebfw_common::{
-    classify::{Content, Flow, NO_NAMES, Outcome},
+    classify::{Flow, NO_NAMES, Outcome, Said},
     layout::header_flag,
 };
 
@@ -70,7 +70,7 @@ fn to(address: &str, protocol: u8, port: Option<u16>) -> Flow {
         destination: address.parse::<IpAddr>().unwrap().into(),
         protocol,
         port,
-        content: Content::Opaque,
+        said: Said::UNREAD,
         names: NO_NAMES,
     }
 }
@@ -79,6 +79,7 @@ fn by_rule(rule: u16) -> Outcome {
     Outcome::Rule {
         rule,
         permits: false,
+        settled: true,
     }
 }
 
@@ -262,7 +263,7 @@ fn flags_say_which_dimensions_take_part() {
     assert_eq!(tables(vec![v6.clone()]).header().flags, header_flag::V6);
     assert_eq!(
         tables(vec![named, v6]).header().flags,
-        header_flag::V6 | header_flag::CONTENT | header_flag::NAMES
+        header_flag::V6 | header_flag::NAMES
     );
 }
 
@@ -280,11 +281,11 @@ fn a_rule_that_waits_for_content_holds_the_flow_until_it_is_opaque() {
         }
     };
     let pending = Flow {
-        content: Content::Pending,
+        said: Said::NOTHING,
         ..to("192.0.2.1", 6, Some(80))
     };
     let opaque = Flow {
-        content: Content::Opaque,
+        said: Said::UNREAD,
         ..pending
     };
     let cases = [

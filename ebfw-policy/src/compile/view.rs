@@ -9,11 +9,14 @@ use std::{
 use ebfw_common::{
     abi::Address,
     classify::{self, Flow, Outcome, TableError},
-    layout::{Block, Header},
+    layout::{Block, Header, header_flag},
+    names::NO_CLASS,
+    request::{class_of_method, class_of_path},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::Tables;
+use crate::http::{Method, RequestPath};
 
 /// Tables with an index for the longest match, in place of the kernel's tries.
 #[derive(Clone, Debug)]
@@ -44,6 +47,32 @@ impl View<'_> {
     pub fn classify(&self, flow: &Flow) -> Result<Outcome, TableError> {
         let header = Header::of(self.blocks.first().ok_or(TableError)?);
         classify::classify(self, header, flow)
+    }
+
+    /// The classes of a request's method and path, as the kernel finds them; what is not given is none that a rule means.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError`] where the tables are broken.
+    pub fn request(
+        &self,
+        method: Option<&Method>,
+        path: Option<&RequestPath>,
+    ) -> Result<(u32, u32), TableError> {
+        let header = Header::of(self.blocks.first().ok_or(TableError)?);
+        if header.flags & header_flag::REQUESTS == 0 {
+            return Ok((NO_CLASS, NO_CLASS));
+        }
+        let length = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX);
+        let method = method.map_or(Ok(NO_CLASS), |method| {
+            let text = method.as_str();
+            class_of_method(self, header, text.as_bytes(), length(text))
+        })?;
+        let path = path.map_or(Ok(NO_CLASS), |path| {
+            let text = path.as_str();
+            class_of_path(self, header, text.as_bytes(), length(text))
+        })?;
+        Ok((method, path))
     }
 }
 

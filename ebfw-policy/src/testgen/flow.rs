@@ -1,8 +1,11 @@
 //! Random flows for a ruleset: at and around the borders of its own prefixes and ranges.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
-use ebfw_common::classify::{Content, Destination, Flow, NO_NAMES, Outcome};
+use ebfw_common::classify::{Destination, Flow, NO_NAMES, Outcome, Said};
 use fastrand::Rng;
 use ipnet::IpNet;
 
@@ -60,10 +63,10 @@ fn anything(rng: &mut Rng, ruleset: &Ruleset) -> Flow {
         destination: address(rng).mapped(),
         protocol: protocol.0,
         port: Some(if rng.u8(..8) == 0 { 0 } else { port(rng) }),
-        content: if rng.bool() {
-            Content::Pending
+        said: if rng.bool() {
+            Said::NOTHING
         } else {
-            Content::Opaque
+            Said::UNREAD
         },
         names: NO_NAMES,
     };
@@ -154,37 +157,43 @@ fn showable(rng: &mut Rng, mut flow: Flow) -> Flow {
         flow.port = None;
     }
     if flow.protocol != Protocol::TCP.0 || flow.port.is_none() {
-        flow.content = Content::Opaque;
+        flow.said = Said::UNREAD;
     }
     flow
 }
 
-/// The same flow in the engine's words.
+/// The same flow in the engine's words, as far as nobody reads its payload.
 #[must_use]
 pub fn facts(flow: &Flow) -> Facts {
     let destination: IpAddr = match Destination::from_mapped(flow.destination) {
         Destination::V4(address) => address.into(),
         Destination::V6(address) => Ipv6Addr::from(address).into(),
     };
-    let stage = match flow.content {
-        Content::Pending => Stage::Pending,
-        Content::Opaque => Stage::Opaque,
+    let stage = match flow.said {
+        Said::NOTHING => Stage::Pending,
+        _ => Stage::Opaque,
     };
     Facts::packet(Protocol(flow.protocol), destination, flow.port, stage)
 }
 
 /// What the classifier must answer where the engine says `verdict`; `None` for loopback, which never reaches it.
 #[must_use]
-pub fn expected(verdict: &Verdict) -> Option<Outcome> {
+pub fn expected(ruleset: &Ruleset, verdict: &Verdict) -> Option<Outcome> {
     let permits = match verdict.decision {
         Decision::Allow | Decision::Modify => true,
         Decision::Deny | Decision::Held => false,
     };
     let rule = verdict.rule.as_ref().map_or(0, |rule| rule.index as u16);
+    let by_name = |rule: &Arc<Rule>| rule.matches.domains.entries().is_some();
+    let settled = !permits || !ruleset.rules.get(usize::from(rule)).is_some_and(by_name);
     match verdict.reason {
         Reason::Loopback => None,
         Reason::Default => Some(Outcome::Default { permits }),
         Reason::Waiting(_) => Some(Outcome::Held { rule }),
-        Reason::Rule | Reason::Opaque => Some(Outcome::Rule { rule, permits }),
+        Reason::Rule | Reason::Opaque => Some(Outcome::Rule {
+            rule,
+            permits,
+            settled,
+        }),
     }
 }

@@ -6,6 +6,7 @@
 mod domains;
 mod flow;
 mod names;
+mod said;
 mod words;
 
 use std::{
@@ -22,6 +23,7 @@ pub use self::{
     domains::domains,
     flow::{expected, facts, flow},
     names::NameTable,
+    said::Conversation,
     words::words,
 };
 use crate::{
@@ -80,6 +82,22 @@ const PATTERNS: [&str; 12] = [
     "a?.test",
     "a",
     "*",
+];
+
+const METHODS: [&str; 5] = ["GET", "POST", "DELETE", "M-SEARCH", "GETS"];
+
+/// Prefixes that lie in others, beside them, or begin like them.
+const PREFIXES: [&str; 10] = [
+    "/",
+    "/api",
+    "/api/v1",
+    "/api/v1/users",
+    "/apiv2",
+    "/a",
+    "/a/b/c",
+    "/API",
+    "/%E4/x",
+    "/api/v1.0~",
 ];
 
 /// What a ruleset is like: the same choices for all of its rules make them overlap.
@@ -350,10 +368,9 @@ fn content(rng: &mut Rng, matches: &mut Match) {
         DomainPattern::new(text, read_as).expect("the list holds patterns")
     });
     matches.methods = sometimes(rng, 4, 1..3, |rng| {
-        Method::from_policy(["GET", "POST", "DELETE"][rng.usize(..3)])
-            .expect("the list holds methods")
+        Method::from_policy(METHODS[rng.usize(..METHODS.len())]).expect("the list holds methods")
     });
     if rng.u8(..4) == 0 {
-        matches.path_prefix = PathPrefix::new(["/", "/api", "/api/v1"][rng.usize(..3)]);
+        matches.path_prefix = PathPrefix::new(PREFIXES[rng.usize(..PREFIXES.len())]);
     }
 }

@@ -81,6 +81,13 @@ impl NameTable {
         let classes: Vec<u32> = resolved.iter().map(|(_, class)| *class).collect();
         (names, classes_of_flow(&classes))
     }
+
+    /// One of the names, if there is one.
+    #[must_use]
+    pub fn any(&self, rng: &mut Rng) -> Option<(&Name, u32)> {
+        let (name, class) = rng.choice(&self.names)?;
+        Some((name, *class))
+    }
 }
 
 impl NameClasses for NameTable {

@@ -219,6 +219,7 @@ fn one_error_is_reported_at_its_place_with_a_hint() {
 #[test]
 fn one_error_in_a_match_is_reported_at_its_place_with_a_hint() {
     // The value begins at column 30.
+    let long_path: &str = format!("pathPrefix: /{}", "x".repeat(511)).leak();
     let cases = [
         case(
             "a misspelt dimension",
@@ -445,6 +446,20 @@ fn one_error_in_a_match_is_reported_at_its_place_with_a_hint() {
             Code::BadValue,
             (1, 36),
             "`GET`",
+        ),
+        case(
+            "a method that is too long",
+            "methods: [ABCDEFGHIJKLMNOPQRSTUVWXY]",
+            Code::BadValue,
+            (1, 36),
+            "at most 24 bytes",
+        ),
+        case(
+            "a path that is too long",
+            long_path,
+            Code::BadValue,
+            (1, 38),
+            "first 511 bytes",
         ),
         case(
             "a relative path",

@@ -33,6 +33,7 @@ fn a_flow_that_cannot_be_read_says_why() {
         ("dst=github.com", "an IPv4 or IPv6 address is wanted"),
         ("dst=", "an IPv4 or IPv6 address is wanted"),
         ("pod=web", "a pod is NAMESPACE/NAME"),
+        ("pod=team/web/1", "a pod is NAMESPACE/NAME"),
         ("pod=/web", "a value is missing"),
         ("protocol=TPC", "TCP, UDP, SCTP, ICMP or a number"),
         ("protocol=", "a number"),

@@ -165,7 +165,7 @@ fn an_exception_that_comes_too_late_is_worse_than_a_repetition() {
 
 #[test]
 fn doubtful_rules_are_named() {
-    let cases: [(&str, &[&str], &str); 14] = [
+    let cases: [(&str, &[&str], &str); 17] = [
         (
             "{action: Deny, match: {ports: [1], protocols: [ICMP, 47]}}",
             &["1 never-matches"],
@@ -190,6 +190,21 @@ fn doubtful_rules_are_named() {
             "{action: Deny, match: {pathPrefix: /a, ports: [80, 443]}}",
             &[],
             "80 is not",
+        ),
+        (
+            "{action: Deny, match: {pathPrefix: /a}}",
+            &[],
+            "cleartext HTTP is read on any port",
+        ),
+        (
+            "{action: Deny, match: {pathPrefix: /a, methods: [CONNECT]}}",
+            &["1 never-matches"],
+            "CONNECT names a host",
+        ),
+        (
+            "{action: Deny, match: {pathPrefix: /a, methods: [CONNECT, GET]}}",
+            &[],
+            "GET has a path",
         ),
         (
             "{action: Allow, match: {domains: [example.com]}}",
@@ -239,6 +254,46 @@ fn doubtful_rules_are_named() {
     ];
     for (rule, want, why) in cases {
         assert_eq!(lint(&[rule]), want, "{why}");
+    }
+}
+
+#[test]
+fn what_strict_l7_denies_with_tls_is_said() {
+    for (strict, rule, said, why) in [
+        (
+            true,
+            "{action: Deny, match: {methods: [PUT]}}",
+            true,
+            "all TLS",
+        ),
+        (
+            true,
+            "{action: Deny, match: {pathPrefix: /a, ports: [443]}}",
+            true,
+            "HTTPS",
+        ),
+        (
+            true,
+            "{action: Deny, match: {methods: [PUT], ports: [80]}}",
+            false,
+            "no TLS there",
+        ),
+        (
+            true,
+            "{action: Allow, match: {methods: [PUT]}}",
+            false,
+            "an Allow is passed over",
+        ),
+        (
+            false,
+            "{action: Deny, match: {methods: [PUT]}}",
+            false,
+            "not strict",
+        ),
+    ] {
+        let file = format!("strictL7: {strict}\nrules: [{rule}]");
+        let found = policy(&file).lint(&file).to_string();
+        assert_eq!(found.contains("denies TLS"), said, "{why}: {found}");
     }
 }
 

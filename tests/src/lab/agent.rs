@@ -192,7 +192,17 @@ impl Agent {
     /// Where it does not get ready.
     #[must_use]
     pub fn start(home: &Home, lab: &Lab) -> Self {
-        let agent = Self::spawn(home, lab.directory());
+        Self::start_with(home, lab, &[])
+    }
+
+    /// As [`Agent::start`], with more settings.
+    ///
+    /// # Panics
+    ///
+    /// As [`Agent::start`].
+    #[must_use]
+    pub fn start_with(home: &Home, lab: &Lab, settings: &[(&str, &str)]) -> Self {
+        let agent = Self::spawn_with(home, lab.directory(), settings);
         agent.log.wait_for(&["ready: watching"]);
         agent
     }
@@ -204,11 +214,16 @@ impl Agent {
     /// Where it cannot be started.
     #[must_use]
     pub fn spawn(home: &Home, cgroup: &Path) -> Self {
+        Self::spawn_with(home, cgroup, &[])
+    }
+
+    fn spawn_with(home: &Home, cgroup: &Path, settings: &[(&str, &str)]) -> Self {
         let mut child = home
             .command(&["run", "--enforce-mode", "enforce", "--output", "json"])
             .env("EBFW_POLICY", home.policy())
             .env("EBFW_CGROUP", cgroup)
             .env("EBFW_METRICS_ADDR", "")
+            .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -13,6 +13,7 @@ pub(super) struct Kernel {
     pub(super) datapath: Datapath,
     pub(super) events: Ring,
     pub(super) requests: Ring,
+    pub(super) claims: Ring,
     counters: CounterReader,
 }
 
@@ -45,6 +46,9 @@ impl Kernel {
         let mut datapath = Datapath::load(None).unwrap_or_else(|error| panic!("{error:?}"));
         Self {
             events: datapath.events().expect("nobody else has taken the ring"),
+            claims: datapath
+                .claim_events()
+                .expect("nobody else has taken the ring"),
             requests: datapath.requests().expect("nobody else has taken the ring"),
             counters: datapath
                 .counters()
@@ -63,6 +67,7 @@ impl Kernel {
         if self.datapath.apply(&Default::default()).is_ok() {
             self.events.take(|_| {});
             self.requests.take(|_| {});
+            self.claims.take(|_| {});
             idle().push(self);
         }
     }

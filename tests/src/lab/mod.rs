@@ -6,6 +6,7 @@ mod kernel;
 pub mod net;
 mod netlink;
 pub mod process;
+pub mod recorder;
 pub mod resolver;
 pub mod server;
 pub mod sniffer;
@@ -24,6 +25,7 @@ use ebfw_agent::{
     datapath::{Assignment, LeftOut},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy, OwnedCgroup},
+        layout,
         netns::Netns,
         resolvers::Locality,
         sockets::{Outcome, Worker},
@@ -32,7 +34,7 @@ use ebfw_agent::{
     metrics::Counters,
     workload::{self, Posture},
 };
-use ebfw_common::abi::{Config, Counter, FlowEvent, Request, mode, pending, request};
+use ebfw_common::abi::{ClaimEvent, Config, Counter, FlowEvent, Request, mode, pending, request};
 use ebfw_policy::{parse_policy, policy::Policy};
 use zerocopy::FromBytes as _;
 
@@ -66,6 +68,7 @@ pub fn eventually(what: &str, mut look: impl FnMut() -> bool) {
 pub struct Lab {
     kernel: Option<Kernel>,
     attached: bool,
+    config: Config,
     policy: Option<Policy>,
     worker: Worker,
     requests: Vec<Request>,
@@ -103,6 +106,11 @@ impl Lab {
         let mut lab = Self {
             kernel: Some(Kernel::take()),
             attached: false,
+            config: Config {
+                pending: pending::DROP,
+                shared: layout::shared_pages().unwrap_or_default(),
+                ..Config::default()
+            },
             policy: None,
             worker: worker.expect("netlink is there"),
             requests: Vec::new(),
@@ -154,6 +162,21 @@ impl Lab {
             .expect("the map takes two");
     }
 
+    /// Makes all names that are known expire now.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn outdate_names(&mut self) {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("a clock");
+        let now = u64::try_from(Duration::from(now).as_nanos()).expect("it is young");
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel
+            .datapath
+            .outdate_names(now)
+            .expect("the map takes what it had");
+    }
+
     /// Does what the agent does when cgroups come and go: gives each its rules.
     ///
     /// # Panics
@@ -188,11 +211,22 @@ impl Lab {
     ///
     /// Where the kernel refuses.
     pub fn mode(&mut self, mode: u32) {
-        let config = Config {
-            mode,
-            pending: pending::DROP,
-            ..Config::default()
-        };
+        self.config.mode = mode;
+        self.configure();
+    }
+
+    /// Sets what is read for events alone, one of `ebfw_common::abi::inspect`.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn inspect(&mut self, inspect: u32) {
+        self.config.inspect = inspect;
+        self.configure();
+    }
+
+    fn configure(&mut self) {
+        let config = self.config;
         let kernel = self.kernel.as_mut().expect("the lab is open");
         kernel.datapath.configure(config).expect("the map takes it");
     }
@@ -301,6 +335,34 @@ impl Lab {
             events.push(FlowEvent::read_from_bytes(entry).expect("entries are whole events"));
         });
         events
+    }
+
+    /// What clients said since the last call.
+    pub fn claims(&mut self) -> Vec<ClaimEvent> {
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        let mut claims = Vec::new();
+        kernel.claims.take(|entry| {
+            let (claim, _) = ClaimEvent::read_from_prefix(entry).expect("entries are whole events");
+            claims.push(claim);
+        });
+        claims
+    }
+
+    /// Runs `work` in a process of the workload, and destroys meanwhile what the kernel asks for.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`.
+    pub fn tended<T: Answer>(
+        &mut self,
+        work: impl FnOnce() -> io::Result<T> + Send,
+    ) -> io::Result<T> {
+        let process = self.start(|_| work());
+        eventually("the process ends", || {
+            self.tend();
+            process.is_heard()
+        });
+        process.finish()
     }
 
     /// What the rate limit still holds.

@@ -23,7 +23,7 @@ use nix::{
     sys::{
         signal::{Signal, kill},
         socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
-        wait::waitpid,
+        wait::{WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, fork},
 };
@@ -130,7 +130,7 @@ impl<T: Answer> Process<T> {
     ///
     /// If it ends instead.
     pub fn reached(&mut self) {
-        match self.line.tag() {
+        match self.tag() {
             STEP => {}
             tag => panic!("the process ended early: {:?}", self.told(tag).err()),
         }
@@ -140,12 +140,14 @@ impl<T: Answer> Process<T> {
     ///
     /// # Panics
     ///
-    /// If it is gone.
+    /// If it has ended instead of waiting: with its last words, or how it died.
     pub fn go(&mut self) {
-        self.line
-            .channel
-            .write_all(&[STEP])
-            .expect("the process waits");
+        if let Err(error) = self.line.channel.write_all(&[STEP]) {
+            match self.line.try_tag() {
+                Ok(tag) => panic!("the process no longer waits: {:?}", self.told(tag).err()),
+                Err(_) => panic!("the process is gone ({error}): {:?}", self.death()),
+            }
+        }
     }
 
     /// Whether it waits in [`Line::step`] or has ended.
@@ -165,8 +167,21 @@ impl<T: Answer> Process<T> {
     ///
     /// If it panicked or died.
     pub fn finish(mut self) -> io::Result<T> {
-        let tag = self.line.tag();
+        let tag = self.tag();
         self.told(tag)
+    }
+
+    /// What it says next; it is the end of the test if it died without a word.
+    fn tag(&mut self) -> u8 {
+        match self.line.try_tag() {
+            Ok(tag) => tag,
+            Err(error) => panic!("the process is gone ({error}): {:?}", self.death()),
+        }
+    }
+
+    /// How it died. Its end of the line is closed, so that it is dead or about to be.
+    fn death(&self) -> nix::Result<WaitStatus> {
+        waitpid(self.pid, None)
     }
 
     fn told(&mut self, tag: u8) -> io::Result<T> {
@@ -264,11 +279,13 @@ impl Line {
     }
 
     fn tag(&mut self) -> u8 {
+        self.try_tag().expect("the other end is alive")
+    }
+
+    fn try_tag(&mut self) -> io::Result<u8> {
         let mut tag = [0];
-        self.channel
-            .read_exact(&mut tag)
-            .expect("the other end is alive");
-        tag[0]
+        self.channel.read_exact(&mut tag)?;
+        Ok(tag[0])
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ebfw_common::{
-    classify::{Content, Destination, Flow},
+    classify::{Destination, Flow, Said},
     packet::MAX_EXTENSIONS,
 };
 use fastrand::Rng;
@@ -30,9 +30,9 @@ pub fn disguise(rng: &mut Rng, flow: &Flow) -> Packet {
 }
 
 fn upper(rng: &mut Rng, flow: &Flow) -> Upper {
-    let payload = match flow.content {
-        Content::Pending => 0,
-        Content::Opaque => rng.usize(1..64),
+    let payload = match flow.said {
+        Said::NOTHING => 0,
+        _ => rng.usize(1..64),
     };
     let tcp_options = if rng.bool() { 0 } else { rng.usize(..=10) };
     Upper {

@@ -79,6 +79,19 @@ pub fn patient_detour(to: SocketAddr) -> io::Result<()> {
     speak(&socket, to, PATIENCE)
 }
 
+/// Makes what an open socket sends from now on take a detour, as [`V4_DETOURS`] and [`V6_DETOURS`] do.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn divert(socket: &impl AsRawFd, to: SocketAddr) -> io::Result<()> {
+    if to.is_ipv4() {
+        set(socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &route(131))
+    } else {
+        set_segments(socket, to)
+    }
+}
+
 fn v4_options(to: SocketAddr, kind: libc::c_int, options: &[u8]) -> io::Result<()> {
     speak(&v4_socket(to, kind, options)?, to, GIVEN_UP_AFTER)
 }
@@ -175,17 +188,21 @@ fn segments(to: SocketAddr, kind: libc::c_int) -> io::Result<()> {
     speak(&v6_segments(to, kind)?, to, GIVEN_UP_AFTER)
 }
 
-/// `struct ipv6_sr_hdr`: via one hop, to whom all policies of the tests let through.
 fn v6_segments(to: SocketAddr, kind: libc::c_int) -> io::Result<OwnedFd> {
+    let socket = socket(to, kind, 0)?;
+    set_segments(&socket, to)?;
+    Ok(socket)
+}
+
+/// `struct ipv6_sr_hdr`: via one hop, to whom all policies of the tests let through.
+fn set_segments(socket: &impl AsRawFd, to: SocketAddr) -> io::Result<()> {
     const SEGMENT_ROUTING: u8 = 4;
     let (IpAddr::V6(hop), IpAddr::V6(last)) = (v6(2), to.ip()) else {
         unreachable!("these are IPv6");
     };
-    let socket = socket(to, kind, 0)?;
     let mut header = vec![0, 4, SEGMENT_ROUTING, 1, 1, 0, 0, 0];
     // The last segment comes first; the kernel fills it with the destination.
     header.extend(last.octets());
     header.extend(hop.octets());
-    set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RTHDR, &header)?;
-    Ok(socket)
+    set(socket, libc::IPPROTO_IPV6, libc::IPV6_RTHDR, &header)
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
 };
 
 use super::{MARK, Send, allowed, connect, enable, send, send_to, socket};
@@ -95,11 +96,35 @@ pub fn endless_chain(to: SocketAddr) -> io::Result<()> {
 }
 
 fn send_packet(packet: &[u8], to: SocketAddr) -> io::Result<()> {
-    let socket = socket(to, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
-    if to.is_ipv6() {
-        enable(&socket, libc::IPPROTO_IPV6, libc::IPV6_HDRINCL)?;
+    Headers::open(to)?.send(packet, to)
+}
+
+/// A socket for packets with IP headers of their own.
+#[derive(Debug)]
+pub struct Headers(OwnedFd);
+
+impl Headers {
+    /// Opens one for the family of `like`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn open(like: SocketAddr) -> io::Result<Self> {
+        let socket = socket(like, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+        if like.is_ipv6() {
+            enable(&socket, libc::IPPROTO_IPV6, libc::IPV6_HDRINCL)?;
+        }
+        Ok(Self(socket))
     }
-    send_to(&socket, packet, 0, bare(to))
+
+    /// Sends a packet that begins with its IP header, by the way to `to`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn send(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
+        send_to(&self.0, packet, 0, bare(to))
+    }
 }
 
 /// A UDP packet with its IP header; `fragment` is the field with flags and offset.

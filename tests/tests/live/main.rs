@@ -4,10 +4,13 @@
 mod agent;
 mod cgroups;
 mod changes;
+mod claims;
 mod events;
+mod http;
 mod modes;
 mod names;
 mod paths;
+mod remembered;
 mod rules;
 mod servers;
 
@@ -56,6 +59,12 @@ fn at(address: IpAddr) -> SocketAddr {
 /// The error number of a result.
 fn code<T>(result: &io::Result<T>) -> Option<i32> {
     result.as_ref().err().and_then(io::Error::raw_os_error)
+}
+
+/// Whether there is such a program.
+fn found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// The running kernel.

@@ -1,7 +1,8 @@
 //! Names: what a workload may reach because of what it resolved, and what counts as resolved.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     process::{Command, Stdio},
     time::Duration,
@@ -22,7 +23,7 @@ use hickory_proto::{
     rr::{Name, RData, Record, rdata::CNAME},
 };
 
-use super::{at, code};
+use super::{at, code, found};
 
 /// Only the names below good.example are allowed.
 const GOOD_NAMES: &str = "
@@ -225,6 +226,67 @@ fn names_stay_when_the_policy_changes() {
     let good = lab.inside(|| tcp(at(v4(2))));
     assert_eq!(code(&good), Some(libc::EPERM), "no longer allowed");
     lab.inside(|| tcp(at(v4(3)))).unwrap();
+}
+
+#[test]
+fn a_flow_keeps_the_names_under_which_it_was_opened() {
+    let Some(mut lab) = lab(GOOD_NAMES) else {
+        return;
+    };
+    let mut connection = lab.start(|line| {
+        ask(v4(RESOLVER), "2.good.example", A)?;
+        let mut stream = TcpStream::connect(at(v4(2)))?;
+        line.step();
+        // The far end answers.
+        stream.write_all(path::MARK)?;
+        stream.read_exact(&mut [0])
+    });
+    connection.reached();
+    let mut datagrams = lab.start(|line| {
+        ask(v4(RESOLVER), "4.good.example", A)?;
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(at(v4(4)))?;
+        socket.send(b"first")?;
+        line.step();
+        socket.send(b"second").map(drop)
+    });
+    datagrams.reached();
+    lab.outdate_names();
+    // Names that expired open nothing.
+    for peer in [2, 4] {
+        let result = lab.inside(move || tcp(at(v4(peer))));
+        assert_eq!(code(&result), Some(libc::EPERM), "peer {peer}");
+    }
+    lab.policy(&format!(
+        "{GOOD_NAMES}- {{name: other, action: Allow, match: {{cidrs: [192.0.2.0/24]}}}}\n"
+    ));
+    connection.go();
+    datagrams.go();
+    datagrams.finish().unwrap();
+    connection.finish().unwrap();
+    let result = lab.inside(|| tcp(at(v4(2))));
+    assert_eq!(code(&result), Some(libc::EPERM), "a flow of its own");
+}
+
+#[test]
+fn a_flow_that_kept_its_name_ends_where_a_policy_denies_it() {
+    let Some(mut lab) = lab(GOOD_NAMES) else {
+        return;
+    };
+    let mut datagrams = lab.start(|line| {
+        ask(v4(RESOLVER), "4.good.example", A)?;
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(at(v4(4)))?;
+        socket.send(b"first")?;
+        line.step();
+        socket.send(b"second").map(drop)
+    });
+    datagrams.reached();
+    lab.outdate_names();
+    lab.policy(&GOOD_NAMES.replace("good", "other"));
+    datagrams.go();
+    let result = datagrams.finish();
+    assert_eq!(code(&result), Some(libc::EPERM), "{result:?}");
 }
 
 #[test]
@@ -451,9 +513,4 @@ fn real_programs_reach_what_they_resolved_and_nothing_else() {
             assert_eq!(reached.is_ok(), good, "{program} {name}: {reached:?}");
         }
     }
-}
-
-fn found(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }

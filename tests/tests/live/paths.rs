@@ -21,7 +21,7 @@ use super::{ALL_BUT_3, BAD, GOOD, ONLY_2, code};
 type Peers = fn(u8) -> IpAddr;
 
 /// Whether the kernel has no such thing, as opposed to refusing it.
-fn is_absent(result: &io::Result<()>) -> bool {
+pub(super) fn is_absent(result: &io::Result<()>) -> bool {
     let Err(error) = result else { return false };
     matches!(
         error.raw_os_error(),

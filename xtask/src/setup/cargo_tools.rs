@@ -11,6 +11,7 @@ use crate::{
 };
 
 const DENY_VERSION: &str = "0.20.2";
+const FUZZ_VERSION: &str = "0.13.2";
 
 pub(super) fn found_static_target() -> Option<String> {
     let library = workspace::sysroot()
@@ -41,15 +42,23 @@ pub(super) fn found_deny() -> Option<String> {
 
 pub(super) fn install_deny() -> Result<()> {
     note("two to four minutes of compiling");
+    install("cargo-deny", DENY_VERSION)
+}
+
+/// Any version will do, as it only calls cargo with the right flags.
+pub(super) fn found_fuzz() -> Option<String> {
+    command::find("cargo-fuzz").map(|path| path.display().to_string())
+}
+
+pub(super) fn install_fuzz() -> Result<()> {
+    note("about a minute of compiling");
+    install("cargo-fuzz", FUZZ_VERSION)
+}
+
+fn install(tool: &str, version: &str) -> Result<()> {
     command::run(
         command::cargo()
-            .args([
-                "install",
-                "cargo-deny",
-                "--version",
-                DENY_VERSION,
-                "--locked",
-            ])
+            .args(["install", tool, "--version", version, "--locked"])
             .env_remove("CARGO_TARGET_DIR"),
     )
 }

@@ -25,6 +25,8 @@ pub(crate) enum Need {
     Components,
     /// The check of licences, sources and advisories.
     CargoDeny,
+    /// `cargo fuzz`.
+    CargoFuzz,
     /// A program of the operating system.
     Program(Program),
 }
@@ -32,12 +34,13 @@ pub(crate) enum Need {
 /// What it takes to build the kernel programs.
 pub(crate) const KERNEL_PROGRAMS: [Need; 2] = [Need::RustSource, Need::BpfLinker];
 
-const ALL: [Need; 15] = [
+const ALL: [Need; 16] = [
     Need::RustSource,
     Need::BpfLinker,
     Need::StaticTarget,
     Need::Components,
     Need::CargoDeny,
+    Need::CargoFuzz,
     Need::Program(Program::Curl),
     Need::Program(Program::Git),
     Need::Program(Program::Go),
@@ -83,6 +86,7 @@ fn install(need: Need) -> Result<()> {
         Need::StaticTarget => cargo_tools::install_static_target(),
         Need::Components => cargo_tools::install_components(),
         Need::CargoDeny => cargo_tools::install_deny(),
+        Need::CargoFuzz => cargo_tools::install_fuzz(),
         Need::Program(program) => program.install(),
     }
     .with_context(|| format!("failed to install {name}"))?;
@@ -100,6 +104,7 @@ impl Need {
             Self::StaticTarget => "musl target",
             Self::Components => "rustfmt and clippy",
             Self::CargoDeny => "cargo-deny",
+            Self::CargoFuzz => "cargo-fuzz",
             Self::Program(program) => program.name(),
         }
     }
@@ -117,6 +122,9 @@ impl Need {
             Self::CargoDeny => {
                 "`cargo xtask lint` checks licences, sources and advisories of dependencies"
             }
+            Self::CargoFuzz => {
+                "`cargo xtask fuzz` runs the readers on inputs that nobody thought of"
+            }
             Self::Program(program) => program.purpose(),
         }
     }
@@ -129,6 +137,7 @@ impl Need {
             Self::StaticTarget => cargo_tools::found_static_target(),
             Self::Components => cargo_tools::found_components(),
             Self::CargoDeny => cargo_tools::found_deny(),
+            Self::CargoFuzz => cargo_tools::found_fuzz(),
             Self::Program(program) => program.found(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt, fs,
+    io::{self, BufRead as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -44,8 +45,12 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Boots, waits for the end and shows the console where the guest did not report a status.
-pub(super) fn boot(kernel: &Kernel, initrd: &[u8], machine: &Machine<'_>) -> Result<Outcome> {
+/// Boots, waits for the end and shows the console where the guest did not report a status. The second value is what the tests printed.
+pub(super) fn boot(
+    kernel: &Kernel,
+    initrd: &[u8],
+    machine: &Machine<'_>,
+) -> Result<(Outcome, String)> {
     let scratch = Scratch::new()?;
     let root = scratch.0.join("initrd");
     fs::write(&root, initrd).with_context(|| format!("failed to write {}", root.display()))?;
@@ -54,7 +59,10 @@ pub(super) fn boot(kernel: &Kernel, initrd: &[u8], machine: &Machine<'_>) -> Res
             .spawn()
             .context("failed to start qemu-system-x86_64")?,
     );
+    let output = qemu.0.stdout.take().context("QEMU has no output")?;
+    let printed = thread::spawn(move || shown(output));
     let in_time = qemu.wait(machine)?;
+    let printed = printed.join().unwrap_or_default();
 
     let status = fs::read_to_string(scratch.0.join("status"))
         .ok()
@@ -67,7 +75,21 @@ pub(super) fn boot(kernel: &Kernel, initrd: &[u8], machine: &Machine<'_>) -> Res
     if status.is_none() {
         show_console(&scratch.0.join("console"));
     }
-    Ok(outcome)
+    Ok((outcome, printed))
+}
+
+/// Shows what comes as it comes, and returns all of it.
+fn shown(output: impl io::Read) -> String {
+    let mut all = String::new();
+    let mut output = io::BufReader::new(output);
+    let mut line = Vec::new();
+    while matches!(output.read_until(b'\n', &mut line), Ok(1..)) {
+        let text = String::from_utf8_lossy(&line);
+        eprint!("{text}");
+        all.push_str(&text);
+        line.clear();
+    }
+    all
 }
 
 fn qemu(kernel: &Kernel, scratch: &Path, machine: &Machine<'_>) -> Command {
@@ -87,7 +109,8 @@ fn qemu(kernel: &Kernel, scratch: &Path, machine: &Machine<'_>) -> Command {
         .arg("-initrd")
         .arg(scratch.join("initrd"))
         .args(["-append", "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off random.trust_cpu=on no_timer_check tsc=reliable"])
-        .stdin(Stdio::null());
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     qemu
 }
 

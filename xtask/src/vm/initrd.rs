@@ -19,6 +19,8 @@ pub(super) struct Job<'a> {
     pub(super) programs: &'a [TestProgram],
     pub(super) environment: &'a [String],
     pub(super) arguments: &'a [String],
+    /// How often each test program runs.
+    pub(super) repeat: u32,
 }
 
 /// Packs all of it.
@@ -101,8 +103,8 @@ fn script(job: &Job<'_>) -> String {
         let path = program.guest_path();
         writeln!(
             script,
-            "echo '--- {}'; /{path}{arguments} || status=1",
-            program.name
+            "echo '--- {}'; for run in $(seq {}); do /{path}{arguments} || status=1; done",
+            program.name, job.repeat
         )
         .expect("writing to a string does not fail");
     }
@@ -139,11 +141,14 @@ mod tests {
             programs: &programs,
             environment: &["PAIRS=10 000".into()],
             arguments: &["it's".into(), "$HOME".into()],
+            repeat: 3,
         };
         let script = script(&job);
         assert!(script.contains("export PAIRS='10 000'\n"), "{script}");
         assert!(
-            script.contains(r"/tests/live 'it'\''s' '$HOME' || status=1"),
+            script.contains(
+                r"for run in $(seq 3); do /tests/live 'it'\''s' '$HOME' || status=1; done"
+            ),
             "{script}"
         );
     }

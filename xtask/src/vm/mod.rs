@@ -20,7 +20,6 @@ use crate::{
     setup::{self, KERNEL_PROGRAMS, Need, Program},
 };
 use guest::Outcome;
-use kernels::Series;
 
 /// Which kernels, which tests.
 #[derive(Args, Clone, Debug)]
@@ -40,6 +39,9 @@ pub(crate) struct Options {
     /// Memory of the machine in MiB
     #[arg(long, default_value_t = 1536)]
     memory: u32,
+    /// Run each test program this many times, to hunt what fails now and then
+    #[arg(long, default_value_t = 1)]
+    repeat: u32,
     /// How QEMU runs the guest
     #[arg(long, default_value = "tcg", value_parser = ["tcg", "kvm"])]
     accel: String,
@@ -50,6 +52,53 @@ pub(crate) struct Options {
 
 /// Boots each kernel, runs the tests there and fails if any failed anywhere.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut results = Vec::new();
+    boot_all(options, |kernel, outcome, _| {
+        results.push((kernel, outcome))
+    })?;
+    step("virtual machines");
+    for (kernel, outcome) in &results {
+        note(format_args!("{kernel:28} {outcome}"));
+    }
+    let failed = results
+        .iter()
+        .filter(|(_, outcome)| *outcome != Outcome::Exit(0))
+        .count();
+    if failed > 0 {
+        bail!("the tests failed on {failed} of {} kernels", results.len());
+    }
+    Ok(())
+}
+
+/// Runs one test of one target on every kernel of the matrix and returns what it printed there, by the kernel's release.
+pub(crate) fn on_all_kernels(target: &str, test: &str) -> Result<Vec<(String, String)>> {
+    let options = Options {
+        kernel: vec![kernels::Choice::All],
+        tests: vec![target.to_owned()],
+        environment: Vec::new(),
+        seconds: 1200,
+        memory: 1536,
+        repeat: 1,
+        accel: "tcg".to_owned(),
+        arguments: vec![test.to_owned(), "--nocapture".to_owned()],
+    };
+    let mut printed = Vec::new();
+    let mut failed = Vec::new();
+    boot_all(&options, |kernel, outcome, text| {
+        if outcome == Outcome::Exit(0) {
+            printed.push((kernel, text));
+        } else {
+            failed.push(format!("{kernel} ({outcome})"));
+        }
+    })?;
+    if !failed.is_empty() {
+        bail!("{test} failed on {}", failed.join(", "));
+    }
+    Ok(printed)
+}
+
+/// Boots each kernel and tells `each` its release, how the tests ended and what they printed.
+fn boot_all(options: &Options, mut each: impl FnMut(String, Outcome, String)) -> Result<()> {
     setup::ensure(&KERNEL_PROGRAMS)?;
     setup::ensure(&[Need::Program(Program::Qemu), Need::Program(Program::Xz)])?;
     build::kernel_programs(&[])?;
@@ -58,10 +107,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         programs: &programs,
         environment: &options.environment,
         arguments: &options.arguments,
+        repeat: options.repeat,
     };
 
     let interrupted = Interrupted::watch()?;
-    let mut results = Vec::new();
     for series in kernels::chosen(&options.kernel) {
         let kernel = kernels::fetch(series)?;
         step(format_args!("kernel {}", kernel.release));
@@ -72,28 +121,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             limit: Duration::from_secs(options.seconds),
             interrupted: &interrupted,
         };
-        let outcome = guest::boot(&kernel, &initrd::build(&kernel, &job)?, &machine)?;
+        let (outcome, printed) = guest::boot(&kernel, &initrd::build(&kernel, &job)?, &machine)?;
         note(format_args!(
             "{}: {outcome}, {} s",
             kernel.release,
             start.elapsed().as_secs()
         ));
-        results.push((series, outcome));
-    }
-    close(&results)
-}
-
-fn close(results: &[(Series, Outcome)]) -> Result<()> {
-    step("virtual machines");
-    for (series, outcome) in results {
-        note(format_args!("{series:6} {outcome}"));
-    }
-    let failed = results
-        .iter()
-        .filter(|(_, outcome)| *outcome != Outcome::Exit(0))
-        .count();
-    if failed > 0 {
-        bail!("the tests failed on {failed} of {} kernels", results.len());
+        each(kernel.release, outcome, printed);
     }
     Ok(())
 }

@@ -46,6 +46,7 @@ fn stages<S>(sink: S, metrics: &Arc<Metrics>) -> Stages<Host, Names, S> {
         workloads: Host,
         rules: Names,
         filter,
+        inspection: Inspection::NOTHING,
         sink,
         metrics: Arc::clone(metrics),
     }

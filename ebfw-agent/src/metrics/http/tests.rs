@@ -271,7 +271,8 @@ async fn a_port_in_use_is_named_with_what_to_do() {
     let error = Listener::bind(&[taken.address(), "127.0.0.1:0".parse().unwrap()])
         .await
         .unwrap_err();
-    let text = error.to_string();
+    let text = format!("{:#}", anyhow::Error::new(error));
+    assert_eq!(text.matches("in use").count(), 1, "{text}");
     assert!(text.contains(&taken.address().to_string()), "{text}");
     assert!(
         text.contains("in use") && text.contains("EBFW_METRICS_ADDR"),

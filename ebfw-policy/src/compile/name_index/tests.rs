@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ebfw_common::{
     abi::Address,
-    classify::{Content, Flow, NO_NAMES, Outcome, TableError},
+    classify::{Flow, NO_NAMES, Outcome, Said, TableError},
     layout::header_flag,
 };
 
@@ -70,14 +70,14 @@ fn opaque(names: [u32; 4]) -> Flow {
         destination: Address::mapped([192, 0, 2, 1]),
         protocol: 6,
         port: Some(443),
-        content: Content::Opaque,
+        said: Said::UNREAD,
         names,
     }
 }
 
 fn pending(names: [u32; 4]) -> Flow {
     Flow {
-        content: Content::Pending,
+        said: Said::NOTHING,
         ..opaque(names)
     }
 }
@@ -92,6 +92,7 @@ fn denied_by(rule: u16) -> Outcome {
     Outcome::Rule {
         rule,
         permits: false,
+        settled: true,
     }
 }
 
@@ -202,7 +203,12 @@ fn a_class_that_the_tables_do_not_have_is_an_error_in_every_place() {
 
 #[test]
 fn any_name_wins_an_allow_and_all_names_a_deny() {
-    let by = |rule, permits| Outcome::Rule { rule, permits };
+    // A claim can take an Allow by name away.
+    let by = |rule, permits: bool| Outcome::Rule {
+        rule,
+        permits,
+        settled: !permits,
+    };
     let held = Outcome::Held { rule: 0 };
     let cases = [
         ("no name", Action::Allow, NO_NAMES, ALLOWED),

@@ -19,10 +19,19 @@ pub(super) fn lay_out(states: &[Merged], first: Next) -> Result<(Vec<u64>, u32),
         // No pattern matches the empty name, so where all names have one class that is no class.
         return Ok((Vec::new(), 1));
     };
-    let bases = place(states)?;
+    let (cells, bases) = cells_of(states, names::symbol)?;
+    Ok((cells, bases[first as usize]))
+}
+
+/// The cells, and where each state begins. `symbol` is that of a byte.
+pub(in crate::compile) fn cells_of(
+    states: &[Merged],
+    symbol: fn(u8) -> u32,
+) -> Result<(Vec<u64>, Vec<u32>), Limit> {
+    let bases = place(states, symbol)?;
     let mut cells = Vec::new();
     for (state, base) in states.iter().zip(&bases) {
-        for (symbol, next) in outs(state) {
+        for (symbol, next) in outs(state, symbol) {
             let index = (base + symbol) as usize;
             if index >= cells.len() {
                 cells.resize(index + 1, 0);
@@ -38,32 +47,62 @@ pub(super) fn lay_out(states: &[Merged], first: Next) -> Result<(Vec<u64>, u32),
     if cells.len() > MAX_CELLS as usize {
         return Err(Limit::Cells);
     }
-    Ok((cells, bases[first as usize]))
+    Ok((cells, bases))
 }
 
 /// The symbols for which a state needs a cell, in their order. What the one for [`END`] says is the class.
-fn outs(state: &Merged) -> impl Iterator<Item = (u32, Next)> {
+fn outs(state: &Merged, symbol: fn(u8) -> u32) -> impl Iterator<Item = (u32, Next)> {
     let default = (state.default != Next::Decided(0)).then_some((DEFAULT, state.default));
     let end = (state.class != 0).then_some((END, Next::Decided(state.class)));
     let edges = state.edges.iter();
     default
         .into_iter()
         .chain(end)
-        .chain(edges.map(|&(byte, next)| (names::symbol(byte), next)))
+        .chain(edges.map(move |&(byte, next)| (symbol(byte), next)))
 }
 
-fn place(states: &[Merged]) -> Result<Vec<u32>, Limit> {
-    let mut order: Vec<u32> = (0..states.len() as u32).collect();
+fn place(states: &[Merged], symbol: fn(u8) -> u32) -> Result<Vec<u32>, Limit> {
+    let mut order = walked(states);
     order.sort_by_key(|&state| Reverse(states[state as usize].edges.len()));
     let mut bases = vec![0; states.len()];
     let mut room = Room::new();
     let mut symbols = Vec::new();
     for state in order {
         symbols.clear();
-        symbols.extend(outs(&states[state as usize]).map(|(symbol, _)| symbol));
+        symbols.extend(outs(&states[state as usize], symbol).map(|(symbol, _)| symbol));
         bases[state as usize] = room.take(&symbols)?;
     }
     Ok(bases)
+}
+
+/// All states, each behind the one from which the walk comes: what is walked over together lies together then, which saves the kernel
+/// look-ups.
+fn walked(states: &[Merged]) -> Vec<u32> {
+    let mut order = Vec::with_capacity(states.len());
+    let mut seen = vec![false; states.len()];
+    let mut open: Vec<u32> = (0..states.len() as u32).rev().collect();
+    while let Some(state) = open.pop() {
+        if std::mem::replace(&mut seen[state as usize], true) {
+            continue;
+        }
+        order.push(state);
+        let Merged {
+            class: _,
+            default,
+            edges,
+        } = &states[state as usize];
+        let nexts = edges.iter().rev().map(|(_, next)| next);
+        open.extend(
+            [default]
+                .into_iter()
+                .chain(nexts)
+                .filter_map(|next| match next {
+                    Next::State(next) if !seen[*next as usize] => Some(*next),
+                    Next::State(_) | Next::Decided(_) => None,
+                }),
+        );
+    }
+    order
 }
 
 /// Which cells are free and which bases are taken, a bit each.

@@ -10,7 +10,7 @@ use super::states::{DEAD, States};
 
 /// What is behind an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Next {
+pub(in crate::compile) enum Next {
     /// A state, by its index.
     State(u32),
     /// Names that all have this class.
@@ -21,11 +21,11 @@ const NOTHING: Next = Next::Decided(0);
 
 /// A state of the merged automaton.
 #[derive(Debug)]
-pub(super) struct Merged {
-    pub(super) class: u32,
-    pub(super) default: Next,
+pub(in crate::compile) struct Merged {
+    pub(in crate::compile) class: u32,
+    pub(in crate::compile) default: Next,
     /// In the order of the bytes; none leads where the default does.
-    pub(super) edges: Box<[(u8, Next)]>,
+    pub(in crate::compile) edges: Box<[(u8, Next)]>,
 }
 
 /// The states that remain, and the first of them or the class of all names.

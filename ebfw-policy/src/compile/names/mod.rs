@@ -15,6 +15,10 @@ use ebfw_common::names;
 use indexmap::{IndexMap, IndexSet};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+pub(super) use self::{
+    array::cells_of,
+    merge::{Merged, Next},
+};
 use self::{
     pieces::{Piece, backwards},
     places::Places,
@@ -58,7 +62,7 @@ pub enum Limit {
 }
 
 /// Bytes of an automaton at most.
-const MAX_BYTES: usize = names::MAX_CELLS as usize * size_of::<u64>();
+pub(super) const MAX_BYTES: usize = names::MAX_CELLS as usize * size_of::<u64>();
 
 /// What makes an automaton smaller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,7 +156,7 @@ impl Names {
     pub fn class_of(&self, name: &Name) -> u32 {
         let text = name.as_str().as_bytes();
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-        names::class_of(self.cells.as_slice(), self.root, text, length)
+        names::class_of(&mut self.cells.as_slice(), self.root, text, length)
     }
 
     /// Whether a compiled pattern matches every name of `class`.

@@ -3,6 +3,8 @@
 //! The programs add; only the agent deletes. Where a name is renewed between the last look at it and its deletion (microseconds), it is
 //! lost until the workload asks again: that closes, it never opens.
 
+mod sweep;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
@@ -17,6 +19,7 @@ use ebfw_common::abi::{
     resolver, slot_flag,
 };
 
+use self::sweep::{Entry, Fate};
 use super::{ApplyError, LoadError, map_error, maps_directory, slot::Slots, syscall, update_error};
 use crate::host::resolvers::Locality;
 
@@ -45,24 +48,6 @@ pub struct Owned {
     pub cgroup: Option<u64>,
     /// What was learned.
     pub learned: Learned,
-}
-
-/// What becomes of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Stays,
-    /// It goes, and counts no longer for its workload.
-    Expired,
-    /// Its workload went before and counts nothing any more.
-    Orphaned,
-}
-
-fn fate(expires_ns: u64, now_ns: u64, has_workload: bool) -> Fate {
-    match (has_workload, expires_ns < now_ns) {
-        (false, _) => Fate::Orphaned,
-        (true, true) => Fate::Expired,
-        (true, false) => Fate::Stays,
-    }
 }
 
 /// The maps of names and resolvers.
@@ -143,11 +128,32 @@ impl Names {
                 .all(|count| count.load(Ordering::Relaxed) == 0)
     }
 
+    /// Writes an entry, for tests.
+    pub(super) fn put(&mut self, key: NameKey, name: LearnedName) -> Result<(), MapError> {
+        let (key, name): (Key, Value) = (zerocopy::transmute!(key), zerocopy::transmute!(name));
+        self.orphans = true;
+        self.names.insert(key, name, 0)
+    }
+
     pub(super) fn learned(&self) -> Result<Vec<Learned>, MapError> {
         learned(&self.names)
     }
 
-    /// Deletes what has expired and what belongs to no workload; says how many.
+    /// Makes all names expire at `expires_ns`.
+    pub(super) fn outdate(&mut self, expires_ns: u64) -> Result<(), MapError> {
+        let keys: Result<Vec<_>, _> = self.names.keys().collect();
+        for key in keys? {
+            let value = LearnedName {
+                expires_ns,
+                ..entry(self.names.get(&key, 0)?)
+            };
+            let value: Value = zerocopy::transmute!(value);
+            self.names.insert(key, value, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what belongs to no workload, and what has expired and has no room to stay; says how many.
     pub(super) fn forget_expired(
         &mut self,
         now_ns: u64,
@@ -160,23 +166,20 @@ impl Names {
     }
 
     fn sweep(&mut self, now_ns: u64, slots: &Slots) -> Result<usize, MapError> {
-        let mut doomed = Vec::new();
+        let mut entries = Vec::new();
         for entry in self.names.iter() {
             let (key, value) = entry?;
-            if fate_of(key, value, now_ns, slots) != Fate::Stays {
-                doomed.push(key);
-            }
+            entries.push(entry_of(key, value, slots));
         }
         let mut forgotten = 0;
-        for key in doomed {
+        for (key, fate) in sweep::doomed(&entries, now_ns) {
             // Looked at again: it may have been renewed since.
             let value = match self.names.get(&key, 0) {
                 Ok(value) => value,
                 Err(MapError::KeyNotFound) => continue,
                 Err(error) => return Err(error),
             };
-            let fate = fate_of(key, value, now_ns, slots);
-            if fate == Fate::Stays {
+            if fate == Fate::Expired && entry(value).expires_ns >= now_ns {
                 continue;
             }
             remove(&mut self.names, &key)?;
@@ -247,9 +250,14 @@ pub(super) fn holds(word: SlotWord, slot: SlotRef) -> bool {
     word.has(slot_flag::LIVE) && word.generation() == slot.generation()
 }
 
-fn fate_of(key: Key, value: Value, now_ns: u64, slots: &Slots) -> Fate {
+fn entry_of(key: Key, value: Value, slots: &Slots) -> Entry<Key> {
     let slot = parts(key).slot;
-    fate(entry(value).expires_ns, now_ns, slots.hold(slot))
+    Entry {
+        key,
+        slot,
+        expires_ns: entry(value).expires_ns,
+        has_workload: slots.hold(slot),
+    }
 }
 
 fn parts(key: Key) -> NameKey {
@@ -318,19 +326,6 @@ fn remove<K: aya::Pod, V: aya::Pod>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_goes_when_it_has_expired_or_its_workload_is_gone() {
-        for (expires, has_workload, expected, why) in [
-            (101, true, Fate::Stays, "still good"),
-            (100, true, Fate::Stays, "good to the last moment"),
-            (99, true, Fate::Expired, "over"),
-            (u64::MAX, false, Fate::Orphaned, "nobody can use it"),
-            (0, false, Fate::Orphaned, "over, and counted by nobody"),
-        ] {
-            assert_eq!(fate(expires, 100, has_workload), expected, "{why}");
-        }
-    }
 
     #[test]
     fn a_slot_that_was_used_again_is_another_workload() {

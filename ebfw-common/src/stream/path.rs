@@ -1,0 +1,136 @@
+//! A request's path, brought to its normal form while it is read: as `ebfw_policy::http::RequestPath` has it, byte for byte.
+//!
+//! Escapes are written as they come and replaced once they are whole. A segment is kept or taken back at its end; where it began is
+//! remembered, so that what is longer than the memory for it still comes out right behind `..`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{
+    authority::hex,
+    facts::{Facts, MAX_PATH, masked},
+};
+
+/// Segments of a path that can be open at once.
+const MAX_DEPTH: u32 = 64;
+/// Bytes of a path at most: no server takes more.
+const MAX_BYTES: u32 = 65_000;
+
+/// A path as it is read.
+#[repr(C)]
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub(super) struct Path {
+    /// Where the present segment begins.
+    segment: u32,
+    /// Segments before it.
+    depth: u32,
+    /// The last four bytes.
+    last: u32,
+    /// 1: behind `%`. Else the first digit of an escape, or 0.
+    escape: u32,
+    /// Where they begin.
+    starts: [u16; MAX_DEPTH as usize],
+}
+
+const PERCENT: u32 = 1;
+
+#[inline(always)]
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+impl Path {
+    /// Begins with the first slash.
+    #[inline(always)]
+    pub(super) fn begin(&mut self, facts: &mut Facts) {
+        self.segment = 1;
+        self.depth = 0;
+        self.last = 0;
+        self.escape = 0;
+        facts.path_length = 0;
+        self.write(facts, b'/');
+    }
+
+    /// Takes a byte of the path; `false` where it is too long or too deep.
+    #[inline(always)]
+    pub(super) fn push(&mut self, facts: &mut Facts, byte: u8) -> bool {
+        let escape = self.escape;
+        self.escape = 0;
+        let mut written = byte;
+        let is_digit = hex(byte) < 16;
+        if is_digit && escape == PERCENT {
+            self.escape = u32::from(byte);
+        } else if is_digit && escape != 0 {
+            written = self.unescape(facts, escape as u8, byte);
+        } else if byte == b'%' {
+            self.escape = PERCENT;
+        } else if byte == b'/' {
+            return self.slash(facts);
+        }
+        self.write(facts, written);
+        facts.path_length < MAX_BYTES
+    }
+
+    /// Ends the path.
+    #[inline(always)]
+    pub(super) fn finish(&mut self, facts: &mut Facts) {
+        self.close(facts);
+    }
+
+    /// Replaces what was written of an escape; returns the byte that is still to be written.
+    #[inline(always)]
+    fn unescape(&mut self, facts: &mut Facts, first: u8, second: u8) -> u8 {
+        let byte = (hex(first) << 4 | hex(second)) as u8;
+        if is_unreserved(byte) {
+            facts.path_length -= 2;
+            self.last >>= 16;
+            return byte;
+        }
+        facts.path_length -= 1;
+        self.last >>= 8;
+        self.write(facts, first.to_ascii_uppercase());
+        second.to_ascii_uppercase()
+    }
+
+    /// Ends a segment and begins the next.
+    #[inline(always)]
+    fn slash(&mut self, facts: &mut Facts) -> bool {
+        if self.close(facts) {
+            if self.depth >= MAX_DEPTH {
+                return false;
+            }
+            self.starts[masked(self.depth, MAX_DEPTH - 1)] = self.segment as u16;
+            self.depth += 1;
+            self.write(facts, b'/');
+            self.segment = facts.path_length;
+        }
+        true
+    }
+
+    /// Ends a segment; `false` if nothing is left of it.
+    #[inline(always)]
+    fn close(&mut self, facts: &mut Facts) -> bool {
+        const DOT: u32 = b'.' as u32;
+        let size = facts.path_length - self.segment;
+        let up = size == 2 && self.last & 0xffff == (DOT << 8 | DOT);
+        let kept = !(size == 0 || size == 1 && self.last & 0xff == DOT || up);
+        if up && self.depth != 0 {
+            self.depth -= 1;
+            let start = self.starts[masked(self.depth, MAX_DEPTH - 1)];
+            self.segment = u32::from(start);
+        }
+        if !kept {
+            facts.path_length = self.segment;
+        }
+        kept
+    }
+
+    #[inline(always)]
+    fn write(&mut self, facts: &mut Facts, byte: u8) {
+        let length = facts.path_length;
+        if length < MAX_PATH as u32 {
+            facts.path[masked(length, MAX_PATH as u32 - 1)] = byte;
+        }
+        self.last = self.last << 8 | u32::from(byte);
+        facts.path_length = length + 1;
+    }
+}

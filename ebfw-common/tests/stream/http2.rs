@@ -1,0 +1,741 @@
+//! Requests in HTTP/2.
+
+use ebfw_common::stream::{Step, flag, why};
+use ebfw_policy::http::RequestPath;
+use fastrand::Rng;
+
+use crate::{
+    cuts::{positions, said},
+    drive::{Driver, Said},
+    frames::{
+        CONTINUATION, END_HEADERS, HEADERS, PADDED, PREFACE, PRIORITY, Writer, coded, frame,
+        headers, integer, kept, literal, plain,
+    },
+};
+
+fn request(name: Option<&str>, method: &str, path: &str) -> Said {
+    let named = match name {
+        None => 0,
+        Some(name) if name.starts_with('<') => flag::LITERAL,
+        Some(_) => flag::NAME,
+    };
+    Said::Head {
+        name: name.map(Into::into),
+        request: Some((method.into(), path.into())),
+        flags: flag::REQUEST | named,
+    }
+}
+
+fn malformed(why: u32) -> Said {
+    Said::End(Step::Malformed, why)
+}
+
+fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend(frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]));
+    bytes.extend(frame(8, 0, 0, &[0, 1, 0, 0]));
+    bytes.extend(frames.concat());
+    bytes
+}
+
+/// `GET /x` of `a.example`, plainly.
+fn get() -> Vec<u8> {
+    [
+        vec![0x82],
+        literal(":authority", "a.example:80"),
+        literal(":path", "/x?y"),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_request_is_complete_with_its_last_fragment() {
+    let block = get();
+    let split = |at: usize| {
+        [
+            frame(HEADERS, 0, 1, &block[..at]),
+            frame(CONTINUATION, 0, 1, &[]),
+            frame(CONTINUATION, END_HEADERS, 1, &block[at..]),
+        ]
+        .concat()
+    };
+    let padded = [vec![3], block.clone(), vec![0; 3]].concat();
+    let first = [vec![0, 0, 0, 0, 16], block.clone()].concat();
+    let both = [vec![2, 0, 0, 0, 0, 16], block.clone(), vec![0; 2]].concat();
+    let end = END_HEADERS;
+    for (frames, behind, why) in [
+        (headers(1, &block), 0, "one frame"),
+        (frame(HEADERS, end | PADDED, 1, &padded), 3, "padded"),
+        (
+            frame(HEADERS, end | PRIORITY, 1, &first),
+            0,
+            "with a priority",
+        ),
+        (
+            frame(HEADERS, end | PRIORITY | PADDED, 1, &both),
+            2,
+            "with both",
+        ),
+        (split(7), 0, "three frames"),
+        (split(0), 0, "an empty frame first"),
+        (split(block.len()), 0, "an empty frame last"),
+        (
+            [
+                frame(
+                    HEADERS,
+                    PADDED | PRIORITY,
+                    1,
+                    &[vec![4], vec![0; 5], vec![0; 4]].concat(),
+                ),
+                frame(CONTINUATION, end, 1, &block),
+            ]
+            .concat(),
+            0,
+            "nothing but padding first",
+        ),
+        (
+            [
+                frame(HEADERS, 0, 1, &block),
+                frame(CONTINUATION, end, 1, &[]),
+            ]
+            .concat(),
+            0,
+            "nothing last",
+        ),
+    ] {
+        let bytes = connection(&[frames]);
+        assert_eq!(
+            positions(&bytes),
+            [(
+                bytes.len() - behind,
+                request(Some("a.example"), "GET", "/x")
+            )],
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn every_way_to_write_a_field_is_read() {
+    let rest = literal(":authority", "a");
+    for (block, name, method, path, why) in [
+        (
+            [vec![0x83, 0x84], rest.clone()].concat(),
+            Some("a"),
+            "POST",
+            "/",
+            "of the static table",
+        ),
+        (
+            [vec![0x82, 0x85], rest.clone()].concat(),
+            Some("a"),
+            "GET",
+            "/index.html",
+            "of the static table",
+        ),
+        (
+            vec![0x82, 0x84, 0x81],
+            None,
+            "GET",
+            "/",
+            "an empty authority",
+        ),
+        (
+            vec![0x82, 0x84, 0x80 | 38],
+            None,
+            "GET",
+            "/",
+            "an empty host",
+        ),
+        (vec![0x82, 0x84], None, "GET", "/", "no authority"),
+        (
+            [vec![0x82, 0x84], literal("host", "A.b.")].concat(),
+            Some("a.b"),
+            "GET",
+            "/",
+            "a host alone",
+        ),
+        (
+            [vec![0x82, 0x84], rest.clone(), literal("host", "A:1")].concat(),
+            Some("a"),
+            "GET",
+            "/",
+            "both",
+        ),
+        (
+            [
+                vec![0x82, 0x84],
+                literal("host", "[::1]"),
+                literal(":authority", "[0::1]:8"),
+            ]
+            .concat(),
+            Some("<::1>"),
+            "GET",
+            "/",
+            "both",
+        ),
+        (
+            [
+                vec![2],
+                plain(b"PUT"),
+                vec![0x14],
+                plain(b"/%41/../b"),
+                vec![0x41],
+                coded(b"192.0.2.7"),
+            ]
+            .concat(),
+            Some("<192.0.2.7>"),
+            "PUT",
+            "/b",
+            "names of the static table",
+        ),
+        (
+            [
+                vec![0x40],
+                coded(b":method"),
+                coded(b"X"),
+                vec![0x10],
+                coded(b":path"),
+                coded(b"/~x"),
+                vec![0],
+                coded(b":authority"),
+                coded(b"b"),
+            ]
+            .concat(),
+            Some("b"),
+            "X",
+            "/~x",
+            "written out and coded",
+        ),
+        (
+            [
+                literal(":method", "CONNECT"),
+                literal(":authority", "a:443"),
+            ]
+            .concat(),
+            Some("a"),
+            "CONNECT",
+            "*",
+            "a tunnel",
+        ),
+        (
+            [
+                literal(":method", "OPTIONS"),
+                literal(":path", "*"),
+                rest.clone(),
+            ]
+            .concat(),
+            Some("a"),
+            "OPTIONS",
+            "*",
+            "an asterisk",
+        ),
+        (
+            [
+                vec![0x82, 0x84],
+                rest,
+                literal(":scheme", "http"),
+                literal("te", "trailers"),
+                literal(":authorityx", "b"),
+                literal("xhost", "c"),
+                literal("x", ""),
+            ]
+            .concat(),
+            Some("a"),
+            "GET",
+            "/",
+            "names that look alike",
+        ),
+        (
+            [vec![0x20, 0x3f, 0xe1, 0x1f], get()].concat(),
+            Some("a.example"),
+            "GET",
+            "/x",
+            "changes of the table's size",
+        ),
+    ] {
+        let bytes = connection(&[headers(1, &block)]);
+        assert_eq!(
+            positions(&bytes),
+            [(bytes.len(), request(name, method, path))],
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn a_later_request_refers_to_an_earlier_one() {
+    let first = [
+        kept(":method", "PUT"),
+        kept(":path", "/a/b"),
+        kept(":authority", "a.example"),
+        kept("x", "y"),
+    ]
+    .concat();
+    // x, :authority, :path, :method.
+    let (x, authority, path, method) = (0x80 | 62, 0x80 | 63, 0x80 | 64, 0x80 | 65);
+    let one = request(Some("a.example"), "PUT", "/a/b");
+    for (second, expected, why) in [
+        (vec![method, path, authority, x], one.clone(), "the same"),
+        (
+            [
+                vec![method, path],
+                literal(":authority", "b.example"),
+                vec![x],
+            ]
+            .concat(),
+            request(Some("b.example"), "PUT", "/a/b"),
+            "another authority",
+        ),
+        (
+            [
+                vec![method],
+                integer(0x40, 6, 64),
+                plain(b"/c"),
+                vec![0x80 | 64],
+            ]
+            .concat(),
+            request(Some("a.example"), "PUT", "/c"),
+            "a name of the table, and what moved",
+        ),
+        (
+            [vec![method, path, authority], literal("host", "a.EXAMPLE")].concat(),
+            one.clone(),
+            "a host that is the same",
+        ),
+        (
+            [
+                vec![method, path, authority],
+                literal("host", "a.example.org"),
+            ]
+            .concat(),
+            malformed(why::TWO_HOSTS),
+            "a host that is not",
+        ),
+        (
+            vec![method, path, authority, authority],
+            malformed(why::TWO_HOSTS),
+            "two authorities",
+        ),
+        (
+            vec![method, method],
+            malformed(why::REQUEST_LINE),
+            "two methods",
+        ),
+        (
+            vec![method, path, 0x84],
+            malformed(why::REQUEST_LINE),
+            "two paths",
+        ),
+        (
+            vec![0x80 | 66],
+            malformed(why::TABLE),
+            "an entry that is not there",
+        ),
+        (
+            vec![0xff, 0x80, 0x01],
+            malformed(why::TABLE),
+            "an entry that is not there",
+        ),
+        (
+            vec![0x20, 0x80 | 62],
+            malformed(why::TABLE),
+            "an entry that was evicted",
+        ),
+        (
+            vec![0x20, 0x3f, 0xe1, 0x1f, 0x80 | 62],
+            malformed(why::TABLE),
+            "an entry that was evicted",
+        ),
+    ] {
+        let data = frame(0, 1, 1, &[7; 90]);
+        let bytes = connection(&[
+            headers(1, &first),
+            data,
+            frame(6, 0, 0, &[0; 8]),
+            headers(3, &second),
+        ]);
+        assert_eq!(said(&bytes), [one.clone(), expected], "{why}");
+    }
+}
+
+#[test]
+fn fields_behind_a_body_are_no_request() {
+    let first = headers(1, &get());
+    let one = request(Some("a.example"), "GET", "/x");
+    for (trailer, expected, why) in [
+        (headers(1, &kept("grpc-status", "0")), one.clone(), "fields"),
+        (
+            headers(1, &literal(":path", "/y")),
+            malformed(why::REQUEST_LINE),
+            "a path",
+        ),
+        (
+            headers(1, &[0x82]),
+            malformed(why::REQUEST_LINE),
+            "a method",
+        ),
+        (
+            headers(1, &[0x86]),
+            malformed(why::REQUEST_LINE),
+            "a scheme",
+        ),
+        (
+            headers(1, &literal(":authority", "b")),
+            malformed(why::REQUEST_LINE),
+            "an authority",
+        ),
+        (
+            headers(1, &literal("host", "b")),
+            malformed(why::TWO_HOSTS),
+            "a host",
+        ),
+    ] {
+        let bytes = connection(&[
+            first.clone(),
+            frame(0, 0, 1, &[1; 5]),
+            trailer,
+            headers(3, &get()),
+        ]);
+        assert_eq!(said(&bytes), [one.clone(), expected], "{why}");
+    }
+}
+
+#[test]
+fn what_servers_refuse_or_read_in_other_ways_is_malformed() {
+    let request = |block: &[u8]| headers(1, block);
+    let with = |more: &[u8]| headers(1, &[get(), more.to_vec()].concat());
+    let end = END_HEADERS;
+    for (frames, expected, why) in [
+        (frame(5, end, 1, &[0; 4]), why::FRAME, "a promise"),
+        (
+            frame(CONTINUATION, end, 1, &get()),
+            why::FRAME,
+            "a continuation of nothing",
+        ),
+        (headers(0, &get()), why::FRAME, "no stream"),
+        (headers(2, &get()), why::FRAME, "a server's stream"),
+        (
+            [frame(HEADERS, 0, 1, &get()), frame(0, 0, 1, &[])].concat(),
+            why::FRAME,
+            "data inside of a block",
+        ),
+        (
+            [frame(HEADERS, 0, 1, &get()), frame(99, 0, 1, &[])].concat(),
+            why::FRAME,
+            "an unknown frame inside of a block",
+        ),
+        (
+            [
+                frame(HEADERS, 0, 1, &get()),
+                frame(CONTINUATION, end, 3, &[]),
+            ]
+            .concat(),
+            why::FRAME,
+            "a continuation of another",
+        ),
+        (
+            [frame(HEADERS, 0, 1, &get()), headers(1, &[])].concat(),
+            why::FRAME,
+            "a head inside of a block",
+        ),
+        (
+            frame(HEADERS, end | PADDED, 1, &[]),
+            why::FRAME,
+            "no room for padding",
+        ),
+        (
+            frame(HEADERS, end | PADDED, 1, &[2, 0]),
+            why::FRAME,
+            "more padding than frame",
+        ),
+        (
+            frame(HEADERS, end | PRIORITY, 1, &[0; 4]),
+            why::FRAME,
+            "no room for a priority",
+        ),
+        (
+            frame(HEADERS, end | PRIORITY | PADDED, 1, &[1, 0, 0, 0, 0, 0]),
+            why::FRAME,
+            "more padding than frame",
+        ),
+        (request(&[]), why::REQUEST_LINE, "nothing"),
+        (request(&[0x84]), why::REQUEST_LINE, "no method"),
+        (request(&[0x82]), why::REQUEST_LINE, "no path"),
+        (
+            request(&[vec![0x84], literal(":method", "")].concat()),
+            why::REQUEST_LINE,
+            "an empty method",
+        ),
+        (
+            request(&literal(":method", "G T")),
+            why::REQUEST_LINE,
+            "a space in a method",
+        ),
+        (
+            request(&literal(":method", &"A".repeat(25))),
+            why::REQUEST_LINE,
+            "a long method",
+        ),
+        (
+            request(&[vec![0x82], literal(":path", "")].concat()),
+            why::TARGET,
+            "an empty path",
+        ),
+        (
+            request(&[vec![0x82], literal(":path", "x")].concat()),
+            why::TARGET,
+            "a relative path",
+        ),
+        (
+            request(&[vec![0x82], literal(":path", "http://a/")].concat()),
+            why::TARGET,
+            "an absolute target",
+        ),
+        (
+            request(&[vec![0x82], literal(":path", "/a b")].concat()),
+            why::TARGET,
+            "a space",
+        ),
+        (
+            request(&[vec![0x82], literal(":path", "/a#b")].concat()),
+            why::TARGET,
+            "a fragment",
+        ),
+        (
+            request(&[vec![0x82], literal(":path", "/a?b\\")].concat()),
+            why::TARGET,
+            "a backslash",
+        ),
+        (
+            request(&[vec![0x82], literal(":path", "*x")].concat()),
+            why::TARGET,
+            "an asterisk and more",
+        ),
+        (
+            request(&literal(":authority", "a b")),
+            why::NAME,
+            "a space in a name",
+        ),
+        (request(&literal(":authority", "u@a")), why::NAME, "a user"),
+        (
+            request(&literal(":authority", "a/b")),
+            why::NAME,
+            "a path in a name",
+        ),
+        (
+            with(&literal("host", "b")),
+            why::TWO_HOSTS,
+            "a host that differs",
+        ),
+        (
+            with(&literal("host", "")),
+            why::TWO_HOSTS,
+            "a host that is empty",
+        ),
+        (
+            with(&literal(":authority", "a.example")),
+            why::TWO_HOSTS,
+            "two authorities",
+        ),
+        (
+            with(&[literal("host", "a.example"), literal("host", "a.example")].concat()),
+            why::TWO_HOSTS,
+            "two hosts",
+        ),
+        (with(&[0x80]), why::FIELD, "index 0"),
+        (with(&[0xbe]), why::TABLE, "an empty table"),
+        (
+            with(&[0xff, 0xff, 0xff, 0xff, 0xff, 0]),
+            why::FIELD,
+            "a number that is too long",
+        ),
+        (
+            with(&[0xff, 0xff, 0xff, 0xff, 0x7f]),
+            why::TABLE,
+            "a large number",
+        ),
+        (with(&[0x20]), why::FIELD, "a change of size behind a field"),
+        (
+            request(&[0x3f, 0xe2, 0x1f]),
+            why::TABLE,
+            "a table that is too large",
+        ),
+        (with(&[0, 0]), why::FIELD, "a name without letters"),
+        (with(&[0, 1, b'x']), why::FIELD, "a field without a value"),
+        (with(&[0, 5, b'x']), why::FIELD, "half a name"),
+        (with(&[0]), why::FIELD, "half a field"),
+        (with(&[0xff]), why::FIELD, "half a number"),
+        (
+            with(&[0, 0x81, 0x00]),
+            why::FIELD,
+            "padding that is not ones",
+        ),
+        (
+            with(&[0, 0x82, 0x1f, 0xff]),
+            why::FIELD,
+            "padding of a whole byte",
+        ),
+        (
+            with(&[0, 0x84, 0xff, 0xff, 0xff, 0xff]),
+            why::FIELD,
+            "the end of the string as a symbol",
+        ),
+    ] {
+        assert_eq!(said(&connection(&[frames])), [malformed(expected)], "{why}");
+    }
+    let backwards = connection(&[
+        headers(5, &get()),
+        headers(3, &[vec![0x82], get()].concat()),
+    ]);
+    assert_eq!(
+        said(&backwards)[1..],
+        [malformed(why::REQUEST_LINE)],
+        "a stream that was passed over"
+    );
+}
+
+#[test]
+fn a_request_behind_an_upgrade_is_read() {
+    let upgrade = b"GET /u HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n";
+    let bytes = [upgrade.as_slice(), &connection(&[headers(3, &get())])].concat();
+    assert_eq!(
+        said(&bytes),
+        [
+            request(Some("a"), "GET", "/u"),
+            request(Some("a.example"), "GET", "/x")
+        ]
+    );
+}
+
+/// Connections with many requests in every way in which they can be written, whose fields a library reads as they were meant.
+#[test]
+fn generated_connections_are_read_as_they_were_meant() {
+    const NAMES: [&str; 4] = [
+        "a.example",
+        "b.example:8080",
+        "c.example.org",
+        "192.0.2.1:1",
+    ];
+    const PATHS: [&str; 6] = [
+        "/",
+        "/index.html",
+        "/pkg.Service/Method",
+        "/a/../b",
+        "/%7Ex?y=1",
+        "/static/js/app.js",
+    ];
+    let mut requests = 0;
+    for seed in 0..60 {
+        let mut rng = Rng::with_seed(seed);
+        let mut writer = Writer::new();
+        let mut library = loona_hpack::Decoder::new();
+        let mut bytes = connection(&[]);
+        let mut expected = Vec::new();
+        let mut id = 1;
+        for _ in 0..rng.usize(1..60) {
+            let mut block = Vec::new();
+            if rng.u8(..8) == 0 {
+                block.extend(writer.resize(rng.usize(..=4096)));
+            }
+            let pick = |rng: &mut Rng, of: &[&str]| of[rng.usize(..of.len())].to_owned();
+            let name = pick(&mut rng, &NAMES);
+            let path = if rng.bool() {
+                pick(&mut rng, &PATHS)
+            } else {
+                format!("/{}", "x".repeat(rng.usize(..300)))
+            };
+            let method = pick(&mut rng, &["GET", "POST", "PUT", "DELETE"]);
+            let mut fields = vec![
+                (":method".to_owned(), method.clone()),
+                (":scheme".into(), "http".into()),
+                (":path".into(), path.clone()),
+                (":authority".into(), name.clone()),
+            ];
+            for _ in 0..rng.usize(..12) {
+                let field = if rng.bool() {
+                    Writer::other(&mut rng).to_owned()
+                } else {
+                    format!("x-{}", rng.u8(..20))
+                };
+                let length = if rng.u8(..30) == 0 {
+                    rng.usize(..5000)
+                } else {
+                    rng.usize(..60)
+                };
+                fields.push((field, "v".repeat(length)));
+            }
+            for (name, value) in &fields {
+                block.extend(writer.field(&mut rng, name, value));
+            }
+            let read: Vec<_> = library
+                .decode(&block)
+                .expect("the block is right")
+                .into_iter()
+                .map(|(name, value)| {
+                    (
+                        String::from_utf8(name).unwrap(),
+                        String::from_utf8(value).unwrap(),
+                    )
+                })
+                .collect();
+            assert_eq!(read, fields, "seed {seed}: what the library reads");
+            let cut = rng.usize(..=block.len());
+            if rng.bool() {
+                bytes.extend(headers(id, &block));
+            } else {
+                bytes.extend(frame(HEADERS, 0, id, &block[..cut]));
+                bytes.extend(frame(CONTINUATION, END_HEADERS, id, &block[cut..]));
+            }
+            bytes.extend(frame(0, 0, id, &vec![0; rng.usize(..100)]));
+            id += 2;
+            let host = name.split(':').next().expect("a part").to_owned();
+            let host = if host.starts_with('1') {
+                format!("<{host}>")
+            } else {
+                host
+            };
+            expected.push(request(
+                Some(&host),
+                &method,
+                RequestPath::new(&path).as_str(),
+            ));
+            requests += 1;
+        }
+        let mut driver = Driver::new(false);
+        driver.feed(&bytes);
+        let found: Vec<_> = driver.said.into_iter().map(|(_, said)| said).collect();
+        assert_eq!(found, expected, "seed {seed}");
+        if bytes.len() < 1200 {
+            said(&bytes);
+        }
+    }
+    assert!(requests > 1000, "{requests} requests");
+}
+
+#[test]
+fn all_bytes_are_decoded_from_their_codes() {
+    let mut rng = Rng::with_seed(3);
+    for _ in 0..3000 {
+        let path: Vec<u8> = (0..rng.usize(..40))
+            .map(|_| {
+                loop {
+                    let byte = rng.u8(..);
+                    if byte > b' ' && !b"#?\\%/.\x7f".contains(&byte) {
+                        break byte;
+                    }
+                }
+            })
+            .collect();
+        let path = [b"/", path.as_slice()].concat();
+        let block = [vec![0x82, 4], coded(&path), vec![1], coded(b"a")].concat();
+        let bytes = connection(&[headers(1, &block)]);
+        let mut driver = Driver::new(false);
+        driver.feed(&bytes);
+        let facts = driver.stream.facts();
+        assert_eq!(
+            facts.request().map(|request| request.1),
+            Some(path.as_slice())
+        );
+    }
+}

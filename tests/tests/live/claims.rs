@@ -1,0 +1,623 @@
+//! Claims: what a TLS client says about whom it talks to, against what it resolved.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
+    time::Duration,
+};
+
+use ebfw_common::abi::{Counter, claim_kind, inspect, mode, reason, verdict};
+use ebfw_tests::{
+    lab::{
+        Lab, eventually,
+        net::{v4, v6},
+        recorder::Recorder,
+        resolver::{A, AAAA, answer, ask, wire},
+    },
+    path,
+};
+
+/// Only the names below good.example are allowed.
+const GOOD_NAMES: &str = "
+defaultAction: Deny
+rules:
+- name: good names
+  action: Allow
+  match: {domains: ['*.good.example']}
+";
+
+/// All is allowed but the names below evil.example.
+const NO_EVIL: &str = "
+defaultAction: Allow
+rules:
+- name: evil names
+  action: Deny
+  match: {domains: ['*.evil.example']}
+";
+
+const RESOLVER: u8 = 9;
+const TLS: u16 = 443;
+/// A client whose socket is destroyed hears of it within this time; without that it would wait for minutes.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// A lab with a resolver for which `N.anything` is peer N, and a server that keeps what it gets.
+fn lab(policy: &str) -> Option<(Lab, Recorder)> {
+    let mut lab = Lab::open()?;
+    lab.resolver(|asked| {
+        let name = asked.queries[0].name().to_ascii();
+        let peer = name.split('.').next().and_then(|first| first.parse().ok());
+        let addresses: Vec<IpAddr> = peer.map_or(vec![], |peer| vec![v4(peer), v6(peer)]);
+        vec![wire(&answer(asked, &addresses))]
+    });
+    let server = Recorder::start(&lab.net().far, TLS);
+    lab.policy(policy);
+    Some((lab, server))
+}
+
+/// A handshake message with these extensions.
+fn message(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend([0, 2, 0x13, 1, 1, 0]);
+    let mut all = Vec::new();
+    for (kind, bytes) in extensions {
+        all.extend(kind.to_be_bytes());
+        all.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
+        all.extend(bytes);
+    }
+    body.extend(u16::try_from(all.len()).unwrap().to_be_bytes());
+    body.extend(all);
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    [&[1, length[1], length[2], length[3]], &body[..]].concat()
+}
+
+fn server_name(name: &str) -> (u16, Vec<u8>) {
+    let length = u16::try_from(name.len()).unwrap();
+    let mut bytes = (length + 3).to_be_bytes().to_vec();
+    bytes.push(0);
+    bytes.extend(length.to_be_bytes());
+    bytes.extend(name.bytes());
+    (0, bytes)
+}
+
+/// Puts a message into records of `size` bytes.
+fn records(message: &[u8], size: usize) -> Vec<u8> {
+    message
+        .chunks(size)
+        .flat_map(|part| {
+            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+            [&[22, 3, 1, length[0], length[1]], part].concat()
+        })
+        .collect()
+}
+
+/// A hello that names `name`, and says something else before and behind it.
+fn hello(name: &str) -> Vec<u8> {
+    let around = (10, vec![0, 2, 0, 29]);
+    let message = message(&[around.clone(), server_name(name), (51, vec![0; 40])]);
+    records(&message, 1 << 14)
+}
+
+/// Resolves `names`, in both families.
+fn resolve(names: &[&str]) -> io::Result<()> {
+    for name in names {
+        ask(v4(RESOLVER), name, A)?;
+        ask(v4(RESOLVER), name, AAAA)?;
+    }
+    Ok(())
+}
+
+fn open(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(AT_ONCE))?;
+    Ok(stream)
+}
+
+/// Sends `parts` one after the other, and waits until the server says that it has all of them.
+fn converse(mut stream: TcpStream, parts: &[&[u8]]) -> io::Result<()> {
+    for part in parts {
+        stream.write_all(part)?;
+    }
+    all_came(stream, parts.iter().map(|part| part.len()).sum())
+}
+
+fn all_came(mut stream: TcpStream, length: usize) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    let mut sum = [0; 8];
+    stream.read_exact(&mut sum)?;
+    assert_eq!(u64::from_ne_bytes(sum), length as u64);
+    Ok(())
+}
+
+fn say(to: SocketAddr, parts: &[&[u8]]) -> io::Result<()> {
+    converse(open(to)?, parts)
+}
+
+fn at(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, TLS)
+}
+
+/// Whether the client was told at once: its socket is destroyed, so that what it does fails with an error and not by waiting.
+fn is_ended(result: &io::Result<()>) -> bool {
+    let code = result.as_ref().err().and_then(io::Error::raw_os_error);
+    matches!(
+        code,
+        Some(libc::ECONNABORTED | libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)
+    )
+}
+
+#[test]
+fn names_on_one_address_are_told_apart() {
+    for policy in [GOOD_NAMES, NO_EVIL] {
+        let Some((mut lab, server)) = lab(policy) else {
+            return;
+        };
+        for to in [v4(2), v6(2)] {
+            let both = ["2.good.example", "2.evil.example"];
+            lab.tended(move || {
+                resolve(&both)?;
+                say(at(to), &[&hello("2.good.example")])
+            })
+            .unwrap();
+            let unread = lab.count(Counter::DecisionDeny);
+            let evil = lab.tended(move || say(at(to), &[&hello("2.evil.example")]));
+            assert!(is_ended(&evil), "{to}: {evil:?}");
+            assert!(lab.count(Counter::DecisionDeny) > unread);
+        }
+        assert!(server.has(b"2.good.example"));
+        assert!(!server.has(b"2.evil.example"));
+        assert!(server.connections().len() >= 2);
+    }
+}
+
+/// One way to say a hello.
+type Way = fn(&str) -> Vec<Vec<u8>>;
+
+/// Ways that a server takes for the same hello.
+const WAYS: [(&str, Way); 7] = [
+    ("byte by byte", |name| {
+        hello(name).chunks(1).map(<[u8]>::to_vec).collect()
+    }),
+    ("a record for each byte", |name| {
+        vec![records(&message(&[server_name(name)]), 1)]
+    }),
+    ("records of 50 bytes, sent in pieces of 7", |name| {
+        let key = (51, vec![0; 1200]);
+        let bytes = records(&message(&[key, server_name(name)]), 50);
+        bytes.chunks(7).map(<[u8]>::to_vec).collect()
+    }),
+    ("as large as with post-quantum keys", |name| {
+        vec![records(
+            &message(&[(51, vec![1; 1700]), server_name(name)]),
+            1 << 14,
+        )]
+    }),
+    ("as large as can be", |name| {
+        let all = message(&[(21, vec![0; 60_000]), server_name(name)]);
+        vec![records(&all, 1 << 14)]
+    }),
+    ("the name comes last", |name| {
+        vec![records(
+            &message(&[(51, vec![1; 33]), server_name(name)]),
+            1 << 14,
+        )]
+    }),
+    ("capitals and a dot at the end", |name| {
+        vec![hello(&format!("{}.", name.to_uppercase()))]
+    }),
+];
+
+#[test]
+fn a_hello_is_read_however_it_is_sent() {
+    let Some((mut lab, server)) = lab(GOOD_NAMES) else {
+        return;
+    };
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example"]))
+        .unwrap();
+    for (why, way) in WAYS {
+        for small in [false, true] {
+            let say = |name: &'static str| {
+                move || {
+                    let stream = open(at(v4(2)))?;
+                    if small {
+                        path::set(
+                            &stream,
+                            libc::IPPROTO_TCP,
+                            libc::TCP_MAXSEG,
+                            &88i32.to_ne_bytes(),
+                        )?;
+                    }
+                    let parts = way(name);
+                    let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
+                    converse(stream, &parts)
+                }
+            };
+            let good = lab.tended(say("2.good.example"));
+            assert!(good.is_ok(), "{why}, small {small}: {good:?}");
+            let evil = lab.tended(say("2.evil.example"));
+            assert!(is_ended(&evil), "{why}, small {small}: {evil:?}");
+        }
+    }
+    let whole = |name: &str| {
+        let got = server.connections();
+        let ways = WAYS
+            .iter()
+            .filter(|(_, way)| got.contains(&way(name).concat()));
+        ways.count()
+    };
+    assert_eq!(whole("2.good.example"), WAYS.len());
+    assert_eq!(whole("2.evil.example"), 0);
+}
+
+#[test]
+fn a_hello_is_read_wherever_it_is_cut() {
+    let Some((mut lab, server)) = lab(GOOD_NAMES) else {
+        return;
+    };
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example"]))
+        .unwrap();
+    let cuts = hello("2.good.example").len();
+    let wrong = lab.tended(move || {
+        let mut wrong = 0u64;
+        for cut in 1..cuts {
+            for (name, good) in [("2.good.example", true), ("2.evil.example", false)] {
+                let hello = hello(name);
+                let (first, second) = hello.split_at(cut);
+                let result = say(at(v4(2)), &[first, second]);
+                wrong += u64::from(if good {
+                    result.is_err()
+                } else {
+                    !is_ended(&result)
+                });
+            }
+        }
+        Ok(wrong)
+    });
+    assert_eq!(wrong.unwrap(), 0);
+    assert!(!server.connections().contains(&hello("2.evil.example")));
+    let longest = server.connections().iter().map(Vec::len).max();
+    assert_eq!(longest, Some(cuts));
+}
+
+/// What a client says, and what must come of it.
+struct Case {
+    why: &'static str,
+    resolved: &'static [&'static str],
+    said: Vec<u8>,
+    /// Under a policy that allows names, and under one that denies names.
+    passes: [bool; 2],
+}
+
+#[test]
+fn claims_and_resolved_names_are_weighed_against_each_other() {
+    let two_names = {
+        let mut both = server_name("2.good.example").1;
+        let more = server_name("2.evil.example").1;
+        both.extend(&more[2..]);
+        let length = u16::try_from(both.len() - 2).unwrap().to_be_bytes();
+        both[..2].copy_from_slice(&length);
+        (0, both)
+    };
+    let plain = |extensions: &[(u16, Vec<u8>)]| records(&message(extensions), 1 << 14);
+    let retry = |second: &str| [hello("2.good.example"), hello(second)].concat();
+    let cases = [
+        Case {
+            why: "a name that was not resolved to this address",
+            resolved: &["2.good.example", "3.good.example"],
+            said: hello("3.good.example"),
+            passes: [false, true],
+        },
+        Case {
+            why: "a bare address, a denied name",
+            resolved: &[],
+            said: hello("2.evil.example"),
+            passes: [false, false],
+        },
+        Case {
+            why: "a bare address, another name",
+            resolved: &[],
+            said: hello("2.other.example"),
+            passes: [false, true],
+        },
+        Case {
+            why: "a lie about what was resolved",
+            resolved: &["2.evil.example"],
+            said: hello("2.other.example"),
+            passes: [false, false],
+        },
+        Case {
+            why: "no name: what was resolved counts",
+            resolved: &["2.good.example"],
+            said: plain(&[(51, vec![0; 32])]),
+            passes: [true, true],
+        },
+        Case {
+            why: "no name, one of those resolved is denied",
+            resolved: &["2.good.example", "2.evil.example"],
+            said: plain(&[(51, vec![0; 32])]),
+            passes: [true, false],
+        },
+        Case {
+            why: "no extensions at all",
+            resolved: &["2.good.example"],
+            said: plain(&[]),
+            passes: [true, true],
+        },
+        Case {
+            why: "neither TLS nor HTTP",
+            resolved: &["2.good.example"],
+            said: b"SSH-2.0-something\r\n".to_vec(),
+            passes: [true, true],
+        },
+        Case {
+            why: "neither TLS nor HTTP, one of the names is denied",
+            resolved: &["2.good.example", "2.evil.example"],
+            said: b"SSH-2.0-something\r\n".to_vec(),
+            passes: [true, false],
+        },
+        Case {
+            why: "two names",
+            resolved: &["2.good.example", "2.evil.example"],
+            said: plain(&[two_names.clone()]),
+            passes: [false, false],
+        },
+        Case {
+            why: "the name twice",
+            resolved: &["2.good.example"],
+            said: plain(&[server_name("2.good.example"), server_name("2.good.example")]),
+            passes: [false, false],
+        },
+        Case {
+            why: "an encrypted hello: its outer name counts",
+            resolved: &["2.good.example"],
+            said: plain(&[server_name("2.good.example"), (0xfe0d, vec![0; 200])]),
+            passes: [true, true],
+        },
+        Case {
+            why: "a second hello with the same name",
+            resolved: &["2.good.example", "2.evil.example"],
+            said: retry("2.good.example"),
+            passes: [true, true],
+        },
+        Case {
+            why: "a second hello with another name",
+            resolved: &["2.good.example", "2.evil.example"],
+            said: retry("2.evil.example"),
+            passes: [false, false],
+        },
+        Case {
+            why: "data behind the hello",
+            resolved: &["2.good.example"],
+            said: [hello("2.good.example"), vec![23, 3, 3, 0, 3, 1, 2, 3]].concat(),
+            passes: [true, true],
+        },
+        Case {
+            why: "a hello that is cut off says nothing that anybody can act on",
+            resolved: &["2.good.example", "2.evil.example"],
+            said: hello("2.evil.example")[..60].to_vec(),
+            passes: [true, true],
+        },
+    ];
+    for (policy, source) in [GOOD_NAMES, NO_EVIL].into_iter().enumerate() {
+        for case in &cases {
+            // What one case resolves must not be known in the next.
+            let Some((mut lab, server)) = lab(source) else {
+                return;
+            };
+            let Case {
+                why,
+                resolved,
+                said,
+                passes,
+            } = case;
+            let result = lab.tended(|| {
+                resolve(resolved)?;
+                say(at(v4(2)), &[said])
+            });
+            let passed = result.is_ok();
+            assert_eq!(passed, passes[policy], "{why}, policy {policy}: {result:?}");
+            let came = server.connections().contains(said);
+            assert_eq!(came, passed, "{why}, policy {policy}");
+        }
+    }
+}
+
+#[test]
+fn urgent_data_is_no_way_around() {
+    for (policy, passes) in [
+        (GOOD_NAMES, false),
+        ("defaultAction: Allow\nrules: []\n", true),
+    ] {
+        let Some((mut lab, server)) = lab(policy) else {
+            return;
+        };
+        let result = lab.tended(|| {
+            resolve(&["2.good.example"])?;
+            let hello = hello("2.good.example");
+            let mut stream = open(at(v4(2)))?;
+            stream.write_all(&hello[..20])?;
+            // SAFETY: the buffer is a byte long.
+            let sent =
+                unsafe { libc::send(stream.as_raw_fd(), [0u8].as_ptr().cast(), 1, libc::MSG_OOB) };
+            if sent < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            stream.write_all(&hello[20..])?;
+            all_came(stream, hello.len())
+        });
+        assert_eq!(result.is_ok(), passes, "{result:?}");
+        assert_eq!(
+            server.connections().contains(&hello("2.good.example")),
+            passes
+        );
+        if !passes {
+            assert!(lab.count(Counter::Unreadable) > 0);
+            let events = lab.events();
+            let told = events
+                .iter()
+                .any(|event| event.verdict == verdict::DENY && event.reason == reason::UNREADABLE);
+            assert!(told, "{events:?}");
+        }
+    }
+}
+
+/// Sends `bytes` from pages that this process can still write to.
+fn gift(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    use nix::{
+        fcntl::{SpliceFFlags, splice, vmsplice},
+        unistd::pipe,
+    };
+    let (read, write) = pipe()?;
+    let vectors = [io::IoSlice::new(bytes)];
+    let length = vmsplice(&write, &vectors, SpliceFFlags::empty())?;
+    assert_eq!(length, bytes.len());
+    let length = splice(&read, None, stream, None, length, SpliceFFlags::empty())?;
+    assert_eq!(length, bytes.len());
+    Ok(())
+}
+
+#[test]
+fn a_hello_that_can_still_change_is_not_believed() {
+    for (policy, passes) in [
+        (GOOD_NAMES, false),
+        (NO_EVIL, false),
+        ("defaultAction: Allow\nrules: []\n", true),
+    ] {
+        let Some((mut lab, server)) = lab(policy) else {
+            return;
+        };
+        let result = lab.tended(|| {
+            resolve(&["2.good.example", "2.evil.example"])?;
+            // The first time it dies on the way; what is sent again is what stands in the page by then.
+            let mut page = hello("2.good.example");
+            let stream = open(at(v4(2)))?;
+            path::set(&stream, libc::IPPROTO_IP, libc::IP_TTL, &1i32.to_ne_bytes())?;
+            gift(&stream, &page)?;
+            page.copy_from_slice(&hello("2.evil.example"));
+            std::hint::black_box(&page);
+            path::set(
+                &stream,
+                libc::IPPROTO_IP,
+                libc::IP_TTL,
+                &64i32.to_ne_bytes(),
+            )?;
+            all_came(stream, page.len())
+        });
+        assert_eq!(result.is_ok(), passes, "{result:?}");
+        assert_eq!(server.connections().is_empty(), !passes);
+        let copied = lab.tended(|| say(at(v4(2)), &[&hello("2.good.example")]));
+        assert!(
+            copied.is_ok(),
+            "the same from memory of its own: {copied:?}"
+        );
+    }
+}
+
+#[test]
+fn a_new_policy_judges_what_was_claimed_before() {
+    let Some((mut lab, server)) = lab(NO_EVIL) else {
+        return;
+    };
+    lab.inside(|| resolve(&["2.good.example", "2.other.example"]))
+        .unwrap();
+    for (name, passes) in [("2.good.example", true), ("2.other.example", false)] {
+        lab.policy(NO_EVIL);
+        let mut process = lab.start(move |line| {
+            let mut stream = open(at(v4(2)))?;
+            // A record behind the hello: it is over, and nothing is read any more.
+            stream.write_all(&[hello(name), vec![23, 3, 3, 0, 1, 0]].concat())?;
+            line.step();
+            stream.write_all(b"more")?;
+            all_came(stream, hello(name).len() + 10)
+        });
+        process.reached();
+        lab.policy(GOOD_NAMES);
+        process.go();
+        eventually("the process ends", || {
+            lab.tend();
+            process.is_heard()
+        });
+        let result = process.finish();
+        assert_eq!(result.is_ok(), passes, "{name}: {result:?}");
+    }
+    assert_eq!(server.connections().len(), 2);
+}
+
+#[test]
+fn a_connection_begins_anew_on_the_same_socket() {
+    let Some((mut lab, server)) = lab(GOOD_NAMES) else {
+        return;
+    };
+    let result = lab.tended(|| {
+        resolve(&["2.good.example", "2.evil.example"])?;
+        let stream = open(at(v4(2)))?;
+        let both = [hello("2.good.example"), vec![23, 3, 3, 0, 1, 0]].concat();
+        (&stream).write_all(&both)?;
+        // Ends the connection without closing the socket, then connects it again.
+        let nowhere = libc::sockaddr {
+            sa_family: libc::AF_UNSPEC as u16,
+            sa_data: [0; 14],
+        };
+        let length = size_of_val(&nowhere) as libc::socklen_t;
+        // SAFETY: the address is as long as the length says.
+        if unsafe { libc::connect(stream.as_raw_fd(), &raw const nowhere, length) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let SocketAddr::V4(to) = at(v4(2)) else {
+            unreachable!()
+        };
+        nix::sys::socket::connect(stream.as_raw_fd(), &nix::sys::socket::SockaddrIn::from(to))?;
+        converse(stream, &[&hello("2.evil.example")])
+    });
+    assert!(is_ended(&result), "{result:?}");
+    assert!(!server.has(b"2.evil.example"));
+}
+
+#[test]
+fn modes_that_only_report_let_claims_out_and_say_deny() {
+    let Some((mut lab, server)) = lab(GOOD_NAMES) else {
+        return;
+    };
+    lab.inspect(inspect::ON);
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example"]))
+        .unwrap();
+    for mode in [mode::LOG, mode::DRY_RUN] {
+        lab.mode(mode);
+        lab.claims();
+        lab.inside(|| say(at(v4(2)), &[&hello("2.evil.example")]))
+            .unwrap();
+        let claims = lab.claims();
+        let told = claims.iter().any(|claim| {
+            claim.kind == claim_kind::TLS
+                && claim.flow.verdict == verdict::DENY
+                && claim.flow.mode == mode
+                && claim.name[..usize::from(claim.name_length)] == *b"2.evil.example"
+        });
+        assert!(told, "{claims:?}");
+    }
+    assert!(server.connections().contains(&hello("2.evil.example")));
+}
+
+#[test]
+fn what_nothing_waits_for_is_read_only_for_events() {
+    let Some((mut lab, _server)) = lab("defaultAction: Allow\nrules: []\n") else {
+        return;
+    };
+    for (inspects, expected) in [(inspect::OFF, 0), (inspect::ON, 1)] {
+        lab.inspect(inspects);
+        lab.claims();
+        lab.inside(|| say(at(v4(2)), &[&hello("2.good.example")]))
+            .unwrap();
+        // Odd streams are given up without a word.
+        for odd in [
+            &b"\x16\x03\x01\xff\xff\xff"[..],
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        ] {
+            lab.inside(|| say(at(v4(2)), &[odd])).unwrap();
+        }
+        assert_eq!(lab.claims().len(), expected, "inspect {inspects}");
+    }
+}
