@@ -183,7 +183,7 @@ fn split<'a>(host: &'a [u8], target: &'a str) -> (&'a [u8], &'a [u8]) {
     }
     match target.split_once("://") {
         Some((_, rest)) => match rest.find(['/', '?']) {
-            Some(end) => (rest[..end].as_bytes(), rest[end..].as_bytes()),
+            Some(end) => rest.as_bytes().split_at(end),
             None => (rest.as_bytes(), b"/"),
         },
         None => (target.as_bytes(), b""),
