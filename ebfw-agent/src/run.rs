@@ -441,13 +441,14 @@ fn probes(
     root: &CgroupPath,
     metrics: &Arc<Metrics>,
 ) -> Option<Probes> {
-    if !config.inspect.paths {
+    let inspect = config.inspect;
+    if !(inspect.claims && inspect.paths) {
         return None;
     }
-    let headers = if config.inspect.headers {
-        Headers::Redacted
-    } else {
-        Headers::Dropped
+    let headers = match (inspect.headers, inspect.redact) {
+        (false, _) => Headers::Dropped,
+        (true, true) => Headers::Redacted,
+        (true, false) => Headers::Shown,
     };
     Probes::start(hierarchy, root, headers, Arc::clone(metrics))
         .map_err(anyhow::Error::from)

@@ -15,6 +15,8 @@ pub enum Headers {
     Dropped,
     /// All, the values of those that carry secrets hidden.
     Redacted,
+    /// All, as they are.
+    Shown,
 }
 
 pub use self::{

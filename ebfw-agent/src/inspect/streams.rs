@@ -157,6 +157,7 @@ impl Streams {
         connection.take(data, missing, |mut request| {
             match headers {
                 Headers::Dropped => request.headers.clear(),
+                Headers::Shown => {}
                 Headers::Redacted => {
                     for (name, value) in &mut request.headers {
                         *value = redact(name, std::mem::take(value));
