@@ -8,13 +8,13 @@ use core::ops::Deref;
 use aya_ebpf::bindings::__sk_buff;
 use ebfw_common::{
     abi::{
-        Address, Config, Counter, Held, HeldKey, LearnedName, MAX_WORKLOAD_NAMES, NAMES_PER_ADDRESS,
-        NameEvent, NameKey, Question, QuestionKey, QuestionText, SHARED, SlotRef, SlotWord, mode,
-        name_outcome, resolver, slot_flag,
+        Address, Config, Counter, Held, HeldKey, LearnedName, MAX_WORKLOAD_NAMES,
+        NAMES_PER_ADDRESS, NameEvent, NameKey, Question, QuestionKey, QuestionText, SHARED,
+        SlotRef, SlotWord, mode, name_outcome, resolver, slot_flag,
     },
     dns::{
-        self, ANSWER_NS, HEADER, Kept, Kind, MAX_MESSAGE, Message, NAME_STEPS, Name,
-        QUESTION_WAYS, RECORD_STEPS, Records, Step, set_of,
+        self, ANSWER_NS, HEADER, Kept, Kind, MAX_MESSAGE, Message, NAME_STEPS, Name, QUESTION_WAYS,
+        RECORD_STEPS, Records, Step, set_of,
     },
     packet::{Packet, Source as _, Transport, protocol},
 };
@@ -22,7 +22,10 @@ use ebfw_common::{
 use crate::{
     egress::LOOPBACK,
     held,
-    maps::{BLANK, CONFIG, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH, SERVICES},
+    maps::{
+        BLANK, CONFIG, NAME_COUNTS, NAME_EVENTS, NAME_RATES, NAMES, QUESTIONS, RESOLVERS, SCRATCH,
+        SERVICES,
+    },
     report::{self, WINDOW_NS, add, boot_ns, count},
     skb::Skb,
     socket::UNBOUND,
@@ -152,7 +155,6 @@ impl Talk {
             protocol: u32::from(packet.protocol),
         }
     }
-
 }
 
 impl Heard {
@@ -166,7 +168,8 @@ impl Heard {
         netns: u64,
     ) -> Self {
         let owner = ebfw_owner(slot.0);
-        let waits = (owner == SHARED.0 || word.has(slot_flag::NAMES)) && config.mode == mode::ENFORCE;
+        let waits =
+            (owner == SHARED.0 || word.has(slot_flag::NAMES)) && config.mode == mode::ENFORCE;
         let unknown = u64::from(skb.length());
         Self {
             talk: Talk {
@@ -471,7 +474,8 @@ fn read_name(scratch: &mut Scratch, question: &Question, seed: u64) -> bool {
     let message = &raw const *scratch;
     // SAFETY: the message is another part of the scratch than the name.
     let (message, name) = unsafe { (&*message, &mut scratch.name) };
-    if name.begin(message, seed) != Step::More || byte_of(&question.text, 0) != message.byte(HEADER) {
+    if name.begin(message, seed) != Step::More || byte_of(&question.text, 0) != message.byte(HEADER)
+    {
         return false;
     }
     for index in 0..NAME_STEPS {

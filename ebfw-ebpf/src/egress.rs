@@ -5,8 +5,8 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::programs::SkBuffContext;
 use ebfw_common::{
     abi::{
-        Address, Counter, SHARED, SlotRef, SlotWord, hook, mode, pending, reason, request, slot_flag,
-        verdict,
+        Address, Counter, SHARED, SlotRef, SlotWord, hook, mode, pending, reason, request,
+        slot_flag, verdict,
     },
     classify::NO_NAMES,
     packet::{Malformed, Packet, Source as _, Transport, Upper, protocol},
@@ -16,8 +16,7 @@ use crate::{
     cached,
     decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns::{self, Heard},
-    follow,
-    held,
+    follow, held,
     maps::CONFIG,
     reply::{self, Peer},
     report::{self, RateKey, count},

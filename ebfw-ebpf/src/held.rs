@@ -194,7 +194,13 @@ pub extern "C" fn ebfw_hand_over(
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
-    u32::from(hand_over(Skb(context), dns::talk_of(scratch), sequence, next, now))
+    u32::from(hand_over(
+        Skb(context),
+        dns::talk_of(scratch),
+        sequence,
+        next,
+        now,
+    ))
 }
 
 #[inline(always)]
@@ -212,7 +218,11 @@ fn hand_over(skb: Skb, talk: &Heard, sequence: u32, next: u32, now: u64) -> bool
         // SAFETY: all fields are set, the bytes by the helper as far as `length` says; every bit pattern is an `AnswerPiece`.
         let piece: &mut AnswerPiece = unsafe { &mut *entry.as_mut_ptr() };
         let left = total - offset;
-        let length = if left > PIECE as u32 { PIECE as u32 } else { left };
+        let length = if left > PIECE as u32 {
+            PIECE as u32
+        } else {
+            left
+        };
         piece.boot_ns = now;
         piece.cgroup_id = workload::cgroup_of_skb(skb.0);
         piece.cookie = skb.cookie();

@@ -11,9 +11,9 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{
-        Address, AnswerPiece, COUNTERS as COUNTER_COUNT, ClaimEvent, Config, FlowEvent, Held, HeldKey,
-        LearnedName, MAX_AUTOMATA, MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS,
-        NameEvent, NameKey, Question, QuestionKey, Request, SlotRef,
+        Address, AnswerPiece, COUNTERS as COUNTER_COUNT, ClaimEvent, Config, FlowEvent, Held,
+        HeldKey, LearnedName, MAX_AUTOMATA, MAX_CGROUPS, MAX_INSTANCES, MAX_NAMES, MAX_RESOLVERS,
+        MAX_SERVICES, MAX_SLOTS, NameEvent, NameKey, Question, QuestionKey, Request, SlotRef,
     },
     layout::Block,
     names::CHUNK_CELLS,
@@ -180,11 +180,11 @@ pub static NAME_EVENTS: RingBuf<NameEvent, { 512 * 1024 }> = RingBuf::new();
 /// What waits until the agent has read it, and how far it has. Made by ingress, advanced by both. Full: the oldest goes, and what waits there
 /// is held back anew.
 #[btf_map]
-pub static HELD: LruHashMap<HeldKey, Held, 4096> = LruHashMap::new();
+pub static HELD: LruHashMap<HeldKey, Held, 2048> = LruHashMap::new();
 
 /// Answers that the programs cannot read alone, to the agent. Full: the piece is lost and counted; it comes again with the packet.
 #[btf_map]
-pub static ANSWERS: RingBuf<AnswerPiece, { 512 * 1024 }> = RingBuf::new();
+pub static ANSWERS: RingBuf<AnswerPiece, { 256 * 1024 }> = RingBuf::new();
 
 /// Decisions about flows, to the agent. Full: the event is lost and counted.
 #[btf_map]

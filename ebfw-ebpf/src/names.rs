@@ -40,9 +40,8 @@ pub fn resolved(
     let [first, second] = destination.halves();
     let since = if since == 0 { boot_ns() } else { since };
     let shared = u64::from(word.has(slot_flag::SHARED_NAMES));
-    let at = u64::from(slot.0)
-        | u64::from(word.instance()) << INSTANCE_SHIFT
-        | shared << SHARED_SHIFT;
+    let at =
+        u64::from(slot.0) | u64::from(word.instance()) << INSTANCE_SHIFT | shared << SHARED_SHIFT;
     let lower = ebfw_names(first, second, at, since, netns);
     let upper = ebfw_names(first, second, at | 2 << PLACE_SHIFT, since, netns);
     let names = [
@@ -96,7 +95,13 @@ pub extern "C" fn ebfw_name(first: u64, second: u64, at: u64, since: u64, netns:
     // Own names fill the places from the first on, shared ones from the last on, so that they seldom meet.
     let place = at >> PLACE_SHIFT & 3;
     let kept = at & (0xffff << INSTANCE_SHIFT) | u64::from(SHARED.0);
-    let there = ebfw_class(first, second, kept | (3 - place) << PLACE_SHIFT, since, netns);
+    let there = ebfw_class(
+        first,
+        second,
+        kept | (3 - place) << PLACE_SHIFT,
+        since,
+        netns,
+    );
     if there != ABSENT {
         return there;
     }

@@ -132,7 +132,12 @@ impl Cut {
 /// Reads one part, if there is nothing about it that concerns others; places count from the file's beginning.
 fn piece<'a>(source: &'a str, part: &Part) -> Option<Vec<Node<'a>>> {
     let mut problems = Vec::new();
-    let mut builder = Builder::new(source, Documents::One, MAX_DEPTH - part.depth, &mut problems);
+    let mut builder = Builder::new(
+        source,
+        Documents::One,
+        MAX_DEPTH - part.depth,
+        &mut problems,
+    );
     fill(source, &mut builder).ok()?;
     let Builder {
         mut nodes,
