@@ -37,6 +37,10 @@ const PIECES: u32 = 17;
 const ONLY_NEW: u64 = 1;
 
 /// How far the agent has read of what `what` means; as far as `read` where it is new.
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value, the entries would be copied to the stack"
+)]
 #[inline(never)]
 fn held(talk: &Heard, what: u64, read: u32) -> *mut Held {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {

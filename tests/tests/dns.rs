@@ -244,9 +244,15 @@ fn names_that_would_read_as_others_are_refused() {
 
 #[test]
 fn as_many_addresses_are_read_as_a_message_holds() {
-    for count in [1, 32, 33, 250] {
-        let addresses: Vec<IpAddr> = (0..count).map(|last| [192, 0, 2, last].into()).collect();
-        let message = wire(&answer(&question(1, "a.example", A), &addresses));
+    for count in [1, 32, 33, 250u8] {
+        // By hand: the library compresses only the first names of a message.
+        let mut message = wire(&question(1, "a.example", A));
+        message[2] |= 0x80;
+        message[7] = count;
+        for last in 0..count {
+            message.extend([0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            message.extend([192, 0, 2, last]);
+        }
         assert!(message.len() <= MAX_MESSAGE as usize);
         let found = read(&message);
         assert!(found.complete, "{count} addresses");
