@@ -28,8 +28,8 @@ const KPROBE: u32 = 2;
 /// `BPF_TRACE_UPROBE_MULTI` (kernel 6.6).
 const UPROBE_MULTI: u32 = 48;
 /// Requests on a perf event, include/uapi/linux/perf_event.h.
-const PERF_SET_BPF: libc::c_ulong = 0x4004_2408;
-const PERF_ENABLE: libc::c_ulong = 0x2400;
+const PERF_SET_BPF: libc::Ioctl = 0x4004_2408;
+const PERF_ENABLE: libc::Ioctl = 0x2400;
 
 fn bpf<T: IntoBytes + FromBytes + Immutable>(
     command: libc::c_int,
