@@ -86,6 +86,16 @@ pub struct Lab {
 /// The port on which everybody at the far end answers.
 pub const PORT: u16 = 80;
 
+/// Resolvers and servers of labs keep their sockets until the process ends: more than the usual limit of 1024 once all tests have run.
+fn allow_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit");
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit all may");
+    }
+}
+
 impl Lab {
     /// Sets it up; `None`, said aloud, where this machine cannot. Without a policy nothing is attached.
     ///
@@ -98,6 +108,7 @@ impl Lab {
         if !ebfw_test_need::root() {
             return None;
         }
+        allow_many_files();
         let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");
         let own = hierarchy.own().expect("this process is in a cgroup");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

@@ -37,7 +37,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1200)]
     seconds: u64,
     /// Memory of the machine in MiB
-    #[arg(long, default_value_t = 1536)]
+    #[arg(long, default_value_t = 4096)]
     memory: u32,
     /// Run each test program this many times, to hunt what fails now and then
     #[arg(long, default_value_t = 1)]
