@@ -623,7 +623,9 @@ fn value(stream: &mut Stream, byte: u8) -> Step {
             return stream.malformed(why::NAME);
         }
         field::LENGTH => {
-            http.number = http.number * 10 + u64::from(byte.wrapping_sub(b'0'));
+            // Too many digits are refused below, whatever they come to.
+            let digit = u64::from(byte.wrapping_sub(b'0'));
+            http.number = http.number.wrapping_mul(10).wrapping_add(digit);
             http.read += 1;
             if again || !byte.is_ascii_digit() || http.read > MAX_LENGTH_DIGITS {
                 return stream.malformed(why::BODY);
