@@ -10,12 +10,8 @@ use crate::{
     names::{self, Cells, Text},
 };
 
-/// Bytes of a method that are looked at. A longer one is none that a rule names.
-pub const MAX_METHOD: usize = 24;
-/// Bytes of a path that are looked at: where one is longer, the rest does not count.
-pub const MAX_PATH: usize = 512;
-/// Bytes of a `pathPrefix` at most. One less than of a path, so that what follows the prefix is seen.
-pub const MAX_PATH_PREFIX: usize = MAX_PATH - 1;
+/// What the readers of streams keep of a request is what is looked at here.
+pub use crate::stream::{MAX_METHOD, MAX_PATH, MAX_PREFIX as MAX_PATH_PREFIX};
 
 const CELLS_SHIFT: u32 = BITS_WORDS.trailing_zeros();
 
