@@ -48,8 +48,8 @@ use self::{
     sniffer::Sniffer,
 };
 
-/// What does not happen within this time does not happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// What does not happen within this time does not happen: a start of the agent alone takes 20 s where QEMU emulates an old kernel.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
