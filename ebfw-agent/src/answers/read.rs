@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use ebfw_common::dns::{self, Bytes, HEADER, Kind, Message as _, NAME_STEPS, Name, Step};
-use hickory_proto::{op::Message, rr::RData};
+use hickory_proto::{
+    op::Message,
+    rr::{DNSClass, RData},
+};
 
 /// A message with a question that may have been asked.
 pub(super) struct Answer<'a> {
@@ -74,6 +77,7 @@ fn addresses(bytes: &[u8]) -> Says {
         message
             .answers
             .iter()
+            .filter(|record| record.dns_class == DNSClass::IN)
             .filter_map(|record| Some((address(&record.data)?, record.ttl)))
             .collect(),
     )
@@ -159,6 +163,17 @@ mod tests {
         ] {
             assert_eq!(with(change), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn addresses_of_other_classes_are_passed_over() {
+        let mut message = answer("a.example", 3);
+        message.answers[1].dns_class = DNSClass::CH;
+        let Some(Says::Addresses(addresses)) = says(&message.to_vec().unwrap()) else {
+            panic!("it can be read");
+        };
+        let numbers = addresses.iter().map(|(address, _)| address.to_string());
+        assert_eq!(numbers.collect::<Vec<_>>(), ["192.0.0.0", "192.0.0.2"]);
     }
 
     #[test]
