@@ -7,15 +7,13 @@ use std::{
 };
 
 use ebfw_common::abi::{inspect, verdict};
-use ebfw_test_need::not_run;
+use ebfw_test_need::tool;
 use ebfw_tests::lab::{
     Lab,
     net::{v4, v6},
     recorder::Recorder,
     resolver::{A, answer, ask, wire},
 };
-
-use super::found;
 
 /// Reading below /public of good names is allowed, and nothing else.
 const READ_ONLY: &str = "
@@ -179,8 +177,8 @@ fn every_request_of_a_connection_is_judged() {
 
 #[test]
 fn real_clients_are_told_apart() {
-    if !found("curl") {
-        return not_run("http2::real_clients_are_told_apart needs curl");
+    if !tool("curl") {
+        return;
     }
     let Some((mut lab, _server)) = lab() else {
         return;
