@@ -696,7 +696,9 @@ pub(super) fn kind_of_word(http: &Http) -> u32 {
     } else if is_word!(http, b"host") {
         kind::HOST
     } else if is_word!(http, b":scheme") {
-        kind::PSEUDO
+        kind::SCHEME
+    } else if is_word!(http, b":protocol") {
+        kind::PROTOCOL
     } else {
         kind::OTHER
     }
