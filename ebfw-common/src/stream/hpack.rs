@@ -606,10 +606,15 @@ fn path_byte(stream: &mut Stream, hpack: &mut Hpack, byte: u8) -> Step {
         }
         path::PATH if byte == b'?' => {
             hpack.path = path::QUERY;
+            http.path.finish(facts);
+            facts.push_query(byte);
             true
         }
         path::PATH => is_in_targets(byte) && http.path.push(facts, byte),
-        path::QUERY => is_in_targets(byte),
+        path::QUERY => {
+            facts.push_query(byte);
+            is_in_targets(byte)
+        }
         _ => false,
     };
     if fits {
@@ -637,8 +642,8 @@ fn end_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
         }
         kind::PATH => match hpack.path {
             path::START => return stream.malformed(why::TARGET),
-            path::ASTERISK => {}
-            _ => http.path.finish(facts),
+            path::PATH => http.path.finish(facts),
+            _ => {}
         },
         _ => {}
     }
