@@ -429,13 +429,15 @@ pub struct ClaimEvent {
     pub path_length: u16,
     /// Bytes of the head that count; 0 where none follows.
     pub head_length: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// 1: the client claims `address` instead of a name.
+    pub is_address: u32,
+    /// The address that it claims.
+    pub address: Address,
     /// The name that the client claims, in lower case.
     pub name: [u8; 256],
     /// The method.
     pub method: [u8; MAX_METHOD],
-    /// The path in its normal form, without its query.
+    /// The path in its normal form, and behind it the query as it was sent.
     pub path: [u8; MAX_PATH],
 }
 
@@ -746,7 +748,7 @@ pub const COUNTERS: u32 = 26;
 
 const _: () = assert!(
     size_of::<FlowEvent>() == 104
-        && size_of::<ClaimEvent>() == 920
+        && size_of::<ClaimEvent>() == 936
         && size_of::<Request>() == 64
         && size_of::<Config>() == 40
 );

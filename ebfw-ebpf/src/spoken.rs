@@ -178,21 +178,26 @@ fn said(event: &mut ClaimEvent, facts: &Facts) {
         claim_kind::TLS
     };
     event.ech = u8::from(facts.has(flag::ECH));
-    let named = facts.has(flag::NAME) || facts.has(flag::LITERAL);
-    event.name_length = if named { facts.name_length as u16 } else { 0 };
+    event.name_length = if facts.has(flag::NAME) {
+        facts.name_length as u16
+    } else {
+        0
+    };
+    event.is_address = u32::from(facts.has(flag::LITERAL));
+    event.address = facts.address;
     event.method_length = if is_request {
         facts.method_length as u16
     } else {
         0
     };
-    let path = if facts.path_length < MAX_PATH as u32 {
-        facts.path_length as u16
+    let path = facts.path_length + facts.query_length;
+    let path = if path < MAX_PATH as u32 {
+        path as u16
     } else {
         MAX_PATH as u16
     };
     event.path_length = if is_request { path } else { 0 };
     event.head_length = 0;
-    event._pad = 0;
     // SAFETY: as many bytes, from map memory.
     unsafe {
         copy(&raw mut event.name, &raw const facts.name);

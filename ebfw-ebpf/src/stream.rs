@@ -229,14 +229,14 @@ pub extern "C" fn ebfw_window(context: *mut __sk_buff, from: u32, to: u32) -> u6
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_tls(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
-    read(Skb(context), from, to, Stream::step_tls).0
+    read(Skb(context), from, to, Protocol::Tls).0
 }
 
 /// As [`ebfw_tls`], for HTTP/1.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_http(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
-    read(Skb(context), from, to, Stream::step_http).0
+    read(Skb(context), from, to, Protocol::Http1).0
 }
 
 /// As [`ebfw_tls`], for HTTP/2.
@@ -247,7 +247,7 @@ pub extern "C" fn ebfw_http2(context: *mut __sk_buff, from: u32, to: u32) -> u64
     let Some(http2) = http2(skb, 0) else {
         return LOST.0;
     };
-    read(skb, from, to, |stream, byte| stream.step_http2(http2, byte)).0
+    read(skb, from, to, Protocol::Http2(http2)).0
 }
 
 /// What is known of the packet's connection beside its stream; made of zeros with `BPF_SK_STORAGE_GET_F_CREATE`.
@@ -264,8 +264,15 @@ fn http2(skb: Skb, flags: u32) -> Option<&'static mut Http2> {
     }
 }
 
+/// What the bytes are read as. No closure: where one is large it becomes a function of its own, and the verifier allows eight calls deep.
+enum Protocol<'a> {
+    Tls,
+    Http1,
+    Http2(&'a mut Http2),
+}
+
 #[inline(always)]
-fn read(skb: Skb, from: u32, to: u32, mut step: impl FnMut(&mut Stream, u8) -> Step) -> Progress {
+fn read(skb: Skb, from: u32, to: u32, mut protocol: Protocol<'_>) -> Progress {
     let Some(followed) = followed(skb) else {
         return LOST;
     };
@@ -277,7 +284,11 @@ fn read(skb: Skb, from: u32, to: u32, mut step: impl FnMut(&mut Stream, u8) -> S
         relearn();
         // SAFETY: the mask keeps to the array.
         let byte = unsafe { *followed.window.get_unchecked(masked::<{ WINDOW - 1 }>(at)) };
-        let step = step(&mut followed.stream, byte);
+        let step = match &mut protocol {
+            Protocol::Tls => followed.stream.step_tls(byte),
+            Protocol::Http1 => followed.stream.step_http(byte),
+            Protocol::Http2(http2) => followed.stream.step_http2(http2, byte),
+        };
         if step == Step::Again {
             continue;
         }

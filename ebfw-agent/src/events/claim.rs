@@ -1,6 +1,8 @@
 //! What clients say, as the kernel programs tell it: bytes of their ring buffer to values. The bytes are not trusted.
 
-use ebfw_common::abi::{ClaimEvent, FlowEvent, MAX_HEAD, claim_kind};
+use std::net::{IpAddr, Ipv6Addr};
+
+use ebfw_common::abi::{Address, ClaimEvent, FlowEvent, MAX_HEAD, claim_kind};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
@@ -97,25 +99,41 @@ pub(super) fn decode(
         method_length,
         path_length,
         head_length,
-        _pad: _,
+        is_address,
+        address,
         name,
         method,
         path,
     } = event;
     let name = part("name_length", &name, name_length.into())?;
+    let name = match is_address {
+        0 => Printable::from_bytes(name),
+        1 => literal(address),
+        value => {
+            return Err(DecodeError::Value {
+                field: "is_address",
+                value,
+            });
+        }
+    };
     let said = match kind {
         claim_kind::TLS => Said::Hello {
-            sni: (!name.is_empty()).then(|| Printable::from_bytes(name)),
+            sni: (!name.as_str().is_empty()).then_some(name),
             ech: flag("ech", ech)?,
         },
         claim_kind::HTTP => {
             let head = part("head_length", head, head_length)?;
-            let short = Short {
-                method: part("method_length", &method, method_length.into())?,
+            let path = part("path_length", &path, path_length.into())?;
+            Said::Request(Request {
+                method: Printable::from_bytes(part(
+                    "method_length",
+                    &method,
+                    method_length.into(),
+                )?),
                 host: name,
-                path: part("path_length", &path, path_length.into())?,
-            };
-            Said::Request(request(&short, head, inspection))
+                path: shown_path(path, inspection),
+                headers: headers(head, inspection),
+            })
         }
         value => {
             return Err(DecodeError::Value {
@@ -135,59 +153,30 @@ fn part<'a>(field: &'static str, bytes: &'a [u8], length: u32) -> Result<&'a [u8
         .ok_or(DecodeError::Value { field, value })
 }
 
-/// What the kernel made of a request.
-struct Short<'a> {
-    method: &'a [u8],
-    host: &'a [u8],
-    path: &'a [u8],
+/// An address, as a URL has it.
+fn literal(address: Address) -> Printable {
+    let text = match Ipv6Addr::from(address).to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    Printable::from_bytes(text.as_bytes())
 }
 
-/// The request as its head has it, where there is one, else as the kernel has read it.
-fn request(short: &Short<'_>, head: &[u8], inspection: Inspection) -> Request {
+/// The path, where it is inspected and there is one: not in CONNECT.
+fn shown_path(path: &[u8], inspection: Inspection) -> Option<Printable> {
+    let is_path = path.starts_with(b"/") || path == b"*";
+    (is_path && inspection.paths).then(|| Printable::from_bytes(path))
+}
+
+/// The headers of a head. One that is cut off is read as far as it goes; the kernel has judged it, so what is wrong with it is no concern here.
+fn headers(head: &[u8], inspection: Inspection) -> Vec<Header> {
+    if !inspection.headers {
+        return Vec::new();
+    }
     let mut space = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut space);
-    // A head that is cut off is read as far as it goes; the kernel has judged it, so what is wrong with it is no concern here.
     let _ = parsed.parse(head);
-    let mut host = short.host;
-    let mut path = short.path;
-    if let Some(target) = parsed.path {
-        let named = parsed
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case("host"));
-        if let Some(named) = named {
-            host = named.value;
-        }
-        (host, path) = split(host, target);
-    }
-    let headers = if inspection.headers {
-        shown(parsed.headers, inspection.redact)
-    } else {
-        Vec::new()
-    };
-    Request {
-        method: Printable::from_bytes(match parsed.method {
-            Some(method) => method.as_bytes(),
-            None => short.method,
-        }),
-        host: Printable::from_bytes(host),
-        path: inspection.paths.then(|| Printable::from_bytes(path)),
-        headers,
-    }
-}
-
-/// Host and path of a request's target (RFC 9112, 3.2), `host` being that of the header.
-fn split<'a>(host: &'a [u8], target: &'a str) -> (&'a [u8], &'a [u8]) {
-    if target.starts_with('/') || target == "*" {
-        return (host, target.as_bytes());
-    }
-    match target.split_once("://") {
-        Some((_, rest)) => match rest.find(['/', '?']) {
-            Some(end) => rest.as_bytes().split_at(end),
-            None => (rest.as_bytes(), b"/"),
-        },
-        None => (target.as_bytes(), b""),
-    }
+    shown(parsed.headers, inspection.redact)
 }
 
 fn shown(headers: &[httparse::Header<'_>], redact: bool) -> Vec<Header> {
@@ -254,6 +243,7 @@ mod tests {
             (|e| e.kind = 3, "kind"),
             (|e| e.ech = 2, "ech"),
             (|e| e.name_length = 257, "name_length"),
+            (|e| e.is_address = 2, "is_address"),
             (|e| e.flow.verdict = 9, "verdict"),
             (
                 |e| (e.kind, e.method_length) = (claim_kind::HTTP, 33),
@@ -292,51 +282,54 @@ mod tests {
         }
     }
 
+    fn asked_for(path: &[u8], inspection: Inspection) -> Request {
+        let mut event = claim_event(claim_kind::HTTP);
+        event.path[..path.len()].copy_from_slice(path);
+        event.path_length = u16::try_from(path.len()).unwrap();
+        match decode(event.as_bytes(), &clock(), inspection).unwrap().said {
+            Said::Request(request) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn a_request_is_shown_as_it_was_sent() {
-        for (head, host, path, why) in [
-            (
-                "GET /a/../b?q=1 HTTP/1.1\r\nHost: Example.com:8080\r\n\r\n",
-                "Example.com:8080",
-                "/a/../b?q=1",
-                "with its query",
-            ),
-            (
-                "GET http://example.com/x HTTP/1.1\r\nHost: example.com\r\n\r\n",
-                "example.com",
-                "/x",
-                "absolute form",
-            ),
-            (
-                "GET http://example.com?x HTTP/1.1\r\n\r\n",
-                "example.com",
-                "?x",
-                "absolute form without a path",
-            ),
-            (
-                "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n",
-                "example.com:443",
-                "",
-                "authority form",
-            ),
-            (
-                "OPTIONS * HTTP/1.1\r\nHost: example.com\r\n\r\n",
-                "example.com",
-                "*",
-                "asterisk form",
-            ),
-            (
-                "GET /cut HTTP/1.1\r\nHost: example.com\r\nX-Cu",
-                "example.com",
-                "/cut",
-                "cut off in a header",
-            ),
-            ("", "example.com", "/short", "as the kernel read it"),
-            ("\x16\x03", "example.com", "/short", "no head at all"),
+    fn a_request_is_shown_as_it_was_judged_whatever_its_head_says() {
+        for head in [
+            "GET /a/../b HTTP/1.1\r\nHost: Example.com:8080\r\n\r\n",
+            "GET /cut HTTP/1.1\r\nHost: example.com\r\nX-Cu",
+            "\x16\x03",
+            "",
         ] {
             let request = requested(head.as_bytes(), ALL);
-            assert_eq!(request.host.as_str(), host, "{why}");
-            assert_eq!(request.path, Some(path.into()), "{why}");
+            assert_eq!(request.host.as_str(), "example.com", "{head}");
+            assert_eq!(request.path, Some("/short".into()), "{head}");
+        }
+        for (path, shown) in [
+            (&b"/a?b=../c"[..], Some("/a?b=../c")),
+            (b"*", Some("*")),
+            (b"example.com:443", None),
+            (b"", None),
+        ] {
+            assert_eq!(asked_for(path, ALL).path, shown.map(Into::into));
+        }
+    }
+
+    #[test]
+    fn an_address_is_shown_as_in_a_url() {
+        for (address, shown) in [
+            (Address::mapped([192, 0, 2, 7]), "192.0.2.7"),
+            (Address::LOOPBACK, "[::1]"),
+        ] {
+            for kind in [claim_kind::TLS, claim_kind::HTTP] {
+                let mut event = claim_event(kind);
+                (event.is_address, event.address, event.name_length) = (1, address, 0);
+                let said = decode(event.as_bytes(), &clock(), ALL).unwrap().said;
+                let name = match said {
+                    Said::Hello { sni, .. } => sni.expect("a name"),
+                    Said::Request(request) => request.host,
+                };
+                assert_eq!(name.as_str(), shown);
+            }
         }
     }
 

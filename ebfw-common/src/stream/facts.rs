@@ -39,13 +39,17 @@ pub struct Facts {
     pub method_length: u32,
     /// Bytes of `path`, as long as the whole path may be: at most [`MAX_PATH`] of them are kept.
     pub path_length: u32,
+    /// Bytes of the query with its question mark that are kept, behind the path: as many as there is room for.
+    pub query_length: u32,
+    /// Zero.
+    pub _pad: u32,
     /// The address that is claimed.
     pub address: Address,
     /// The name in lower case, without a dot at its end, as [`crate::names`] reads it.
     pub name: [u8; 256],
     /// The method as it was sent.
     pub method: [u8; 32],
-    /// The path in its normal form.
+    /// The path in its normal form, and behind it the query as it was sent.
     pub path: [u8; MAX_PATH],
 }
 
@@ -81,6 +85,13 @@ impl Facts {
             .then_some((method, self.path.get(..path)?))
     }
 
+    /// The path, or what is kept of it, and behind it what is kept of the query.
+    #[must_use]
+    pub fn path_and_query(&self) -> &[u8] {
+        let length = (self.path_length as usize).saturating_add(self.query_length as usize);
+        &self.path[..length.min(MAX_PATH)]
+    }
+
     /// Forgets the head before.
     #[inline(always)]
     pub(super) fn clear(&mut self) {
@@ -88,6 +99,17 @@ impl Facts {
         self.name_length = 0;
         self.method_length = 0;
         self.path_length = 0;
+        self.query_length = 0;
+    }
+
+    /// Keeps a byte of the query, behind a path that is finished.
+    #[inline(always)]
+    pub(super) fn push_query(&mut self, byte: u8) {
+        let at = self.path_length + self.query_length;
+        if at < MAX_PATH as u32 {
+            self.path[masked(at, MAX_PATH as u32 - 1)] = byte;
+            self.query_length += 1;
+        }
     }
 }
 

@@ -29,8 +29,11 @@ pub(super) mod kind {
     pub(in super::super) const METHOD: u32 = 2;
     pub(in super::super) const PATH: u32 = 3;
     pub(in super::super) const HOST: u32 = 4;
-    /// Another that begins with a colon.
-    pub(in super::super) const PSEUDO: u32 = 5;
+    pub(in super::super) const SCHEME: u32 = 5;
+    /// What CONNECT is for (RFC 8441).
+    pub(in super::super) const PROTOCOL: u32 = 6;
+    /// Another that begins with a colon: no request has it.
+    pub(in super::super) const PSEUDO: u32 = 7;
 }
 
 /// What was seen of a request: a bit for each [`kind`], above those of HTTP/1.
@@ -130,6 +133,9 @@ pub(super) struct Hpack {
     fields: u32,
     /// What was read of the path: nothing, the path, the query, an asterisk.
     path: u32,
+    /// Whether the name begins with a colon.
+    is_pseudo: u32,
+    _pad: u32,
     entries: [Entry; MAX_ENTRIES as usize],
     values: [u8; MAX_TABLE as usize],
 }
@@ -178,7 +184,8 @@ const fn static_kind(index: u32) -> u32 {
         1 => kind::AUTHORITY,
         2 | 3 => kind::METHOD,
         4 | 5 => kind::PATH,
-        6..=14 => kind::PSEUDO,
+        6 | 7 => kind::SCHEME,
+        8..=14 => kind::PSEUDO,
         38 => kind::HOST,
         _ => kind::OTHER,
     }
@@ -334,6 +341,7 @@ fn take(stream: &mut Stream, hpack: &mut Hpack) -> Step {
         }
         hpack.is_value = 0;
         hpack.name_length = 0;
+        hpack.is_pseudo = 0;
         stream.http.begin_word();
         return Step::More;
     }
@@ -430,9 +438,7 @@ fn string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -> St
     let step = if !is_symbol {
         Step::More
     } else if hpack.is_value == 0 {
-        hpack.name_length += 1;
-        stream.http.push_word(symbol);
-        Step::More
+        name_byte(stream, hpack, symbol)
     } else {
         if !old {
             hpack.keep_byte(symbol);
@@ -444,6 +450,21 @@ fn string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -> St
     } else {
         step
     }
+}
+
+/// Takes a byte of a name. What names may not have, some servers take for something else (RFC 9113, 8.2.1).
+#[inline(always)]
+fn name_byte(stream: &mut Stream, hpack: &mut Hpack, byte: u8) -> Step {
+    let begins = hpack.name_length == 0;
+    let is_colon = byte == b':';
+    if is_colon && begins {
+        hpack.is_pseudo = 1;
+    } else if is_colon || byte <= b' ' || byte >= 0x7f || byte.is_ascii_uppercase() {
+        return stream.malformed(why::FIELD);
+    }
+    hpack.name_length += 1;
+    stream.http.push_word(byte);
+    Step::More
 }
 
 /// The next byte of a value that was sent before.
@@ -469,7 +490,12 @@ fn end_string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
         if hpack.name_length == 0 {
             return stream.malformed(why::FIELD);
         }
-        hpack.kind = http::kind_of_word(&stream.http);
+        let known = http::kind_of_word(&stream.http);
+        hpack.kind = if hpack.is_pseudo != 0 && known == kind::OTHER {
+            kind::PSEUDO
+        } else {
+            known
+        };
         hpack.is_value = 1;
         hpack.state = state::LENGTH;
         return Step::More;
@@ -480,7 +506,7 @@ fn end_string(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
     end_value(stream, hpack, trailer)
 }
 
-/// Begins the value of a field, which is not there twice.
+/// Begins the value of a field. Those of the request come before all others, and none of them twice (RFC 9113, 8.3).
 #[inline(always)]
 fn begin_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
     let Stream {
@@ -498,6 +524,7 @@ fn begin_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
     };
     let step = if waits { Step::Again } else { Step::More };
     if kind == kind::OTHER {
+        http.seen |= SEEN << kind::OTHER;
         return step;
     }
     if trailer {
@@ -508,7 +535,11 @@ fn begin_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
         };
     }
     let is_host = kind == kind::HOST || kind == kind::AUTHORITY;
-    if kind != kind::PSEUDO && has(http.seen, kind) {
+    let late = kind != kind::HOST && (has(http.seen, kind::OTHER) || has(http.seen, kind::HOST));
+    if late || kind == kind::PSEUDO {
+        return stream.malformed(why::FIELD);
+    }
+    if has(http.seen, kind) {
         return if is_host {
             stream.malformed(why::TWO_HOSTS)
         } else {
@@ -533,6 +564,10 @@ fn value_byte(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -
     let Stream {
         http, facts, name, ..
     } = stream;
+    // Where HTTP/1 follows behind the server, these end the field.
+    if matches!(byte, 0 | b'\r' | b'\n') {
+        return stream.malformed(why::FIELD);
+    }
     if trailer {
         return Step::More;
     }
@@ -571,10 +606,15 @@ fn path_byte(stream: &mut Stream, hpack: &mut Hpack, byte: u8) -> Step {
         }
         path::PATH if byte == b'?' => {
             hpack.path = path::QUERY;
+            http.path.finish(facts);
+            facts.push_query(byte);
             true
         }
         path::PATH => is_in_targets(byte) && http.path.push(facts, byte),
-        path::QUERY => is_in_targets(byte),
+        path::QUERY => {
+            facts.push_query(byte);
+            is_in_targets(byte)
+        }
         _ => false,
     };
     if fits {
@@ -602,8 +642,8 @@ fn end_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
         }
         kind::PATH => match hpack.path {
             path::START => return stream.malformed(why::TARGET),
-            path::ASTERISK => {}
-            _ => http.path.finish(facts),
+            path::PATH => http.path.finish(facts),
+            _ => {}
         },
         _ => {}
     }

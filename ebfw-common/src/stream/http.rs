@@ -286,6 +286,8 @@ fn first_line(stream: &mut Stream, byte: u8) -> Step {
         state::PATH => {
             if byte == b'?' {
                 http.state = state::QUERY;
+                http.path.finish(facts);
+                facts.push_query(byte);
             } else if byte == b' ' {
                 return end_path(stream);
             } else if !is_in_targets(byte) || !http.path.push(facts, byte) {
@@ -299,6 +301,7 @@ fn first_line(stream: &mut Stream, byte: u8) -> Step {
             if !is_in_targets(byte) {
                 return stream.malformed(why::TARGET);
             }
+            facts.push_query(byte);
         }
         state::SCHEME => {
             // The word has the method and a space before the target.
@@ -463,6 +466,7 @@ fn end_host(stream: &mut Stream, byte: u8) -> Step {
     http.state = if byte == b'/' {
         state::PATH
     } else {
+        facts.push_query(byte);
         state::QUERY
     };
     Step::More
@@ -472,7 +476,7 @@ fn end_host(stream: &mut Stream, byte: u8) -> Step {
 #[inline(always)]
 fn end_path(stream: &mut Stream) -> Step {
     let Stream { http, facts, .. } = stream;
-    if http.state != state::ASTERISK {
+    if http.state == state::PATH {
         http.path.finish(facts);
     }
     http.begin_word();
@@ -696,7 +700,9 @@ pub(super) fn kind_of_word(http: &Http) -> u32 {
     } else if is_word!(http, b"host") {
         kind::HOST
     } else if is_word!(http, b":scheme") {
-        kind::PSEUDO
+        kind::SCHEME
+    } else if is_word!(http, b":protocol") {
+        kind::PROTOCOL
     } else {
         kind::OTHER
     }

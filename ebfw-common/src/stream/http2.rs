@@ -211,7 +211,15 @@ fn end_fragment(stream: &mut Stream, http2: &mut Http2) -> Step {
     let Stream { facts, http, .. } = stream;
     let connect = facts.method_length == 7 && facts.method[..7] == *b"CONNECT";
     let has_path = has(http.seen, kind::PATH);
-    if facts.method_length == 0 || !has_path && !connect {
+    let has_scheme = has(http.seen, kind::SCHEME);
+    let has_protocol = has(http.seen, kind::PROTOCOL);
+    // A tunnel has neither path nor scheme, unless it says what it is for (8.3.1, 8.5; RFC 8441, 4).
+    let is_tunnel = connect && !has_protocol;
+    if facts.method_length == 0
+        || has_protocol && !connect
+        || has_path == is_tunnel
+        || has_scheme == is_tunnel
+    {
         return stream.malformed(why::REQUEST_LINE);
     }
     if !has_path {

@@ -41,7 +41,7 @@ fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
 /// `GET /x` of `a.example`, plainly.
 fn get() -> Vec<u8> {
     [
-        vec![0x82],
+        vec![0x82, 0x86],
         literal(":authority", "a.example:80"),
         literal(":path", "/x?y"),
     ]
@@ -120,43 +120,43 @@ fn every_way_to_write_a_field_is_read() {
     let rest = literal(":authority", "a");
     for (block, name, method, path, why) in [
         (
-            [vec![0x83, 0x84], rest.clone()].concat(),
+            [vec![0x83, 0x84, 0x86], rest.clone()].concat(),
             Some("a"),
             "POST",
             "/",
             "of the static table",
         ),
         (
-            [vec![0x82, 0x85], rest.clone()].concat(),
+            [vec![0x82, 0x85, 0x86], rest.clone()].concat(),
             Some("a"),
             "GET",
             "/index.html",
             "of the static table",
         ),
         (
-            vec![0x82, 0x84, 0x81],
+            vec![0x82, 0x84, 0x86, 0x81],
             None,
             "GET",
             "/",
             "an empty authority",
         ),
         (
-            vec![0x82, 0x84, 0x80 | 38],
+            vec![0x82, 0x84, 0x86, 0x80 | 38],
             None,
             "GET",
             "/",
             "an empty host",
         ),
-        (vec![0x82, 0x84], None, "GET", "/", "no authority"),
+        (vec![0x82, 0x84, 0x86], None, "GET", "/", "no authority"),
         (
-            [vec![0x82, 0x84], literal("host", "A.b.")].concat(),
+            [vec![0x82, 0x84, 0x86], literal("host", "A.b.")].concat(),
             Some("a.b"),
             "GET",
             "/",
             "a host alone",
         ),
         (
-            [vec![0x82, 0x84], rest.clone(), literal("host", "A:1")].concat(),
+            [vec![0x82, 0x84, 0x86], rest.clone(), literal("host", "A:1")].concat(),
             Some("a"),
             "GET",
             "/",
@@ -164,9 +164,9 @@ fn every_way_to_write_a_field_is_read() {
         ),
         (
             [
-                vec![0x82, 0x84],
-                literal("host", "[::1]"),
+                vec![0x82, 0x84, 0x86],
                 literal(":authority", "[0::1]:8"),
+                literal("host", "[::1]"),
             ]
             .concat(),
             Some("<::1>"),
@@ -176,7 +176,7 @@ fn every_way_to_write_a_field_is_read() {
         ),
         (
             [
-                vec![2],
+                vec![0x87, 2],
                 plain(b"PUT"),
                 vec![0x14],
                 plain(b"/%41/../b"),
@@ -191,7 +191,7 @@ fn every_way_to_write_a_field_is_read() {
         ),
         (
             [
-                vec![0x40],
+                vec![0x86, 0x40],
                 coded(b":method"),
                 coded(b"X"),
                 vec![0x10],
@@ -220,8 +220,23 @@ fn every_way_to_write_a_field_is_read() {
         ),
         (
             [
+                literal(":method", "CONNECT"),
+                literal(":protocol", "websocket"),
+                vec![0x86],
+                literal(":path", "/chat"),
+                literal(":authority", "a"),
+            ]
+            .concat(),
+            Some("a"),
+            "CONNECT",
+            "/chat",
+            "a tunnel that says what it is for",
+        ),
+        (
+            [
                 literal(":method", "OPTIONS"),
                 literal(":path", "*"),
+                literal(":scheme", "http"),
                 rest.clone(),
             ]
             .concat(),
@@ -232,11 +247,10 @@ fn every_way_to_write_a_field_is_read() {
         ),
         (
             [
-                vec![0x82, 0x84],
+                vec![0x82, 0x84, 0x86],
                 rest,
-                literal(":scheme", "http"),
                 literal("te", "trailers"),
-                literal(":authorityx", "b"),
+                literal("authority", "b"),
                 literal("xhost", "c"),
                 literal("x", ""),
             ]
@@ -268,6 +282,7 @@ fn a_later_request_refers_to_an_earlier_one() {
     let first = [
         kept(":method", "PUT"),
         kept(":path", "/a/b"),
+        vec![0x86],
         kept(":authority", "a.example"),
         kept("x", "y"),
     ]
@@ -276,10 +291,14 @@ fn a_later_request_refers_to_an_earlier_one() {
     let (x, authority, path, method) = (0x80 | 62, 0x80 | 63, 0x80 | 64, 0x80 | 65);
     let one = request(Some("a.example"), "PUT", "/a/b");
     for (second, expected, why) in [
-        (vec![method, path, authority, x], one.clone(), "the same"),
+        (
+            vec![method, 0x86, path, authority, x],
+            one.clone(),
+            "the same",
+        ),
         (
             [
-                vec![method, path],
+                vec![method, 0x86, path],
                 literal(":authority", "b.example"),
                 vec![x],
             ]
@@ -289,7 +308,7 @@ fn a_later_request_refers_to_an_earlier_one() {
         ),
         (
             [
-                vec![method],
+                vec![0x86, method],
                 integer(0x40, 6, 64),
                 plain(b"/c"),
                 vec![0x80 | 64],
@@ -299,7 +318,11 @@ fn a_later_request_refers_to_an_earlier_one() {
             "a name of the table, and what moved",
         ),
         (
-            [vec![method, path, authority], literal("host", "a.EXAMPLE")].concat(),
+            [
+                vec![method, 0x86, path, authority],
+                literal("host", "a.EXAMPLE"),
+            ]
+            .concat(),
             one.clone(),
             "a host that is the same",
         ),
@@ -316,6 +339,11 @@ fn a_later_request_refers_to_an_earlier_one() {
             vec![method, path, authority, authority],
             malformed(why::TWO_HOSTS),
             "two authorities",
+        ),
+        (
+            vec![method, 0x86, path, x, authority],
+            malformed(why::FIELD),
+            "an authority behind another field",
         ),
         (
             vec![method, method],
@@ -543,6 +571,110 @@ fn what_servers_refuse_or_read_in_other_ways_is_malformed() {
             why::TWO_HOSTS,
             "two hosts",
         ),
+        (
+            with(&[literal("x", "y"), literal("host", "a.example"), vec![0x86]].concat()),
+            why::FIELD,
+            "a scheme behind other fields",
+        ),
+        (
+            request(&[vec![0x82, 0x86], literal("te", ""), literal(":path", "/")].concat()),
+            why::FIELD,
+            "a path behind another field",
+        ),
+        (
+            request(
+                &[
+                    vec![0x82, 0x86, 0x84],
+                    literal("host", "a"),
+                    literal(":authority", "a"),
+                ]
+                .concat(),
+            ),
+            why::FIELD,
+            "an authority behind a host",
+        ),
+        (request(&[0x82, 0x84]), why::REQUEST_LINE, "no scheme"),
+        (with(&[0x87]), why::REQUEST_LINE, "two schemes"),
+        (with(&[0x82]), why::REQUEST_LINE, "two methods"),
+        (with(&[0x84]), why::REQUEST_LINE, "two paths"),
+        (with(&[0x88]), why::FIELD, "a status"),
+        (
+            with(&literal(":x", "y")),
+            why::FIELD,
+            "one that nobody knows",
+        ),
+        (
+            with(&literal(":an-unknown-one-with-a-long-name", "y")),
+            why::FIELD,
+            "one that nobody knows",
+        ),
+        (
+            with(&literal(":protocol", "websocket")),
+            why::REQUEST_LINE,
+            "a protocol without a tunnel",
+        ),
+        (
+            request(
+                &[
+                    literal(":method", "CONNECT"),
+                    literal(":authority", "a:1"),
+                    vec![0x84],
+                ]
+                .concat(),
+            ),
+            why::REQUEST_LINE,
+            "a tunnel with a path",
+        ),
+        (
+            request(
+                &[
+                    literal(":method", "CONNECT"),
+                    literal(":authority", "a:1"),
+                    vec![0x86],
+                ]
+                .concat(),
+            ),
+            why::REQUEST_LINE,
+            "a tunnel with a scheme",
+        ),
+        (
+            request(
+                &[
+                    literal(":method", "CONNECT"),
+                    literal(":protocol", "websocket"),
+                    literal(":authority", "a:1"),
+                ]
+                .concat(),
+            ),
+            why::REQUEST_LINE,
+            "a tunnel that says what it is for, and not where",
+        ),
+        (
+            with(&literal("Host", "b")),
+            why::FIELD,
+            "a capital in a name",
+        ),
+        (
+            with(&literal("ho st", "b")),
+            why::FIELD,
+            "a space in a name",
+        ),
+        (
+            with(&literal("host:", "b")),
+            why::FIELD,
+            "a colon in a name",
+        ),
+        (
+            with(&[vec![0], coded(b"hosT"), coded(b"b")].concat()),
+            why::FIELD,
+            "a capital in a name, coded",
+        ),
+        (
+            with(&literal("x", "y\r\nhost: b")),
+            why::FIELD,
+            "an end of a line in a value",
+        ),
+        (with(&literal("x", "\0")), why::FIELD, "a zero in a value"),
         (with(&[0x80]), why::FIELD, "index 0"),
         (with(&[0xbe]), why::TABLE, "an empty table"),
         (
@@ -728,7 +860,7 @@ fn all_bytes_are_decoded_from_their_codes() {
             })
             .collect();
         let path = [b"/", path.as_slice()].concat();
-        let block = [vec![0x82, 4], coded(&path), vec![1], coded(b"a")].concat();
+        let block = [vec![0x82, 0x86, 4], coded(&path), vec![1], coded(b"a")].concat();
         let bytes = connection(&[headers(1, &block)]);
         let mut driver = Driver::new(false);
         driver.feed(&bytes);

@@ -33,6 +33,27 @@ fn check(target: &str) {
 }
 
 #[test]
+fn the_query_is_kept_behind_the_path_as_it_was_sent() {
+    let long = format!("/{}", "x".repeat(MAX_PATH - 4));
+    for (target, kept) in [
+        ("/a/../b?c=/../%41?", "/b?c=/../%41?".to_owned()),
+        ("/a/..?c", "/?c".into()),
+        ("http://a/%7E?/", "/~?/".into()),
+        ("http://a?x", "/?x".into()),
+        ("/?", "/?".into()),
+        ("/a", "/a".into()),
+        (&format!("{long}?abcdef"), format!("{long}?ab")),
+        (&format!("{long}yyyy?a"), format!("{long}yyy")),
+    ] {
+        let mut driver = Driver::new(false);
+        driver.feed(format!("GET {target} HTTP/1.0\r\n\r\n").as_bytes());
+        let facts = driver.stream.facts();
+        let found = String::from_utf8_lossy(facts.path_and_query());
+        assert_eq!(found, kept, "{target}");
+    }
+}
+
+#[test]
 fn paths_are_what_the_engine_makes_of_them() {
     for target in [
         "/",

@@ -4,7 +4,7 @@
 
 mod program;
 
-pub use program::{found, program};
+pub use program::{found, program, tool};
 
 use std::{
     env,

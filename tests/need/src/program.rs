@@ -1,4 +1,4 @@
-//! Programs of a Kubernetes lab: from the folder that `EBFW_LAB_BIN` names, packed or not, or from PATH.
+//! Programs: those of a Kubernetes lab from the folder that `EBFW_LAB_BIN` names, packed or not, or from PATH; and those of the operating system.
 
 use std::{
     env, fs, io,
@@ -37,6 +37,24 @@ pub fn found(is_found: bool, programs: &str) -> bool {
     if !is_found {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         super::not_run(&format!("{test}: needs {programs} ({FOLDER} or PATH)"));
+    }
+    is_found
+}
+
+/// Whether the calling test has this program of the operating system and can run. In CI it has to be there; the guests of
+/// `cargo xtask vm`, which have no programs, are not CI.
+///
+/// # Panics
+///
+/// Where it is missing in CI.
+#[must_use]
+pub fn tool(name: &str) -> bool {
+    let is_found = in_path(name).is_some();
+    if !is_found {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let is_ci = super::is_required(env::var("CI").ok().as_deref(), None);
+        assert!(!is_ci, "{test} needs the program {name}, and has to run");
+        super::not_run(&format!("{test}: the program {name} is not installed"));
     }
     is_found
 }

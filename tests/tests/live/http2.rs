@@ -7,15 +7,13 @@ use std::{
 };
 
 use ebfw_common::abi::{inspect, verdict};
-use ebfw_test_need::not_run;
+use ebfw_test_need::tool;
 use ebfw_tests::lab::{
     Lab,
     net::{v4, v6},
     recorder::Recorder,
     resolver::{A, answer, ask, wire},
 };
-
-use super::found;
 
 /// Reading below /public of good names is allowed, and nothing else.
 const READ_ONLY: &str = "
@@ -76,6 +74,11 @@ fn request(stream: u32, method: &str, host: &str, path: &str) -> Vec<u8> {
     frame(HEADERS, 5, stream, &fields)
 }
 
+/// As [`request`], of fields in this order.
+fn of_fields(fields: &[Vec<u8>]) -> Vec<u8> {
+    frame(HEADERS, 5, 1, &fields.concat())
+}
+
 fn begun() -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
 }
@@ -124,6 +127,8 @@ fn every_request_of_a_connection_is_judged() {
         return;
     };
     let good = |stream| request(stream, "GET", "2.good.example", "/public/a");
+    // user-agent: x
+    let other = [&[0x0f, 58 - 15][..], &literal(0, "x")[1..]].concat();
     let cases = [
         ("one request", vec![good(1)], true),
         (
@@ -144,6 +149,51 @@ fn every_request_of_a_connection_is_judged() {
         (
             "a path that leads out",
             vec![request(1, "GET", "2.good.example", "/public/%2e./a")],
+            false,
+        ),
+        (
+            "another field, behind those of the request",
+            vec![of_fields(&[
+                vec![0x82, 0x86],
+                literal(4, "/public/a"),
+                literal(1, "2.good.example"),
+                other.clone(),
+            ])],
+            true,
+        ),
+        (
+            "the authority comes too late",
+            vec![of_fields(&[
+                vec![0x82, 0x86],
+                literal(4, "/public/a"),
+                other.clone(),
+                literal(1, "2.good.example"),
+            ])],
+            false,
+        ),
+        (
+            "two paths",
+            vec![of_fields(&[
+                vec![0x82, 0x86],
+                literal(4, "/public/a"),
+                literal(4, "/private"),
+                literal(1, "2.good.example"),
+            ])],
+            false,
+        ),
+        (
+            "no path",
+            vec![of_fields(&[vec![0x82, 0x86], literal(1, "2.good.example")])],
+            false,
+        ),
+        (
+            "a host that is not the authority",
+            vec![of_fields(&[
+                vec![0x82, 0x86],
+                literal(4, "/public/a"),
+                literal(1, "2.good.example"),
+                [&[0x0f, 38 - 15][..], &literal(0, "2.evil.example")[1..]].concat(),
+            ])],
             false,
         ),
         (
@@ -179,8 +229,8 @@ fn every_request_of_a_connection_is_judged() {
 
 #[test]
 fn real_clients_are_told_apart() {
-    if !found("curl") {
-        return not_run("http2::real_clients_are_told_apart needs curl");
+    if !tool("curl") {
+        return;
     }
     let Some((mut lab, _server)) = lab() else {
         return;

@@ -10,6 +10,7 @@ mod http;
 mod http2;
 mod modes;
 mod names;
+mod openssl;
 mod paths;
 mod remembered;
 mod rules;

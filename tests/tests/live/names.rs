@@ -14,7 +14,7 @@ use std::{
 };
 
 use ebfw_common::abi::Counter;
-use ebfw_test_need::not_run;
+use ebfw_test_need::tool;
 use ebfw_tests::{
     lab::{
         Lab, eventually,
@@ -28,7 +28,7 @@ use hickory_proto::{
     rr::{Name, RData, Record, rdata::CNAME},
 };
 
-use super::{at, code, found};
+use super::{at, code};
 
 /// Only the names below good.example are allowed.
 const GOOD_NAMES: &str = "
@@ -496,8 +496,7 @@ fn real_programs_reach_what_they_resolved_and_nothing_else() {
     for (program, arguments, connects) in programs {
         let Some(lab) = lab(GOOD_NAMES) else { return };
         let needed = if program == "sh" { "curl" } else { program };
-        if !found(needed) {
-            not_run(&format!("{needed}: it is not installed"));
+        if !tool(needed) {
             continue;
         }
         for (name, peer, good) in [("2.good.example", 2, true), ("3.evil.example", 3, false)] {

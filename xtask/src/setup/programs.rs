@@ -84,7 +84,7 @@ impl Program {
             }
             Self::Ip => "the demo, the lab and the tests make network namespaces",
             Self::Nft => "a test rewrites addresses as Docker does",
-            Self::OpenSsl => "those tests need a certificate",
+            Self::OpenSsl => "tests put it under a policy, and need its certificates",
             Self::Qemu => "`cargo xtask vm` boots old and new kernels",
             Self::Xz => "the modules of those kernels are compressed",
         }

@@ -18,7 +18,7 @@ use ebfw_tests::lab::{
 };
 use hickory_proto::op::Message;
 
-use super::{GOOD_NAMES, RESOLVER, code, datagram, found};
+use super::{super::found, GOOD_NAMES, RESOLVER, code, datagram};
 
 /// Pairs of a look-up and a connect.
 const PAIRS: u16 = 10_000;

@@ -8,7 +8,7 @@ use std::{
 
 use ebfw_agent::host::netns;
 use ebfw_common::abi::Counter;
-use ebfw_test_need::not_run;
+use ebfw_test_need::{not_run, tool};
 use ebfw_tests::lab::{
     Lab,
     net::{Net, v4, v6},
@@ -16,7 +16,7 @@ use ebfw_tests::lab::{
     resolver::{A, DNS, answer, ask, asking, question, serve, wire},
 };
 
-use super::{GOOD_NAMES, RESOLVER, at, code, found, honest, tcp};
+use super::{GOOD_NAMES, RESOLVER, at, code, honest, tcp};
 
 const EPERM: Option<i32> = Some(libc::EPERM);
 
@@ -172,8 +172,7 @@ fn rewrite(port: u16) -> io::Result<bool> {
 #[test]
 fn dockers_embedded_server_works_because_docker_is_a_service() {
     const PORT: u16 = 40_053;
-    if !found("nft") {
-        not_run("nft: it is not installed");
+    if !tool("nft") {
         return;
     }
     let Some((lab, service)) = lab() else { return };
@@ -219,8 +218,7 @@ const NODE_LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 10))
 
 #[test]
 fn node_local_dns_works_once_it_is_named() {
-    if !found("ip") {
-        not_run("ip: it is not installed");
+    if !tool("ip") {
         return;
     }
     let Some(mut lab) = Lab::open() else { return };

@@ -1,0 +1,198 @@
+//! A real TLS client against a real TLS server, under the agent itself: `openssl s_client` and `openssl s_server`.
+
+use std::{
+    env, fs, io,
+    net::IpAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use ebfw_test_need::tool;
+use ebfw_tests::{
+    lab::{
+        Lab,
+        agent::{Agent, Home},
+        eventually,
+        net::{v4, v6},
+        resolver::{A, AAAA, answer, ask, serve, wire},
+    },
+    tls::make_certificate,
+};
+
+/// All is allowed but the names below evil.example.
+const NO_EVIL: &str = "
+defaultAction: Allow
+rules:
+- name: evil names
+  action: Deny
+  match: {domains: ['*.evil.example']}
+";
+
+const RESOLVER: u8 = 9;
+const TLS: u16 = 443;
+/// A client hears that it is denied within this time.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// What one that was not told would wait for.
+const GIVEN_UP: &str = "20";
+
+/// The server; it ends with the value.
+struct Server {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Server {
+    /// Starts it on all addresses at the far end. It serves one client after the other.
+    fn start(lab: &Lab) -> Self {
+        let folder = env::temp_dir().join(format!("ebfw-openssl-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("there is a folder for temporary files");
+        make_certificate(&folder).expect("openssl makes a certificate");
+        let start = || {
+            Command::new("openssl")
+                .args(["s_server", "-accept", "443", "-quiet"])
+                .args(["-key", "key.pem", "-cert", "cert.pem"])
+                .args(["-msg", "-msgfile", "said"])
+                .current_dir(&folder)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+        };
+        let child = lab.net().far.enter(start).expect("the namespace exists");
+        let server = Self {
+            child: child.expect("openssl starts"),
+            folder,
+        };
+        eventually("the server listens", || {
+            lab.net()
+                .far
+                .enter(|| std::net::TcpStream::connect((v4(2), TLS)).is_ok())
+                .expect("the namespace exists")
+        });
+        server
+    }
+
+    /// The hellos that were complete when they came.
+    fn hellos(&self) -> usize {
+        let said = fs::read_to_string(self.folder.join("said")).unwrap_or_default();
+        said.lines()
+            .filter(|line| line.starts_with("<<<") && line.ends_with("ClientHello"))
+            .count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Runs a client in the workload; whether it shook hands, and how long it ran.
+fn connect(lab: &Lab, to: IpAddr, port: u16, arguments: &[&str]) -> (bool, Duration) {
+    let to = match to {
+        IpAddr::V4(to) => format!("{to}:{port}"),
+        IpAddr::V6(to) => format!("[{to}]:{port}"),
+    };
+    let micros = lab.inside(|| {
+        let begin = Instant::now();
+        let status = Command::new("timeout")
+            .args([GIVEN_UP, "openssl", "s_client", "-brief", "-connect", &to])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()?;
+        let micros = u64::try_from(begin.elapsed().as_micros()).map_err(io::Error::other)?;
+        Ok(micros << 1 | u64::from(status.success()))
+    });
+    let micros = micros.expect("the program runs");
+    (micros & 1 != 0, Duration::from_micros(micros >> 1))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+#[test]
+fn openssl_is_told_apart_by_what_it_claims_and_hears_of_it_at_once() {
+    if !tool("openssl") {
+        return;
+    }
+    let Some(lab) = Lab::open() else { return };
+    let answers = |asked: &hickory_proto::op::Message| {
+        let name = asked.queries[0].name().to_ascii();
+        let peer = name.split('.').next().and_then(|first| first.parse().ok());
+        let addresses: Vec<IpAddr> = peer.map_or(vec![], |peer| vec![v4(peer), v6(peer)]);
+        vec![wire(&answer(asked, &addresses))]
+    };
+    serve(&lab.net().far, answers).expect("the port is free");
+    let server = Server::start(&lab);
+    let home = Home::new();
+    home.write_policy(NO_EVIL);
+    let _agent = Agent::start(&home, &lab);
+    lab.inside(|| {
+        for name in ["2.good.example", "2.evil.example", "4.good.example"] {
+            ask(v4(RESOLVER), name, A)?;
+            ask(v4(RESOLVER), name, AAAA)?;
+        }
+        Ok(())
+    })
+    .expect("the resolver answers");
+
+    let with = |name: &'static str| vec!["-servername", name];
+    let cases = [
+        ("a good name", 2, with("2.good.example"), true),
+        ("in capitals", 2, with("2.GOOD.example"), true),
+        ("an evil name", 2, with("2.evil.example"), false),
+        ("in capitals", 2, with("2.EVIL.Example"), false),
+        (
+            "an evil name of another place",
+            4,
+            with("2.evil.example"),
+            false,
+        ),
+        ("a good name elsewhere", 4, with("4.good.example"), true),
+        ("no name, both resolved", 2, vec!["-noservername"], false),
+        (
+            "no name, a good one resolved",
+            4,
+            vec!["-noservername"],
+            true,
+        ),
+    ];
+    let mut hellos = 0;
+    let mut denied = Vec::new();
+    for version in ["-tls1_2", "-tls1_3"] {
+        for family in [v4, v6] {
+            for (why, peer, said, passes) in &cases {
+                let arguments = [said.as_slice(), &[version]].concat();
+                let (shook_hands, time) = connect(&lab, family(*peer), TLS, &arguments);
+                let case = format!("{why}, {version}, {}", family(*peer));
+                assert_eq!(shook_hands, *passes, "{case}");
+                if *passes {
+                    // It serves one after the other, so it has seen all there was of those before.
+                    hellos += 1;
+                    eventually("the server has read the hello", || {
+                        server.hellos() >= hellos
+                    });
+                } else {
+                    denied.push(time);
+                }
+                assert_eq!(server.hellos(), hellos, "{case}");
+            }
+        }
+    }
+
+    // Nobody listens there: what the program itself takes to start and to fail.
+    let refused = (0..denied.len())
+        .map(|_| connect(&lab, v4(2), TLS + 1, &["-noservername"]).1)
+        .collect();
+    let (denied, refused) = (median(denied), median(refused));
+    let late = denied.saturating_sub(refused);
+    eprintln!("a denied client ends {late:?} after one whose port is closed ({refused:?})");
+    assert!(late < AT_ONCE, "{denied:?} and {refused:?}");
+}
