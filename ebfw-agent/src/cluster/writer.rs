@@ -33,6 +33,7 @@ use tokio::{
 
 use super::{
     Cluster, Policies,
+    pauses::Pauses,
     report::{NODE_ROLE, PROGRAMMED, ROLE, fleet_size},
 };
 use crate::{
@@ -185,7 +186,7 @@ fn reports(leases: &Api<Lease>) -> Reports {
         leases.namespace().unwrap_or_default(),
     );
     let config = watcher::Config::default().labels(&format!("{ROLE}={NODE_ROLE}"));
-    watcher(api, config).default_backoff().boxed()
+    watcher(api, config).backoff(Pauses::default()).boxed()
 }
 
 /// What the writer knows.
