@@ -176,6 +176,18 @@ impl PolicyObjects {
         self.complete.iter().all(|complete| *complete)
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
     /// Every object.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectId, &Entry)> {
         self.objects.iter()

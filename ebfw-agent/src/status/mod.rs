@@ -2,7 +2,6 @@
 //!
 //! Pure: the objects and what nodes report go in, what is to be written comes out. Talking to the API server is the part of [`crate::cluster`].
 
-mod election;
 mod fleet;
 
 use ebfw_crd::{LastValid, PolicyStatus, condition, reason};
@@ -12,10 +11,7 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-pub use self::{
-    election::{Claim, Election, Seen},
-    fleet::{Digest, Fleet, Tally},
-};
+pub use self::fleet::{Digest, Fleet, Tally};
 use crate::policy_objects::Entry;
 
 /// Bytes of a last valid version at most that go into a status: the API server refuses objects above 1.5 MiB, which hold the broken version too.
