@@ -7,13 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use ebfw_crd::object;
+use ebfw_crd::{LastValid, PolicyStatus, object};
 use ebfw_policy::{
     compile::Names,
     object::{Kind, ObjectId, PolicyObject},
     policy_set::PolicySet,
 };
 use kube::core::DynamicObject;
+use serde_json::{Value, json};
 
 /// What the API server says about objects of a kind.
 #[derive(Debug)]
@@ -42,9 +43,20 @@ pub struct Entry {
     /// How many rules it has, or what is wrong with it, in one line.
     pub verdict: Result<usize, String>,
     /// What is in force: this version, or the last one that was valid.
-    pub in_force: Option<Arc<PolicyObject>>,
+    pub in_force: Option<Valid>,
     /// What the object's status says, as the API server has it.
-    pub status: serde_json::Value,
+    pub status: Value,
+}
+
+/// A valid version of an object.
+#[derive(Clone, Debug)]
+pub struct Valid {
+    /// Its generation.
+    pub generation: i64,
+    /// What it says.
+    pub policy: Arc<PolicyObject>,
+    /// The same, as JSON.
+    pub spec: Arc<str>,
 }
 
 /// A version of an object.
@@ -108,28 +120,45 @@ impl PolicyObjects {
                 return Effect::None;
             }
             entry.status = status;
-            return Effect::Status;
+            // Somebody else knows a later valid version than this agent has seen.
+            let told = entry.verdict.is_err().then(|| entry.told(kind, object));
+            return match told.flatten() {
+                Some(told) if entry.is_newer(&told) => {
+                    entry.in_force = Some(told);
+                    Effect::Policy
+                }
+                Some(_) | None => Effect::Status,
+            };
         }
-        let read = read(kind, object);
         // What another object of that name said is of no account.
         let last = objects
             .remove(&id)
             .filter(|entry| entry.version.uid == version.uid)
             .and_then(|entry| entry.in_force);
-        let entry = match read {
-            Ok(policy) => Entry {
-                version,
-                verdict: Ok(policy.policy().rules.len()),
-                in_force: Some(Arc::new(policy)),
-                status,
-            },
-            Err(why) => Entry {
-                version,
-                verdict: Err(why),
-                in_force: last,
-                status,
-            },
+        let mut entry = Entry {
+            version,
+            verdict: Ok(0),
+            in_force: last,
+            status,
         };
+        match read(kind, object) {
+            Ok(policy) => {
+                entry.verdict = Ok(policy.policy().rules.len());
+                entry.in_force = Some(Valid {
+                    generation: entry.version.generation,
+                    policy: Arc::new(policy),
+                    spec: object.data["spec"].to_string().into(),
+                });
+            }
+            Err(why) => {
+                entry.verdict = Err(why);
+                if let Some(told) = entry.told(kind, object)
+                    && entry.is_newer(&told)
+                {
+                    entry.in_force = Some(told);
+                }
+            }
+        }
         objects.insert(id, entry);
         Effect::Policy
     }
@@ -147,6 +176,18 @@ impl PolicyObjects {
         self.complete.iter().all(|complete| *complete)
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
     /// Every object.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectId, &Entry)> {
         self.objects.iter()
@@ -158,8 +199,18 @@ impl PolicyObjects {
         PolicySet::new(
             self.objects
                 .values()
-                .filter_map(|entry| entry.in_force.clone()),
+                .filter_map(|entry| Some(Arc::clone(&entry.in_force.as_ref()?.policy))),
         )
+    }
+
+    /// What is known and in force, to be compared.
+    #[must_use]
+    pub fn standing(&self) -> Vec<(Version, Option<i64>)> {
+        let standing = |entry: &Entry| {
+            let valid = entry.in_force.as_ref().map(|valid| valid.generation);
+            (entry.version.clone(), valid)
+        };
+        self.objects.values().map(standing).collect()
     }
 
     /// The versions that a node has which enforces all of this.
@@ -172,6 +223,36 @@ impl PolicyObjects {
             .collect();
         versions.sort_unstable();
         versions
+    }
+}
+
+impl Entry {
+    /// The last valid version, as the status of the object tells of it: for agents that have not seen it themselves. It is held to what every
+    /// version is held to.
+    fn told(&self, kind: Kind, object: &DynamicObject) -> Option<Valid> {
+        let status: PolicyStatus = serde_json::from_value(self.status.clone()).ok()?;
+        let LastValid { generation, spec } = status.last_valid?;
+        if generation >= self.version.generation {
+            return None;
+        }
+        let mut last = object.clone();
+        last.data = json!({ "spec": serde_json::from_str::<Value>(&spec).ok()? });
+        let policy = read(kind, &last)
+            .inspect_err(|why| {
+                let id = object::id(kind, object);
+                tracing::warn!(object = %id, "what its status calls valid is not: {why}");
+            })
+            .ok()?;
+        Some(Valid {
+            generation,
+            policy: Arc::new(policy),
+            spec: spec.into(),
+        })
+    }
+
+    fn is_newer(&self, told: &Valid) -> bool {
+        let known = self.in_force.as_ref().map(|known| known.generation);
+        known.is_none_or(|known| known < told.generation)
     }
 }
 
@@ -191,8 +272,6 @@ fn place(kind: Kind) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
     fn object(name: &str, uid: &str, generation: i64, spec: &Value) -> Change {
@@ -276,6 +355,66 @@ mod tests {
                 accepted,
                 "{why}"
             );
+        }
+    }
+
+    #[test]
+    fn an_agent_that_has_not_seen_the_last_valid_version_takes_it_from_the_status() {
+        let told = |generation: i64, broken: &Value, last: i64, spec: &str| {
+            let Change::Known(kind, mut known) = object("a", "1", generation, broken) else {
+                panic!("an object is known");
+            };
+            known.data["status"] = json!({ "lastValid": { "generation": last, "spec": spec } });
+            Change::Known(kind, known)
+        };
+        let text = |port: u16| allow(port).to_string();
+        for (changes, expected, why) in [
+            (
+                vec![told(2, &bad(), 1, &text(1))],
+                vec!["port-1"],
+                "it is known from the beginning",
+            ),
+            (
+                vec![object("a", "1", 2, &bad()), told(2, &bad(), 1, &text(1))],
+                vec!["port-1"],
+                "it is told later",
+            ),
+            (
+                vec![object("a", "1", 1, &allow(1)), told(3, &bad(), 2, &text(2))],
+                vec!["port-2"],
+                "one was missed",
+            ),
+            (
+                vec![object("a", "1", 2, &allow(2)), told(3, &bad(), 1, &text(1))],
+                vec!["port-2"],
+                "an older one is told than was seen",
+            ),
+            (
+                vec![told(2, &allow(2), 1, &text(1))],
+                vec!["port-2"],
+                "this version is valid",
+            ),
+            (
+                vec![told(2, &bad(), 1, &bad().to_string())],
+                vec![],
+                "what is told is not valid",
+            ),
+            (
+                vec![told(2, &bad(), 1, "{")],
+                vec![],
+                "what is told is nothing",
+            ),
+            (
+                vec![told(2, &bad(), 2, &text(1))],
+                vec![],
+                "it cannot be this version",
+            ),
+        ] {
+            let mut objects = PolicyObjects::default();
+            for change in changes {
+                assert_eq!(objects.apply(change), Effect::Policy, "{why}");
+            }
+            assert_eq!(in_force(&objects), expected, "{why}");
         }
     }
 

@@ -130,7 +130,7 @@ impl<'a> Agent<'a> {
             Some(address) => Some(
                 Listener::bind(&address.candidates())
                     .await?
-                    .serve(Arc::clone(&metrics), readiness),
+                    .serve(Arc::clone(&metrics), readiness.clone()),
             ),
             None => None,
         };
@@ -140,7 +140,6 @@ impl<'a> Agent<'a> {
             .as_ref()
             .and_then(|seclusion| hierarchy.id(seclusion.path()).ok());
         let cluster = cluster(config).map(|cluster| cluster.with_pod(own_pod(&hierarchy)));
-        let mut pods = cluster.as_ref().map(Cluster::pods);
         let file = match &config.enforcement {
             Enforcement::Policy {
                 source: PolicyOrigin::File(file),
@@ -154,8 +153,8 @@ impl<'a> Agent<'a> {
             tree: Arc::clone(&tree),
             own,
             services: config.dns.local_resolvers.clone(),
-            pods: pods.clone(),
-            cluster_dns: cluster.as_ref().map(Cluster::resolvers),
+            pods: None,
+            cluster_dns: None,
         };
         let watched = scope.hierarchy.clone();
         let mut enforcer = Enforcer::load(
@@ -168,6 +167,10 @@ impl<'a> Agent<'a> {
         )?;
         // Before the API server is asked: the agent may be in a pod that is closed.
         enforcer.exempt_own()?;
+        let mut pods = cluster.as_ref().map(Cluster::pods);
+        if let (Some(cluster), Some(pods)) = (&cluster, &pods) {
+            enforcer.join(pods.clone(), cluster.resolvers());
+        }
         let first = match (&config.enforcement, file) {
             (_, Some(file)) => Some(file),
             (
@@ -176,11 +179,18 @@ impl<'a> Agent<'a> {
                     ..
                 },
                 None,
-            ) => Some(Source::objects(fallback.as_deref(), cluster.as_ref()).await?),
+            ) => {
+                let _heard = readiness.pending("policies heard of from the API server");
+                let standing = enforcer.adopted();
+                Some(Source::objects(fallback.as_deref(), cluster.as_ref(), standing).await?)
+            }
             (Enforcement::Policy { .. } | Enforcement::Off, None) => None,
         };
         let (source, rules) = first.unzip();
-        hear_of_pods(pods.as_mut(), enforcer.adopted()).await;
+        {
+            let _heard = readiness.pending("pods heard of from the API server");
+            hear_of_pods(pods.as_mut(), enforcer.adopted()).await;
+        }
         let mut count = 0;
         let mut versions = None;
         if let Some(rules) = rules {
@@ -373,13 +383,19 @@ async fn hear_of_pods(pods: Option<&mut watch::Receiver<Pods>>, adopted: bool) {
     };
     let mut pods = pods.clone();
     let synced = pods.wait_for(Pods::is_synced);
-    if adopted {
-        // An error means that the watch has ended: nobody will ever tell.
-        let _ = synced.await;
-    } else if tokio::time::timeout(HEAR_OF_PODS_WITHIN, synced)
+    if tokio::time::timeout(HEAR_OF_PODS_WITHIN, synced)
         .await
-        .is_err()
+        .is_ok()
     {
+        return;
+    }
+    if adopted {
+        tracing::warn!(
+            "waiting for the API server to tell of this node's pods; what was in force before stays"
+        );
+        // An error means that the watch has ended: nobody will ever tell.
+        let _ = pods.wait_for(Pods::is_synced).await;
+    } else {
         tracing::warn!(
             "the API server has not told of this node's pods: they are closed until it does"
         );

@@ -58,7 +58,7 @@ pub struct Objects {
     policies: watch::Receiver<Policies>,
     fallback: Option<(PolicyFile, Rules)>,
     /// What of the objects was handed out last; `None`: nothing yet.
-    last: Option<Vec<Version>>,
+    last: Option<Vec<(Version, Option<i64>)>>,
 }
 
 impl Source {
@@ -72,13 +72,14 @@ impl Source {
     }
 
     /// The cluster's objects, and the rules that they have as soon as they are known; `fallback`: the file in reserve; `cluster`: where the
-    /// agent's node is in one.
+    /// agent's node is in one; `standing`: whether an earlier agent's rules are in force meanwhile.
     ///
     /// # Errors
     /// The file is bad, or there is neither a cluster to ask nor a file.
     pub async fn objects(
         fallback: Option<&Path>,
         cluster: Option<&Cluster>,
+        standing: bool,
     ) -> anyhow::Result<(Self, Rules)> {
         let Some(cluster) = cluster else {
             let Some(file) = fallback else {
@@ -96,7 +97,7 @@ impl Source {
             fallback: fallback.map(open).transpose()?,
             last: None,
         };
-        let rules = objects.first().await?;
+        let rules = objects.first(standing).await?;
         Ok((Self::Objects(objects), rules))
     }
 
@@ -122,9 +123,9 @@ impl Source {
 }
 
 impl Objects {
-    /// Waits until the objects are known. The file takes their place where they are not in time; without one, an API server that is away
-    /// is waited for, and what an earlier agent put in force stays meanwhile.
-    async fn first(&mut self) -> anyhow::Result<Rules> {
+    /// Waits until the objects are known. The file takes their place where they are not in time and nothing is in force yet, or where they cannot
+    /// exist; else an API server that is away is waited for, and what an earlier agent put in force stays meanwhile.
+    async fn first(&mut self, standing: bool) -> anyhow::Result<Rules> {
         let until = Instant::now() + HEAR_WITHIN;
         let mut waiting = false;
         loop {
@@ -140,13 +141,15 @@ impl Objects {
                     return first.context("the first objects are news");
                 }
                 Err(_late) => {
-                    if let Some((_, rules)) = &self.fallback {
+                    let not_installed = self.policies.borrow().not_installed;
+                    let file = self.fallback.as_ref();
+                    if let Some((_, rules)) = file.filter(|_| not_installed || !standing) {
                         tracing::warn!(
                             "no policy objects are to be had from the cluster; the policy file is in force until there are"
                         );
                         return Ok(rules.clone());
                     }
-                    if self.policies.borrow().not_installed {
+                    if not_installed {
                         tracing::warn!(
                             "no policy objects can exist in this cluster, and no policy file is named: nothing is governed"
                         );
@@ -201,12 +204,12 @@ impl Objects {
     /// What the objects say, if they are known and say something else than before.
     fn of_objects(&mut self) -> Option<Rules> {
         let objects = self.policies.borrow_and_update().objects.clone();
-        let versions = objects.is_complete().then(|| objects.versions())?;
-        if self.last.as_ref() == Some(&versions) {
+        let standing = objects.is_complete().then(|| objects.standing())?;
+        if self.last.as_ref() == Some(&standing) {
             return None;
         }
-        let origin = format!("{} policy objects", versions.len());
-        self.last = Some(versions);
+        let origin = format!("{} policy objects", standing.len());
+        self.last = Some(standing);
         Some(Rules {
             book: Rulebook::Objects(Arc::new(objects.in_force())),
             objects: Some(objects),

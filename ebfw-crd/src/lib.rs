@@ -8,7 +8,7 @@ pub mod schema;
 pub mod status;
 pub mod types;
 
-pub use status::{PolicyStatus, condition, reason};
+pub use status::{LastValid, PolicyStatus, condition, reason};
 pub use types::{
     ClusterEgressPolicy, ClusterEgressPolicySpec, EgressPolicy, EgressPolicySpec, Scope,
 };

@@ -17,9 +17,21 @@ pub struct PolicyStatus {
     /// Nodes that enforce this generation, of all nodes that run an agent: 12/12.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<String>,
+    /// Where `spec` is not valid: the version that stays in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_valid: Option<LastValid>,
     /// Accepted: whether the policy is valid and so in force. Programmed: whether every node with an agent enforces it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// The last version of a policy that was valid. Whoever may write it says what is in force, as whoever may write `spec` does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LastValid {
+    /// Its generation.
+    pub generation: i64,
+    /// Its `spec`, as JSON in a string, so that a patch replaces it whole.
+    pub spec: String,
 }
 
 /// Types of conditions.

@@ -3,6 +3,7 @@
 //! Watches and reports; what follows from it is decided elsewhere. While the API server is away, what was last heard stays.
 
 mod outage;
+mod pauses;
 mod pods;
 mod policies;
 mod report;

@@ -15,7 +15,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::{Cluster, outage::Outage};
+use super::{Cluster, outage::Outage, pauses::Pauses};
 use crate::pods::{Change, NodeUid, Pods, node_uid};
 
 impl Cluster {
@@ -25,7 +25,7 @@ impl Cluster {
         let (publish, pods) = watch::channel(Pods::default());
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
         let api: Api<PartialObjectMeta<Pod>> = Api::all(self.client.clone());
-        let mut events = watcher(api, config).default_backoff().boxed();
+        let mut events = watcher(api, config).backoff(Pauses::default()).boxed();
         tokio::spawn(async move {
             let mut outage = Outage::new("pods");
             let mut reader = Reader::default();

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::{
     Cluster,
     outage::{Cause, Outage},
+    pauses::Pauses,
 };
 use crate::policy_objects::{Change, Effect, PolicyObjects};
 
@@ -39,7 +40,7 @@ impl Cluster {
             let api: Api<DynamicObject> =
                 Api::all_with(self.client.clone(), &object::resource(kind));
             watcher(api, watcher::Config::default())
-                .default_backoff()
+                .backoff(Pauses::default())
                 .map(move |event| (kind, event))
                 .boxed()
         });

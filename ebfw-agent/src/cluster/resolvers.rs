@@ -16,7 +16,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::{Cluster, outage::Outage};
+use super::{Cluster, outage::Outage, pauses::Pauses};
 
 /// Where the cluster's DNS is, and its label, which its endpoints inherit.
 const NAMESPACE: &str = "kube-system";
@@ -53,11 +53,11 @@ impl Cluster {
         let services: Api<Service> = Api::namespaced(self.client.clone(), NAMESPACE);
         let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
         let services = watcher(services, config.clone())
-            .default_backoff()
+            .backoff(Pauses::default())
             .map(|event| event.map(|event| change(event, Kind::Services, of_service)))
             .boxed();
         let slices = watcher(slices, config)
-            .default_backoff()
+            .backoff(Pauses::default())
             .map(|event| event.map(|event| change(event, Kind::Slices, of_slice)))
             .boxed();
         let mut changes = stream::select(services, slices);

@@ -9,16 +9,12 @@ use ebfw_crd::{object, reason};
 use ebfw_policy::object::ObjectId;
 use futures::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::{
-    api::{
-        coordination::v1::{Lease, LeaseSpec},
-        core::v1::ObjectReference,
-    },
-    apimachinery::pkg::apis::meta::v1::MicroTime,
+    api::{coordination::v1::Lease, core::v1::ObjectReference},
     jiff::Timestamp,
 };
 use kube::{
     Api,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
     core::{DynamicObject, PartialObjectMeta},
     runtime::{
         WatchStreamExt as _,
@@ -26,6 +22,8 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseParams};
+use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
@@ -33,23 +31,28 @@ use tokio::{
 
 use super::{
     Cluster, Policies,
+    pauses::Pauses,
     report::{NODE_ROLE, PROGRAMMED, ROLE, fleet_size},
 };
 use crate::{
     policy_objects::Entry,
-    status::{Announcement, Claim, Digest, Due, Election, Fleet, Seen, due},
+    status::{Announcement, Digest, Due, Fleet, due},
 };
 
 /// Name of the lease.
 const LEASE: &str = "ebfw-status";
 /// Without a word from its holder the lease is free.
 const LENGTH: Duration = Duration::from_secs(30);
-/// How often its holder speaks.
-const RENEW: Duration = Duration::from_secs(10);
-/// How often the others look, in a cluster of few nodes and in one of many: with 5,000 they look 83 times a second together.
-const LOOK: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// For each node so much less often.
-const LOOK_A_NODE: Duration = Duration::from_millis(12);
+/// So long before that its holder renews it.
+const EARLY: Duration = Duration::from_secs(20);
+/// How many agents of a large cluster stand for the lease at a time, on the average: they all look at it in the moment at which it would end.
+const CANDIDATES: f64 = 8.0;
+/// After so long they are drawn anew.
+const TERM: Duration = Duration::from_secs(60);
+/// Agents that start together, or hear of the first policy together, look at the lease over so long a time.
+const TOGETHER: Duration = Duration::from_secs(1);
+/// Pause after a request about the lease that failed.
+const AGAIN: Duration = Duration::from_secs(5);
 /// After a change the writer waits for what else comes with it.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How often counts of nodes are written at most: each such write goes out to every node that watches policies.
@@ -57,90 +60,91 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Bytes of the text of a Kubernetes Event at most.
 const MAX_NOTE: usize = 1000;
 
-/// Runs for elections until nobody listens to policies any more.
-pub(super) async fn run(cluster: Cluster, policies: watch::Receiver<Policies>) {
-    let mut election = Election::new(&cluster.node, LENGTH);
-    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+/// Stands for elections until nobody listens to policies any more.
+pub(super) async fn run(cluster: Cluster, mut policies: watch::Receiver<Policies>) {
+    let name = field_manager(&cluster.node);
+    // Without an object there is nothing to write.
+    let needed =
+        |policies: &Policies| policies.objects.is_complete() && !policies.objects.is_empty();
+    sleep(TOGETHER.mul_f64(super::random_part())).await;
     loop {
-        if claim(&cluster, &leases, &mut election).await {
-            tracing::info!("this agent writes the status of policies");
-            write_while(&cluster, &leases, &mut election, policies.clone()).await;
-            tracing::info!("another agent writes the status of policies");
-        }
-        let (few, many) = LOOK;
-        let nodes = u32::try_from(fleet_size(&policies.borrow())).unwrap_or(u32::MAX);
-        let pause = LOOK_A_NODE.saturating_mul(nodes).clamp(few, many);
-        sleep(pause.mul_f64(0.5 + super::random_part())).await;
-        if policies.has_changed().is_err() {
+        if policies.wait_for(needed).await.is_err() {
             return;
         }
+        let nodes = fleet_size(&policies.borrow());
+        if stands(nodes, super::random_part()) {
+            stand(&cluster, &name, &policies).await;
+        } else {
+            sleep(TERM).await;
+        }
     }
 }
 
-/// Whether the lease is ours now. Two that write at a time: the API server refuses the second, whose version is old.
-async fn claim(cluster: &Cluster, leases: &Api<Lease>, election: &mut Election) -> bool {
-    let found = match leases.get_opt(LEASE).await {
-        Ok(found) => found,
+/// Whether one of so many agents takes part for a term; `part`: chance, between 0 and 1.
+fn stands(nodes: usize, part: f64) -> bool {
+    let nodes = f64::from(u32::try_from(nodes).unwrap_or(u32::MAX));
+    part * nodes <= CANDIDATES
+}
+
+/// Tries to have the lease for a term, and writes for as long as it has it.
+async fn stand(cluster: &Cluster, name: &str, policies: &watch::Receiver<Policies>) {
+    let parameters =
+        LeaseParams::new(&cluster.node, LENGTH.as_secs(), EARLY.as_secs()).with_field_manager(name);
+    let manager = LeaseManagerBuilder::new(cluster.client.clone(), LEASE)
+        .with_namespace(&cluster.namespace)
+        .with_parameters(parameters)
+        .build()
+        .await;
+    let manager = match manager {
+        Ok(manager) => manager,
         Err(error) => {
             tracing::debug!(%error, "the lease cannot be read");
-            return false;
+            return sleep(AGAIN).await;
         }
     };
-    let seen = found.as_ref().map(|lease| Seen {
-        holder: lease
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.holder_identity.clone()),
-        version: lease.metadata.resource_version.clone().unwrap_or_default(),
-    });
-    let now = MicroTime(Timestamp::now());
-    let last = found.as_ref().and_then(|lease| lease.spec.clone());
-    let mut spec = last.unwrap_or_default();
-    match election.claim(seen, std::time::Instant::now()) {
-        Claim::Wait => return false,
-        Claim::Renew => {}
-        Claim::Take => {
-            spec.acquire_time = Some(now.clone());
-            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default() + 1);
+    match timeout(TERM, manager.changed()).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) | Err(_) => return,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the lease cannot be had");
+            return sleep(AGAIN).await;
         }
     }
-    let lease = Lease {
-        metadata: ObjectMeta {
-            name: Some(LEASE.to_owned()),
-            resource_version: found
-                .as_ref()
-                .and_then(|lease| lease.metadata.resource_version.clone()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(LeaseSpec {
-            holder_identity: Some(cluster.node.clone()),
-            lease_duration_seconds: i32::try_from(LENGTH.as_secs()).ok(),
-            renew_time: Some(now),
-            ..spec
-        }),
-    };
-    let parameters = PostParams::default();
-    let written = match found {
-        Some(_) => leases.replace(LEASE, &parameters, &lease).await,
-        None => leases.create(&parameters, &lease).await,
-    };
-    if let Err(error) = &written {
-        tracing::debug!(%error, "the lease cannot be written");
+    tracing::info!("this agent writes the status of policies");
+    tokio::select! {
+        () = lost(&manager) => tracing::info!("another agent writes the status of policies"),
+        () = write(cluster, policies.clone()) => {}
     }
-    written.is_ok()
 }
 
-/// Writes statuses until the lease is lost.
-async fn write_while(
-    cluster: &Cluster,
-    leases: &Api<Lease>,
-    election: &mut Election,
-    mut policies: watch::Receiver<Policies>,
-) {
+/// Renews the lease until somebody else has it.
+async fn lost(manager: &LeaseManager) {
+    loop {
+        match manager.changed().await {
+            Ok(true) => {}
+            Ok(false) => return,
+            // Who cannot renew it cannot write statuses either.
+            Err(error) => {
+                tracing::debug!(%error, "the lease cannot be renewed");
+                sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// An agent's name among those that write the lease: 128 bytes at most, and a node's name may have more.
+fn field_manager(node: &str) -> String {
+    let digest = Sha256::digest(node);
+    let short = digest[..8]
+        .iter()
+        .fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    format!("ebfw-{short:016x}")
+}
+
+/// Writes statuses for as long as anybody listens to policies.
+async fn write(cluster: &Cluster, mut policies: watch::Receiver<Policies>) {
     let mut writer = Writer::new(cluster);
-    let mut reports = reports(leases);
-    let mut renew = Instant::now() + RENEW;
-    let mut until = Instant::now() + LENGTH;
+    let mut reports = reports(cluster);
     let mut next = Instant::now();
     loop {
         tokio::select! {
@@ -158,17 +162,6 @@ async fn write_while(
                 }
                 next = next.min(Instant::now() + SETTLE);
             }
-            () = sleep_until(renew) => {
-                renew = Instant::now() + RENEW;
-                if claim(cluster, leases, election).await {
-                    until = Instant::now() + LENGTH;
-                } else if Instant::now() > until {
-                    return;
-                } else if !matches!(timeout(RENEW, leases.get_opt(LEASE)).await, Ok(Err(_)) | Err(_)) {
-                    // The API server answers, and still the lease is not ours.
-                    return;
-                }
-            }
             () = sleep_until(next) => {
                 let known = policies.borrow_and_update().clone();
                 next = Instant::now() + writer.write(&known).await;
@@ -179,13 +172,11 @@ async fn write_while(
 
 type Reports = BoxStream<'static, watcher::Result<Event<PartialObjectMeta<Lease>>>>;
 
-fn reports(leases: &Api<Lease>) -> Reports {
-    let api: Api<PartialObjectMeta<Lease>> = Api::namespaced(
-        leases.clone().into_client(),
-        leases.namespace().unwrap_or_default(),
-    );
+fn reports(cluster: &Cluster) -> Reports {
+    let api: Api<PartialObjectMeta<Lease>> =
+        Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let config = watcher::Config::default().labels(&format!("{ROLE}={NODE_ROLE}"));
-    watcher(api, config).default_backoff().boxed()
+    watcher(api, config).backoff(Pauses::default()).boxed()
 }
 
 /// What the writer knows.
@@ -327,5 +318,31 @@ impl Writer {
         if let Err(error) = self.recorder.publish(&note, &reference).await {
             tracing::debug!(object = %id, %error, "an Event cannot be written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_agents_of_a_small_cluster_stand_and_few_of_a_large_one() {
+        for (nodes, part, expected) in [
+            (1, 1.0, true),
+            (8, 1.0, true),
+            (16, 0.5, true),
+            (16, 0.51, false),
+            (5000, 0.0016, true),
+            (5000, 0.0017, false),
+        ] {
+            assert_eq!(stands(nodes, part), expected, "{nodes} {part}");
+        }
+    }
+
+    #[test]
+    fn an_agent_has_a_name_of_its_own_that_the_api_server_takes() {
+        let names = ["a", "b", &"n".repeat(253)].map(field_manager);
+        assert!(names.iter().all(|name| name.len() <= 128), "{names:?}");
+        assert!(names[0] != names[1] && names[1] != names[2], "{names:?}");
     }
 }

@@ -303,6 +303,12 @@ impl Enforcer {
         }
     }
 
+    /// Takes note of the cluster: the pods of the node, and the addresses of its DNS.
+    pub fn join(&mut self, pods: watch::Receiver<Pods>, dns: watch::Receiver<BTreeSet<IpAddr>>) {
+        self.scope.pods = Some(pods);
+        self.scope.cluster_dns = Some(dns);
+    }
+
     /// Makes `rules` what [`Enforcer::enforce`] enforces.
     ///
     /// # Errors

@@ -2,21 +2,20 @@
 //!
 //! Pure: the objects and what nodes report go in, what is to be written comes out. Talking to the API server is the part of [`crate::cluster`].
 
-mod election;
 mod fleet;
 
-use ebfw_crd::{PolicyStatus, condition, reason};
+use ebfw_crd::{LastValid, PolicyStatus, condition, reason};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
 
-pub use self::{
-    election::{Claim, Election, Seen},
-    fleet::{Digest, Fleet, Tally},
-};
+pub use self::fleet::{Digest, Fleet, Tally};
 use crate::policy_objects::Entry;
+
+/// Bytes of a last valid version at most that go into a status: the API server refuses objects above 1.5 MiB, which hold the broken version too.
+const MAX_KEPT: usize = 256 * 1024;
 
 /// What is to be done about the status of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +54,7 @@ pub fn due(entry: &Entry, tally: Tally, now: Timestamp) -> Due {
             .ok()
             .and_then(|rules| i32::try_from(*rules).ok()),
         nodes: Some(tally.to_string()),
+        last_valid: last_valid(entry, &last),
         conditions,
     };
     if wanted == last {
@@ -76,6 +76,7 @@ pub fn due(entry: &Entry, tally: Tally, now: Timestamp) -> Due {
         "observedGeneration": wanted.observed_generation,
         "ruleCount": wanted.rule_count,
         "nodes": wanted.nodes,
+        "lastValid": wanted.last_valid,
         "conditions": wanted.conditions,
     } });
     if before == after {
@@ -110,10 +111,13 @@ fn programmed(entry: &Entry, tally: Tally) -> State {
     let (holds, reason, message) = match (&entry.verdict, &entry.in_force) {
         (Ok(_), _) if tally.is_whole() => (true, reason::PROGRAMMED, format!("{tally} nodes")),
         (Ok(_), _) => (false, reason::PENDING, format!("{tally} nodes")),
-        (Err(_), Some(_)) => (
+        (Err(_), Some(valid)) => (
             false,
             reason::VALIDATION_FAILED,
-            "the last valid version stays in force on nodes that have seen it".to_owned(),
+            format!(
+                "generation {} stays in force, the last valid one",
+                valid.generation
+            ),
         ),
         (Err(_), None) => (
             false,
@@ -126,6 +130,18 @@ fn programmed(entry: &Entry, tally: Tally) -> State {
         holds,
         reason,
         message,
+    }
+}
+
+/// What agents that have not seen it need to know. A version that this agent cannot read is left to those that can.
+fn last_valid(entry: &Entry, last: &PolicyStatus) -> Option<LastValid> {
+    entry.verdict.as_ref().err()?;
+    match &entry.in_force {
+        Some(valid) => (valid.spec.len() <= MAX_KEPT).then(|| LastValid {
+            generation: valid.generation,
+            spec: valid.spec.to_string(),
+        }),
+        None => last.last_valid.clone(),
     }
 }
 
@@ -162,8 +178,10 @@ fn announcement(entry: &Entry) -> Announcement {
 
 #[cfg(test)]
 mod tests {
+    use ebfw_policy::object::{ObjectId, PolicyObject};
+
     use super::*;
-    use crate::policy_objects::Version;
+    use crate::policy_objects::{Valid, Version};
 
     fn entry(generation: i64, verdict: Result<usize, &str>, status: Value) -> Entry {
         Entry {
@@ -264,6 +282,52 @@ mod tests {
                 "Programmed=False ValidationFailed@05"
             ]
         );
+    }
+
+    #[test]
+    fn the_last_valid_version_is_told_as_long_as_it_is_needed() {
+        let object = json!({ "podSelector": {} });
+        let valid = |spec: &str| Valid {
+            generation: 1,
+            policy: PolicyObject::from_json(ObjectId::cluster("a"), &object)
+                .unwrap()
+                .into(),
+            spec: spec.into(),
+        };
+        let kept = json!({ "generation": 1, "spec": "{}" });
+        let told = json!({ "lastValid": kept });
+        let long = "x".repeat(MAX_KEPT + 1);
+        for (verdict, in_force, status, expected, why) in [
+            (Ok(1), Some("{}"), Value::Null, Value::Null, "it is valid"),
+            (Ok(1), Some("{}"), told.clone(), Value::Null, "mended"),
+            (
+                Err("bad"),
+                Some("{}"),
+                Value::Null,
+                kept.clone(),
+                "it broke",
+            ),
+            (
+                Err("bad"),
+                None,
+                told.clone(),
+                kept.clone(),
+                "others may be able to read it",
+            ),
+            (Err("bad"), None, Value::Null, Value::Null, "never valid"),
+            (
+                Err("bad"),
+                Some(&*long),
+                Value::Null,
+                Value::Null,
+                "too long for an object",
+            ),
+        ] {
+            let mut entry = entry(2, verdict, status);
+            entry.in_force = in_force.map(valid);
+            let status = written(&due(&entry, tally(1, 1), at(1)));
+            assert_eq!(status["lastValid"], expected, "{why}");
+        }
     }
 
     #[test]

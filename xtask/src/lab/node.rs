@@ -81,9 +81,9 @@ pub(super) fn enter() -> Result<()> {
     let namespace = File::open(&namespace)
         .with_context(|| format!("failed to open {}", namespace.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).context("failed to enter the node's network")?;
+    // The mounts are the node's own affair: here /proc has to say who it is.
     unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
+        CloneFlags::CLONE_NEWPID
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWCGROUP,
@@ -100,6 +100,7 @@ pub(super) fn enter() -> Result<()> {
 
 /// The node's first process: never returns unless the node cannot start.
 pub(super) fn run() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("failed to make the node's mounts")?;
     let cgroups = mounts()?;
     nix::unistd::sethostname(place::NODE).context("failed to name the node")?;
     for setting in [
