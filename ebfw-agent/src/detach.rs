@@ -2,19 +2,31 @@
 
 use anyhow::Context;
 
-use crate::{config::DetachConfig, datapath, host::lock::PinLock};
+use crate::{
+    config::DetachConfig,
+    datapath,
+    exit::Usage,
+    host::{lock::PinLock, privileges},
+};
 
 /// Removes all that is pinned and says what that was.
 ///
 /// # Errors
 ///
-/// Where an agent still runs, or something cannot be removed.
+/// Where an agent still runs, the directory is none of pins, or something cannot be removed.
 pub fn detach(config: &DetachConfig) -> anyhow::Result<String> {
     if !config.pin_dir.exists() {
         return Ok(format!(
             "nothing is pinned at {}: no enforcement to take off",
             config.pin_dir.display()
         ));
+    }
+    if !privileges::on_bpffs(&config.pin_dir) {
+        return Err(Usage(format!(
+            "{} is on no bpf file system: agents have pinned nothing there, and nothing is removed",
+            config.pin_dir.display()
+        ))
+        .into());
     }
     let lock = PinLock::take(&config.pin_dir)?;
     let removed = datapath::detach(&config.pin_dir).with_context(|| {

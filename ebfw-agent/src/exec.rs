@@ -7,7 +7,7 @@ use std::{
     io::{self, IsTerminal, Write},
     net::{IpAddr, Ipv6Addr},
     os::unix::process::ExitStatusExt,
-    path::Path,
+    path::PathBuf,
     process::{Command as StdCommand, ExitStatus},
     sync::Arc,
     time::Duration,
@@ -132,7 +132,10 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
 
     let mut child = match spawn(options, &cgroup) {
         Ok(child) => child,
-        Err(error) => return not_started(options, cgroup, &error),
+        Err(error) => {
+            let _ = cgroup.remove();
+            return Err(error);
+        }
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -200,29 +203,31 @@ fn spawn(options: &ExecOptions, cgroup: &OwnedCgroup) -> anyhow::Result<Child> {
     let mut command = StdCommand::new(&options.program);
     command.args(&options.arguments);
     cgroup.confine(&mut command)?;
-    Ok(Command::from(command).spawn()?)
+    let not_started = |source| NotStarted {
+        program: PathBuf::from(&options.program),
+        source,
+    };
+    Ok(Command::from(command).spawn().map_err(not_started)?)
 }
 
-/// A command that does not exist is the caller's mistake, told with the code that a shell would give.
-fn not_started(
-    options: &ExecOptions,
-    cgroup: OwnedCgroup,
-    error: &anyhow::Error,
-) -> anyhow::Result<Exit> {
-    let _ = cgroup.remove();
-    let kind = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<io::Error>())
-        .map(io::Error::kind);
-    tracing::error!(
-        "failed to run {}: {error:#}",
-        Path::new(&options.program).display()
-    );
-    Ok(Exit(if kind == Some(io::ErrorKind::NotFound) {
-        NOT_FOUND
-    } else {
-        CANNOT_RUN
-    }))
+/// The command could not be run. The exit code is the one that a shell would give.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to run {}", program.display())]
+pub struct NotStarted {
+    program: PathBuf,
+    source: io::Error,
+}
+
+impl NotStarted {
+    /// Whether there is no such command, or it cannot be run.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        Exit(if self.source.kind() == io::ErrorKind::NotFound {
+            NOT_FOUND
+        } else {
+            CANNOT_RUN
+        })
+    }
 }
 
 fn pass_on(child: &Child, signal: Signal) {
@@ -287,4 +292,27 @@ fn exit_of(status: ExitStatus) -> Exit {
         code.and_then(|code| u8::try_from(code).ok())
             .unwrap_or(Exit::FAILURE.0),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_not_there_is_told_from_one_that_cannot_be_run() {
+        for (kind, code) in [
+            (io::ErrorKind::NotFound, 127),
+            (io::ErrorKind::PermissionDenied, 126),
+        ] {
+            let error = anyhow::Error::from(NotStarted {
+                program: "/nonexistent".into(),
+                source: kind.into(),
+            });
+            assert_eq!(Exit::of(&error), Exit(code), "{error:#}");
+            assert!(
+                format!("{error:#}").starts_with("failed to run /nonexistent: "),
+                "{error:#}"
+            );
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::{error::Error, fmt, process::ExitCode};
 use crate::{
     config::Refused,
     datapath::LoadError,
+    exec::NotStarted,
     host::{cgroup, privileges::Unable},
 };
 
@@ -36,6 +37,8 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
         Some(Exit::USAGE)
     } else if cause.is::<Unable>() {
         Some(Exit::NOT_ABLE)
+    } else if let Some(error) = cause.downcast_ref::<NotStarted>() {
+        Some(error.exit())
     } else if let Some(error) = cause.downcast_ref() {
         Some(of_cgroup(error))
     } else {

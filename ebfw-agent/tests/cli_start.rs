@@ -111,6 +111,22 @@ fn detach_says_that_there_is_nothing_to_take_off() {
 }
 
 #[test]
+fn detach_takes_nothing_away_where_no_agent_can_have_pinned() {
+    let place = tempfile::tempdir().unwrap();
+    let innocent = place.path().join("links/innocent");
+    fs::create_dir(place.path().join("links")).unwrap();
+    fs::write(&innocent, "").unwrap();
+    let place = place.path().to_str().unwrap();
+    let run = ebfw(&["detach", "--pin-dir", place]);
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""));
+    let expected = format!(
+        "ebfw: {place} is on no bpf file system: agents have pinned nothing there, and nothing is removed\n"
+    );
+    assert_eq!(run.stderr, expected);
+    assert!(innocent.exists());
+}
+
+#[test]
 fn names_says_where_it_looked() {
     let run = ebfw(&["names", "--pin-dir", "/nonexistent/ebfw"]);
     assert_eq!((run.code, run.stdout.as_str()), (1, ""));

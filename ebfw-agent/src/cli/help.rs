@@ -7,7 +7,8 @@ Examples:
   sudo EBFW_ENFORCE_MODE=log EBFW_POLICY=policy.yaml ebfw
 
 Plain `ebfw` runs the agent, as `ebfw run` does.
-Exit codes: 0 done, 1 bad policy or failure, 2 bad usage or configuration, 3 the machine is not able.";
+Exit codes: 0 done, 1 bad policy or failure, 2 bad usage or configuration,
+3 the machine is not able.";
 
 pub(super) const RUN: &str = "\
 A flag beats its variable, a variable beats the filter file, the filter file beats the default.
@@ -26,8 +27,9 @@ Examples:
   sudo ebfw exec --policy policy.yaml -- curl https://example.com
   sudo ebfw exec --policy policy.yaml --mode log --output json --report report.json -- make test
 
-The exit code is that of the command, or 128 plus the signal that ended it; 126 if it cannot be run, 127 if
-it is not found. Before it runs: 1 bad policy or failure, 2 bad usage, 3 the machine is not able.";
+The exit code is that of the command, or 128 plus the signal that ended it; 126 if it cannot be run,
+127 if it is not found.
+Before it runs: 1 bad policy or failure, 2 bad usage, 3 the machine is not able.";
 
 pub(super) const DETACH: &str = "\
 Traffic is unfiltered afterwards. The agent must not be running.
@@ -36,7 +38,8 @@ Example:
   sudo ebfw detach";
 
 pub(super) const NAMES: &str = "\
-LEFT is how long a name still opens flows: its time to live (at least 30 seconds) and 30 seconds more.
+LEFT is how long a name still opens flows: its time to live (at least 30 seconds) and 30 seconds
+more.
 
 Examples:
   sudo ebfw names
@@ -77,10 +80,10 @@ Examples:
   ebfw policy test --policy policy.yaml --flow 'pod=payments/web dst=203.0.113.5 port=443'
   ebfw policy test --policy policy.yaml --explain --flow 'domain=evil.com port=443 expect=deny'
   ebfw policy test --policy policy.yaml -o json < flows.jsonl
-  ebfw policy test -f manifests/ --explain --flow 'pod=payments/web label.app=web domain=example.com port=443'
+  ebfw policy test -f manifests/ --flow 'pod=payments/web label.app=web domain=example.com'
 
-A file is a policy file, or holds manifests of EgressPolicy and ClusterEgressPolicy, any number of them; all manifests together are
-judged as in a cluster.
+A file is a policy file, or holds manifests of EgressPolicy and ClusterEgressPolicy, any number of
+them; all manifests together are judged as in a cluster.
 
 Exit codes: 0 every flow was judged, 1 bad policy, 2 bad usage or flow, 3 an expect= does not hold.";
 
@@ -90,7 +93,8 @@ Examples:
   ebfw policy lint -o json --fail-on error policies/*.yaml
   ebfw policy lint manifests/
 
-Manifests of EgressPolicy and ClusterEgressPolicy are checked with the schema and the CEL rules of the custom resources as well.
+Manifests of EgressPolicy and ClusterEgressPolicy are checked with the schema and the CEL rules of
+the custom resources as well.
 
 Exit codes: 0 nothing at or above --fail-on, 1 bad policy, 2 bad usage, 3 findings.";
 
@@ -110,3 +114,32 @@ Examples:
 pub(super) const POLICY_SCHEMA: &str = "\
 Example:
   ebfw policy schema > policy.schema.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_broken_where_help_is_shown() {
+        const WIDTH: usize = 100;
+        for text in [
+            EBFW,
+            RUN,
+            EXEC,
+            DETACH,
+            NAMES,
+            COMPLETIONS,
+            MAN,
+            POLICY,
+            POLICY_TEST,
+            POLICY_LINT,
+            POLICY_FMT,
+            POLICY_CRDS,
+            POLICY_SCHEMA,
+        ] {
+            for line in text.lines() {
+                assert!(line.chars().count() <= WIDTH, "{line}");
+            }
+        }
+    }
+}

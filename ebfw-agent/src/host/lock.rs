@@ -11,10 +11,13 @@ use std::{
 
 use nix::sys::stat::{major, minor};
 
-/// Held as long as this value lives.
+/// Held as long as this value lives. A directory that was made for it and is still empty at the end goes with it.
 #[derive(Debug)]
 pub struct PinLock {
-    _directory: File,
+    directory: PathBuf,
+    made: bool,
+    /// Closed, and with that unlocked, after the directory has gone.
+    file: File,
 }
 
 /// Why the pin directory could not be locked.
@@ -57,20 +60,63 @@ impl PinLock {
                 source,
             }
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(failed("create"))?;
-        let file = File::open(directory).map_err(failed("open"))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _directory: file }),
-            Err(TryLockError::WouldBlock) => Err(Error::Held {
-                directory: directory.to_owned(),
-                holder: holder_of(&file),
-            }),
-            Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
+        loop {
+            let made = make(directory).map_err(failed("create"))?;
+            let file = File::open(directory).map_err(failed("open"))?;
+            let lock = match file.try_lock() {
+                Ok(()) => Self {
+                    directory: directory.to_owned(),
+                    made,
+                    file,
+                },
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::Held {
+                        directory: directory.to_owned(),
+                        holder: holder_of(&file),
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+            };
+            // Another agent that failed may have taken the directory away between the two: what is locked then is nowhere.
+            if lock.is_in_place() {
+                return Ok(lock);
+            }
         }
+    }
+
+    fn is_in_place(&self) -> bool {
+        let inode = |metadata: io::Result<fs::Metadata>| {
+            metadata
+                .map(|metadata| (metadata.dev(), metadata.ino()))
+                .ok()
+        };
+        let held = inode(self.file.metadata());
+        held.is_some() && held == inode(fs::metadata(&self.directory))
+    }
+}
+
+impl Drop for PinLock {
+    fn drop(&mut self) {
+        if self.made && self.is_in_place() {
+            // Fails where something is pinned.
+            let _ = fs::remove_dir(&self.directory);
+        }
+    }
+}
+
+/// Makes `directory` (for its owner alone) where it does not exist; whether it did.
+fn make(directory: &Path) -> io::Result<bool> {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    if let Some(parent) = directory.parent() {
+        builder.recursive(true).create(parent)?;
+    }
+    match builder.recursive(false).create(directory) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -117,6 +163,36 @@ mod tests {
         );
         drop(first);
         PinLock::take(&pins).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_was_made_for_nothing_goes_with_the_lock() {
+        let place = tempfile::tempdir().unwrap();
+        let pins = place.path().join("ebfw");
+        drop(PinLock::take(&pins).unwrap());
+        assert!(!pins.exists(), "nothing was pinned");
+
+        let lock = PinLock::take(&pins).unwrap();
+        fs::create_dir(pins.join("links")).unwrap();
+        drop(lock);
+        assert!(pins.join("links").exists(), "what is pinned stays");
+
+        fs::remove_dir(pins.join("links")).unwrap();
+        drop(PinLock::take(&pins).unwrap());
+        assert!(pins.exists(), "somebody else made it");
+    }
+
+    #[test]
+    fn a_lock_of_a_directory_that_has_gone_leaves_its_successor_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let pins = place.path().join("ebfw");
+        let gone = PinLock::take(&pins).unwrap();
+        fs::remove_dir(&pins).unwrap();
+        let successor = PinLock::take(&pins).unwrap();
+        drop(gone);
+        assert!(pins.exists());
+        drop(successor);
+        assert!(!pins.exists());
     }
 
     #[test]

@@ -161,7 +161,8 @@ impl PinPlace {
 }
 
 /// Whether `directory`, or the nearest directory above that exists, is on a bpffs.
-fn on_bpffs(directory: &Path) -> bool {
+#[must_use]
+pub fn on_bpffs(directory: &Path) -> bool {
     let existing = directory.ancestors().find(|path| path.exists());
     existing
         .and_then(|path| statfs(path).ok())

@@ -46,6 +46,8 @@ const MAX_KNOWN: usize = 65_536;
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// Files with probes at once.
 const MAX_ATTACHED: usize = 4096;
+/// Links that one thread closes.
+const LINKS_PER_THREAD: usize = 8;
 /// The least time between two looks at all processes.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A look at all processes may take one part in so many of the time: half a percent of a processor.
@@ -131,7 +133,7 @@ enum Identity {
 
 /// A file with probes.
 struct Attached {
-    _links: Vec<OwnedFd>,
+    links: Vec<OwnedFd>,
     /// As mappings name it.
     keys: HashSet<FileKey>,
     absences: u32,
@@ -168,6 +170,28 @@ struct Finder {
     known: HashMap<FileKey, Instant>,
     attached: HashMap<Identity, Attached>,
     full: bool,
+}
+
+impl Drop for Finder {
+    fn drop(&mut self) {
+        take_out(self.attached.drain().map(|(_, file)| file));
+    }
+}
+
+/// Takes probes out of files. The kernel lets some ten milliseconds pass at each link, for whoever is still inside of a program
+/// (`uprobe_unregister_sync`); they pass for all at once, so that an agent with many files still ends in time.
+fn take_out(files: impl Iterator<Item = Attached>) {
+    let mut links = files.flat_map(|file| file.links);
+    thread::scope(|scope| {
+        loop {
+            let share: Vec<_> = links.by_ref().take(LINKS_PER_THREAD).collect();
+            if share.is_empty() {
+                return;
+            }
+            // Where no thread can be had, they are closed here.
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(share));
+        }
+    });
 }
 
 impl Finder {
@@ -248,14 +272,15 @@ impl Finder {
                 }
             }
         }
-        self.attached.retain(|_, file| {
+        let gone = self.attached.extract_if(|_, file| {
             if file.kept || !file.keys.is_disjoint(&present) {
                 file.absences = 0;
             } else {
                 file.absences += 1;
             }
-            file.absences < ABSENCES
+            file.absences >= ABSENCES
         });
+        take_out(gone.map(|(_, file)| file));
         self.full = false;
         self.count();
     }
@@ -382,7 +407,7 @@ impl Finder {
         }
         tracing::debug!(path = %path.display(), functions = ?target.0.keys(), "probes attached");
         let attached = Attached {
-            _links: links,
+            links,
             keys,
             absences: 0,
             kept,

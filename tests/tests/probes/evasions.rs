@@ -62,6 +62,9 @@ while True:
 /// Debian's library; others may lie elsewhere, and their tests say so.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
 
+/// A few looks at all processes, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 #[test]
 fn a_process_that_ran_before_the_agent() {
     let Some(python) = program("python3") else {
@@ -119,8 +122,6 @@ fn a_library_under_another_name_loaded_late_and_gone() {
 
 #[test]
 fn probes_go_with_the_last_process() {
-    /// A few looks at all processes, on a machine that is busy.
-    const PATIENCE: Duration = Duration::from_secs(90);
     let Some(bench) = Bench::open() else { return };
     let Some(python) = program("python3") else {
         return;
@@ -153,6 +154,53 @@ fn probes_go_with_the_last_process() {
         assert!(start.elapsed() < PATIENCE, "the probes are still there");
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn an_agent_with_many_files_ends_in_time() {
+    const FILES: usize = 60;
+    /// One after the other the three links of each file take twice as long, and all together half a second.
+    const IN_TIME: Duration = Duration::from_secs(4);
+    /// Loads the libraries that it is told of, and rests until a file says that it is over.
+    const HOLD: &str = "
+import ctypes, os, sys, time
+held = [ctypes.CDLL(path) for path in sys.argv[2:]]
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.1)
+";
+    let Some(bench) = Bench::open() else { return };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
+        return;
+    }
+    let folder = bench.server.folder();
+    let stop = folder.join("stop");
+    let copies: Vec<String> = (0..FILES)
+        .map(|number| {
+            let copy = folder.join(format!("libmany{number}.so"));
+            fs::copy(LIBRARY, &copy).unwrap();
+            copy.display().to_string()
+        })
+        .collect();
+    let stop_text = stop.display().to_string();
+    let mut arguments = vec!["-c", HOLD, &stop_text];
+    arguments.extend(copies.iter().map(String::as_str));
+    let before = bench.agent.attachments();
+    let mut process = bench.spawn(&python, &arguments);
+    let start = Instant::now();
+    while bench.agent.attachments() < before + 3 * FILES {
+        assert!(start.elapsed() < PATIENCE, "files are without probes");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let Bench { agent, .. } = bench;
+    let start = Instant::now();
+    assert!(agent.terminate().success());
+    let took = start.elapsed();
+    fs::write(&stop, "").unwrap();
+    assert!(process.wait().unwrap().success());
+    assert!(took < IN_TIME, "the agent took {took:?} to end");
 }
 
 /// Two read-only mounts of one folder, as two containers of one image have.
