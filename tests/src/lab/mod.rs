@@ -8,6 +8,7 @@ mod netlink;
 pub mod process;
 pub mod recorder;
 pub mod resolver;
+pub mod router;
 pub mod server;
 pub mod sniffer;
 

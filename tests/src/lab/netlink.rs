@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
@@ -18,6 +18,7 @@ use nix::{
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_CREATE: u16 = 0x400;
@@ -27,6 +28,11 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const RTA_DST: u16 = 1;
+const RTA_GATEWAY: u16 = 5;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_STATIC: u8 = 4;
+const RTN_UNICAST: u8 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 /// No duplicate address detection: the address works at once.
@@ -76,6 +82,30 @@ pub(super) fn bring_up(place: &Netns, name: &str, addresses: &[(IpAddr, u8)]) ->
         }
         Ok(())
     })?
+}
+
+/// Has `place` send what goes to the /24 of `to` by way of `gateway`.
+pub(super) fn route(place: &Netns, to: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
+    let family = u8::try_from(libc::AF_INET).expect("address families are small");
+    // `struct rtmsg`.
+    let mut message = vec![
+        family,
+        24,
+        0,
+        0,
+        RT_TABLE_MAIN,
+        RTPROT_STATIC,
+        0,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
+    ];
+    let [a, b, c, _] = to.octets();
+    message.extend(attribute(RTA_DST, &[a, b, c, 0]));
+    message.extend(attribute(RTA_GATEWAY, &gateway.octets()));
+    place.enter(|| ask(RTM_NEWROUTE, NLM_F_CREATE, &message))?
 }
 
 /// `struct ifinfomsg`.

@@ -54,7 +54,11 @@ fn family(address: SocketAddr) -> libc::c_int {
 }
 
 /// A socket for `address`'s family.
-pub(crate) fn socket(
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn socket(
     address: SocketAddr,
     kind: libc::c_int,
     protocol: libc::c_int,

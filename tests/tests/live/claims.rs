@@ -19,7 +19,7 @@ use ebfw_tests::{
 };
 
 /// Only the names below good.example are allowed.
-const GOOD_NAMES: &str = "
+pub(super) const GOOD_NAMES: &str = "
 defaultAction: Deny
 rules:
 - name: good names
@@ -28,7 +28,7 @@ rules:
 ";
 
 /// All is allowed but the names below evil.example.
-const NO_EVIL: &str = "
+pub(super) const NO_EVIL: &str = "
 defaultAction: Allow
 rules:
 - name: evil names
@@ -102,7 +102,7 @@ fn records(message: &[u8], size: usize) -> Vec<u8> {
 }
 
 /// A hello that names `name`, and says something else before and behind it.
-fn hello(name: &str) -> Vec<u8> {
+pub(super) fn hello(name: &str) -> Vec<u8> {
     let around = (10, vec![0, 2, 0, 29]);
     let message = message(&[around.clone(), server_name(name), (51, vec![0; 40])]);
     records(&message, 1 << 14)
@@ -149,7 +149,7 @@ fn at(address: IpAddr) -> SocketAddr {
 }
 
 /// Whether the client was told at once: its socket is destroyed, so that what it does fails with an error and not by waiting.
-fn is_ended(result: &io::Result<()>) -> bool {
+pub(super) fn is_ended(result: &io::Result<()>) -> bool {
     let code = result.as_ref().err().and_then(io::Error::raw_os_error);
     matches!(
         code,
@@ -473,7 +473,7 @@ fn urgent_data_is_no_way_around() {
 }
 
 /// Sends `bytes` from pages that this process can still write to.
-fn gift(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn gift(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     use nix::{
         fcntl::{SpliceFFlags, splice, vmsplice},
         unistd::pipe,
