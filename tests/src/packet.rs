@@ -367,3 +367,20 @@ impl V6 {
         upper_meaning(self.upper, destination, left)
     }
 }
+
+/// A TCP packet that carries `payload`, from 192.0.2.1 to 198.51.100.1.
+///
+/// # Panics
+///
+/// If it is longer than packets are.
+#[must_use]
+pub fn segment(payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(40 + payload.len()).expect("a packet's size");
+    let mut packet = vec![0x45, 0];
+    packet.extend(length.to_be_bytes());
+    packet.extend([0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 1]);
+    packet.extend([0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1]);
+    packet.extend([0; 5]);
+    packet.extend(payload);
+    packet
+}

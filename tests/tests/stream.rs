@@ -10,6 +10,7 @@ mod hello;
 
 use ebfw_agent::datapath::StreamReader;
 use ebfw_common::stream::{Step, why};
+use ebfw_tests::packet::segment;
 use fastrand::Rng;
 
 use crate::{
@@ -21,21 +22,11 @@ use crate::{
 /// As in `datapath`: half of what the verifier is willing to follow.
 const VERIFIED_CEILING: u32 = 500_000;
 
-/// A TCP packet that carries `payload`.
-fn packet(payload: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(40 + payload.len()).expect("a packet's size");
-    let mut packet = vec![0x45, 0];
-    packet.extend(length.to_be_bytes());
-    packet.extend([0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 1]);
-    packet.extend([0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1]);
-    packet.extend([0; 5]);
-    packet.extend(payload);
-    packet
-}
-
 /// What the kernel says about a stream that is one packet.
 fn read(reader: &StreamReader, bytes: &[u8]) -> Vec<(usize, Said)> {
-    let (read, _) = reader.read(&packet(bytes), 1).expect("the kernel reads it");
+    let (read, _) = reader
+        .read(&segment(bytes), 1)
+        .expect("the kernel reads it");
     read.into_iter()
         .filter(|read| read.step != Step::More)
         .map(|read| (read.at as usize, heard(read.step, &read.facts, read.why)))
@@ -168,7 +159,7 @@ fn the_kernel_reads_streams_as_they_are_read_outside() {
         Some((_, Said::End(Step::Malformed, why::TWO_NAMES)))
     ));
     for (name, bytes) in streams() {
-        let (_, run) = reader.read(&packet(&bytes), 1000).unwrap();
+        let (_, run) = reader.read(&segment(&bytes), 1000).unwrap();
         eprintln!("{name}: {} bytes in {:?}", bytes.len(), run.duration);
     }
 }

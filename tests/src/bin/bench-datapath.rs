@@ -7,6 +7,9 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
+#[path = "../../../ebfw-common/tests/stream/hello.rs"]
+mod hello;
+
 use std::{
     collections::BTreeMap,
     env,
@@ -19,7 +22,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::sys::{Stats, enable_stats};
 use ebfw_agent::{
-    datapath::{Assignment, Datapath},
+    datapath::{Assignment, Datapath, StreamReader},
     host::cgroup::{Hierarchy, OwnedCgroup},
 };
 use ebfw_common::{
@@ -27,9 +30,11 @@ use ebfw_common::{
     trial::{self, Trial},
 };
 use ebfw_policy::{parse_policy, ruleset::Ruleset, testgen, workload::Workload};
-use ebfw_tests::packet::{Part, Upper, V4, V6};
+use ebfw_tests::packet::{Part, Upper, V4, V6, segment};
 use nix::sched::{CloneFlags, unshare};
 use zerocopy::FromZeros as _;
+
+use crate::hello::{extension, hello, records, server_name};
 
 /// Interleaved rounds; odd, so that the median is a measurement.
 const ROUNDS: usize = 9;
@@ -75,6 +80,7 @@ fn main() -> Result<ExitCode> {
     );
     let within = alone()?;
     let walk_within = what_clients_say()?;
+    readers()?;
     between_packets()?;
     Ok(if within && walk_within {
         ExitCode::SUCCESS
@@ -364,6 +370,55 @@ fn what_clients_say() -> Result<bool> {
     }
     println!("the walk's limit is {WALK_LIMIT_NS} ns");
     Ok(within)
+}
+
+/// As a browser sends it.
+const REQUEST: &[u8] = b"GET /static/js/app.js?v=2024-11-25 HTTP/1.1\r\nHost: shop.example:8080\r\nConnection: keep-alive\r\n\
+User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n\
+Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
+Accept-Encoding: gzip, deflate, br\r\nAccept-Language: en-GB,en;q=0.9\r\nCookie: session=0123456789abcdef\r\n\r\n";
+
+/// The first words of a connection, from the socket's storage made to its end: read, kept, not judged.
+fn readers() -> Result<()> {
+    let reader = StreamReader::load()?;
+    let mut datapath = Datapath::load(None)?;
+    datapath.load_benchmarks()?;
+    let sni = server_name(NAME.as_bytes());
+    let classic = [sni.clone(), extension(43, &[2; 170])];
+    let large = [extension(51, &[5; 1263]), sni, extension(0xfe0d, &[6; 350])];
+    let mut rows: Vec<(String, Vec<u8>, Vec<f64>)> = [
+        ("neither TLS nor HTTP", b"\0".to_vec()),
+        ("a hello", records(&hello(&classic), 16384)),
+        (
+            "a hello with post-quantum keys",
+            records(&hello(&large), 16384),
+        ),
+        ("a request", REQUEST.to_vec()),
+    ]
+    .into_iter()
+    .map(|(name, bytes)| {
+        let name = format!("{name}, {} bytes", bytes.len());
+        (name, segment(&bytes), Vec::new())
+    })
+    .collect();
+    let mut empty = Vec::new();
+    for _ in 0..ROUNDS {
+        for (_, packet, samples) in &mut rows {
+            let (_, run) = reader.read(packet, REPEAT / 10)?;
+            samples.push(run.duration.as_nanos() as f64);
+            let run = datapath.test_empty(packet, REPEAT / 10)?;
+            empty.push(run.duration.as_nanos() as f64);
+        }
+    }
+    println!(
+        "\n{:<40} {:>8} {:>8}",
+        "ns per connection (test run)", "median", "spread"
+    );
+    row("the empty program beside them", &mut empty);
+    for (name, _, samples) in &mut rows {
+        row(name, samples);
+    }
+    Ok(())
 }
 
 fn row(name: &str, samples: &mut [f64]) -> f64 {

@@ -238,11 +238,30 @@ impl Lab {
         told.into_inner()
     }
 
-    /// Run count and run time in ns of the ingress program, while the kernel's statistics are on.
+    /// Run counts and run times in ns of egress, the empty program and ingress, while the kernel's statistics are on.
     #[must_use]
-    pub fn ingress_statistics(&self) -> (u64, u64) {
-        let kernel = self.kernel.as_ref().expect("the lab is open");
-        kernel.datapath.ingress_statistics()
+    pub fn run_statistics(&self) -> [(u64, u64); 3] {
+        let datapath = &self.kernel.as_ref().expect("the lab is open").datapath;
+        let [egress, empty] = datapath.run_statistics();
+        [egress, empty, datapath.ingress_statistics()]
+    }
+
+    /// Puts the empty program beside the others, to see the same outgoing packets.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn attach_empty(&mut self) {
+        let directory = self.cgroup.directory().to_owned();
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel
+            .datapath
+            .load_benchmarks()
+            .unwrap_or_else(|error| panic!("{error:?}"));
+        kernel
+            .datapath
+            .attach_for_benchmark(&directory, false)
+            .unwrap_or_else(|error| panic!("{error:?}"));
     }
 
     /// What the agent's own metrics say.

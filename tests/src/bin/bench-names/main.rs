@@ -1,10 +1,15 @@
 //! What names cost: from a question to the connect that it allows, beside the bare network and beside dnsmasq with nftset.
 //!
 //! Each round asks for fresh names with fresh addresses and connects to each at once, one after the other, in every set-up in turn; the figures
-//! are medians over the rounds. A connect that is refused or lost counts as failed. Needs root, `ip`, and for the comparison `nft` and
-//! `dnsmasq`; makes a cgroup and network namespaces of its own.
+//! are medians over the rounds. A connect that is refused or lost counts as failed. Then what of that the kernel programs spend, on an answer
+//! and on a connection (`programs`). Needs root, `ip`, and for the comparison `nft` and `dnsmasq`; makes cgroups and network namespaces of
+//! its own.
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
+
+#[path = "../../../../ebfw-common/tests/stream/hello.rs"]
+mod hello;
+mod programs;
 
 use std::{
     fs,
@@ -91,7 +96,10 @@ fn pairs(resolver: IpAddr, first: u16) -> std::io::Result<u64> {
         let answered = Instant::now();
         let to = SocketAddr::new(address(number).into(), PORT);
         let connected = TcpStream::connect_timeout(&to, Duration::from_secs(1));
-        round.failed += u64::from(connected.is_err());
+        if let Err(error) = connected {
+            eprintln!("{to}: {error}");
+            round.failed += 1;
+        }
         round.connect_ns += answered.elapsed().as_nanos() as u64;
         round.lookup_ns += (answered - start).as_nanos() as u64;
     }
@@ -102,15 +110,20 @@ fn pairs(resolver: IpAddr, first: u16) -> std::io::Result<u64> {
 
 /// Makes all of 10.98.0.0/16 addresses of the far end.
 fn widen(net: &Net) -> Result<()> {
+    widen_to(net, "10.98.0.0/16")
+}
+
+/// Makes all addresses of a prefix those of the far end.
+fn widen_to(net: &Net, prefix: &str) -> Result<()> {
     let ip = |arguments: &str| -> Result<()> {
         let status = Command::new("ip").args(arguments.split(' ')).status()?;
         ensure!(status.success(), "ip {arguments} failed");
         Ok(())
     };
     net.far
-        .enter(|| ip("route add local 10.98.0.0/16 dev lo"))??;
+        .enter(|| ip(&format!("route add local {prefix} dev lo")))??;
     net.near
-        .enter(|| ip("route add 10.98.0.0/16 via 10.99.0.2"))?
+        .enter(|| ip(&format!("route add {prefix} via 10.99.0.2")))?
 }
 
 /// A namespace in which dnsmasq lets out what it has resolved.
@@ -213,11 +226,11 @@ fn main() -> Result<ExitCode> {
         for (row, policy) in [(1, ANY), (2, BY_NAME)] {
             lab.policy(policy);
             let first = first(row as u16);
-            let before = lab.ingress_statistics();
+            let before = lab.run_statistics()[2];
             let done = lab.inside(move || pairs(v4(9), first))?;
             rows[row].1.push(Round::unpack(done));
             // Of the connects it sees the answers to SYN, too: what is not from a resolver costs it next to nothing.
-            let after = lab.ingress_statistics();
+            let after = lab.run_statistics()[2];
             answer_ns.push((after.1 - before.1) / u64::from(PAIRS));
         }
         rows[3]
@@ -249,5 +262,7 @@ fn main() -> Result<ExitCode> {
         "ingress for one look-up and connect: {} ns",
         answer_ns[answer_ns.len() / 2]
     );
+    drop(lab);
+    programs::measure()?;
     Ok(ExitCode::SUCCESS)
 }
