@@ -4,6 +4,7 @@ mod answers;
 mod clients;
 mod forgeries;
 mod services;
+mod whole;
 
 use std::{
     fs,
@@ -28,6 +29,7 @@ use hickory_proto::{
     rr::{Name, RData, Record, rdata::CNAME},
 };
 
+pub(super) use self::clients::go_program;
 use super::{at, code};
 
 /// Only the names below good.example are allowed.
