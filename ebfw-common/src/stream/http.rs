@@ -286,7 +286,9 @@ fn first_line(stream: &mut Stream, byte: u8) -> Step {
         state::PATH => {
             if byte == b'?' {
                 http.state = state::QUERY;
-                http.path.finish(facts);
+                if !http.path.finish(facts) {
+                    return stream.malformed(why::TARGET);
+                }
                 facts.push_query(byte);
             } else if byte == b' ' {
                 return end_path(stream);
@@ -476,8 +478,8 @@ fn end_host(stream: &mut Stream, byte: u8) -> Step {
 #[inline(always)]
 fn end_path(stream: &mut Stream) -> Step {
     let Stream { http, facts, .. } = stream;
-    if http.state == state::PATH {
-        http.path.finish(facts);
+    if http.state == state::PATH && !http.path.finish(facts) {
+        return stream.malformed(why::TARGET);
     }
     http.begin_word();
     http.state = state::VERSION;
