@@ -606,9 +606,9 @@ fn path_byte(stream: &mut Stream, hpack: &mut Hpack, byte: u8) -> Step {
         }
         path::PATH if byte == b'?' => {
             hpack.path = path::QUERY;
-            http.path.finish(facts);
+            let fits = http.path.finish(facts);
             facts.push_query(byte);
-            true
+            fits
         }
         path::PATH => is_in_targets(byte) && http.path.push(facts, byte),
         path::QUERY => {
@@ -642,7 +642,7 @@ fn end_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
         }
         kind::PATH => match hpack.path {
             path::START => return stream.malformed(why::TARGET),
-            path::PATH => http.path.finish(facts),
+            path::PATH if !http.path.finish(facts) => return stream.malformed(why::TARGET),
             _ => {}
         },
         _ => {}

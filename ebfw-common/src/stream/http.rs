@@ -284,24 +284,25 @@ fn first_line(stream: &mut Stream, byte: u8) -> Step {
         }
         state::TARGET => return target(stream, byte),
         state::PATH => {
-            if byte == b'?' {
+            if matches!(byte, b'?' | b' ') {
+                if !http.path.finish(facts) {
+                    return stream.malformed(why::TARGET);
+                }
+                if byte == b' ' {
+                    return end_target(stream);
+                }
                 http.state = state::QUERY;
-                http.path.finish(facts);
-                facts.push_query(byte);
-            } else if byte == b' ' {
-                return end_path(stream);
             } else if !is_in_targets(byte) || !http.path.push(facts, byte) {
                 return stream.malformed(why::TARGET);
             }
         }
         state::QUERY => {
             if byte == b' ' {
-                return end_path(stream);
+                return end_target(stream);
             }
             if !is_in_targets(byte) {
                 return stream.malformed(why::TARGET);
             }
-            facts.push_query(byte);
         }
         state::SCHEME => {
             // The word has the method and a space before the target.
@@ -319,9 +320,11 @@ fn first_line(stream: &mut Stream, byte: u8) -> Step {
         }
         state::HOST => {
             if matches!(byte, b'/' | b'?' | b' ') {
-                return end_host(stream, byte);
-            }
-            if !http.authority.push(name, facts, byte) {
+                let step = end_host(stream, byte);
+                if step != Step::More {
+                    return step;
+                }
+            } else if !http.authority.push(name, facts, byte) {
                 return stream.malformed(why::NAME);
             }
         }
@@ -337,10 +340,14 @@ fn first_line(stream: &mut Stream, byte: u8) -> Step {
                 return other(stream, byte);
             }
         }
-        state::ASTERISK if byte == b' ' => return end_path(stream),
+        state::ASTERISK if byte == b' ' => return end_target(stream),
         state::VERSION => return version(stream, byte),
         state::VERSION_CR if byte == b'\n' => return end_line(stream),
         _ => return other(stream, byte),
+    }
+    // In one place, with the question mark.
+    if stream.http.state == state::QUERY {
+        stream.facts.push_query(byte);
     }
     Step::More
 }
@@ -461,12 +468,11 @@ fn end_host(stream: &mut Stream, byte: u8) -> Step {
     }
     http.path.begin(facts);
     if byte == b' ' {
-        return end_path(stream);
+        return end_target(stream);
     }
     http.state = if byte == b'/' {
         state::PATH
     } else {
-        facts.push_query(byte);
         state::QUERY
     };
     Step::More
@@ -474,11 +480,8 @@ fn end_host(stream: &mut Stream, byte: u8) -> Step {
 
 /// Ends the target with the space behind it.
 #[inline(always)]
-fn end_path(stream: &mut Stream) -> Step {
-    let Stream { http, facts, .. } = stream;
-    if http.state == state::PATH {
-        http.path.finish(facts);
-    }
+fn end_target(stream: &mut Stream) -> Step {
+    let http = &mut stream.http;
     http.begin_word();
     http.state = state::VERSION;
     Step::More

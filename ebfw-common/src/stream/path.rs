@@ -2,6 +2,9 @@
 //!
 //! Escapes are written as they come and replaced once they are whole. A segment is kept or taken back at its end; where it began is
 //! remembered, so that what is longer than the memory for it still comes out right behind `..`.
+//!
+//! Some servers take an encoded slash or backslash for the border of a segment, and leave out what is behind a semicolon. Where that would make
+//! `.` or `..` of a part of a segment (`..%2f`, `..;`), the path is refused: it would lead them elsewhere, and no honest client writes it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -27,6 +30,9 @@ pub(super) struct Path {
     last: u32,
     /// 1: behind `%`. Else the first digit of an escape, or 0.
     escape: u32,
+    /// Where the part of the segment begins that is behind an encoded slash.
+    part: u32,
+    _pad: u32,
     /// Where they begin.
     starts: [u16; MAX_DEPTH as usize],
 }
@@ -38,6 +44,13 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
+/// Whether `size` bytes that end with `last` are `.` or `..`.
+#[inline(always)]
+const fn is_dots(size: u32, last: u32) -> bool {
+    const DOT: u32 = b'.' as u32;
+    size == 1 && last & 0xff == DOT || size == 2 && last & 0xffff == (DOT << 8 | DOT)
+}
+
 impl Path {
     /// Begins with the first slash.
     #[inline(always)]
@@ -46,11 +59,12 @@ impl Path {
         self.depth = 0;
         self.last = 0;
         self.escape = 0;
+        self.part = 1;
         facts.path_length = 0;
         self.write(facts, b'/');
     }
 
-    /// Takes a byte of the path; `false` where it is too long or too deep.
+    /// Takes a byte of the path; `false` where it is too long, too deep, or leads elsewhere with some servers.
     #[inline(always)]
     pub(super) fn push(&mut self, facts: &mut Facts, byte: u8) -> bool {
         let escape = self.escape;
@@ -60,7 +74,19 @@ impl Path {
         if is_digit && escape == PERCENT {
             self.escape = u32::from(byte);
         } else if is_digit && escape != 0 {
+            let meant = (hex(escape as u8) << 4 | hex(byte)) as u8;
+            let splits = matches!(meant, b'/' | b'\\');
+            // Of the escape two bytes were written.
+            let before = is_dots(facts.path_length - 2 - self.part, self.last >> 16);
+            if meant == 0 || before && (splits || meant == b';') {
+                return false;
+            }
+            if splits {
+                self.part = facts.path_length + 1;
+            }
             written = self.unescape(facts, escape as u8, byte);
+        } else if byte == b';' && is_dots(facts.path_length - self.part, self.last) {
+            return false;
         } else if byte == b'%' {
             self.escape = PERCENT;
         } else if byte == b'/' {
@@ -70,10 +96,19 @@ impl Path {
         facts.path_length < MAX_BYTES
     }
 
-    /// Ends the path.
+    /// Ends the path; `false` as in [`Path::push`].
     #[inline(always)]
-    pub(super) fn finish(&mut self, facts: &mut Facts) {
+    #[must_use]
+    pub(super) fn finish(&mut self, facts: &mut Facts) -> bool {
+        let leads_elsewhere = self.leads_elsewhere(facts);
         self.close(facts);
+        !leads_elsewhere
+    }
+
+    /// Whether the last part of a segment with encoded slashes is `.` or `..`.
+    #[inline(always)]
+    fn leads_elsewhere(&self, facts: &Facts) -> bool {
+        self.part != self.segment && is_dots(facts.path_length - self.part, self.last)
     }
 
     /// Replaces what was written of an escape; returns the byte that is still to be written.
@@ -94,6 +129,9 @@ impl Path {
     /// Ends a segment and begins the next.
     #[inline(always)]
     fn slash(&mut self, facts: &mut Facts) -> bool {
+        if self.leads_elsewhere(facts) {
+            return false;
+        }
         if self.close(facts) {
             if self.depth >= MAX_DEPTH {
                 return false;
@@ -103,16 +141,17 @@ impl Path {
             self.write(facts, b'/');
             self.segment = facts.path_length;
         }
+        self.part = self.segment;
         true
     }
 
     /// Ends a segment; `false` if nothing is left of it.
     #[inline(always)]
     fn close(&mut self, facts: &mut Facts) -> bool {
-        const DOT: u32 = b'.' as u32;
         let size = facts.path_length - self.segment;
-        let up = size == 2 && self.last & 0xffff == (DOT << 8 | DOT);
-        let kept = !(size == 0 || size == 1 && self.last & 0xff == DOT || up);
+        let dots = is_dots(size, self.last);
+        let up = dots && size == 2;
+        let kept = size != 0 && !dots;
         if up && self.depth != 0 {
             self.depth -= 1;
             let start = self.starts[masked(self.depth, MAX_DEPTH - 1)];

@@ -184,10 +184,10 @@ fn a_request_is_complete_with_the_end_of_its_head() {
             "a tunnel to an address",
         ),
         (
-            b"ABCDEFGHIJKLMNOPQRSTUVWX /%41%2f%2e/./b//c/../%7e%zz%4 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"ABCDEFGHIJKLMNOPQRSTUVWX /%41%2f%2ec/./b//c/../%7e%zz%4 HTTP/1.1\r\nHost: a\r\n\r\n",
             Some("a"),
             "ABCDEFGHIJKLMNOPQRSTUVWX",
-            "/A%2F./b/~%zz%4",
+            "/A%2F.c/b/~%zz%4",
             "a long method, a path that is not normal",
         ),
         (

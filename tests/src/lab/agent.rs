@@ -79,6 +79,18 @@ impl Home {
         self.folder.join("policy.yaml")
     }
 
+    /// Writes a filter file, and returns its path.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be written.
+    #[must_use]
+    pub fn write_config(&self, text: &str) -> String {
+        let path = self.folder.join("config.yaml");
+        fs::write(&path, text).expect("the folder is writable");
+        path.to_str().expect("the path is made of words").to_owned()
+    }
+
     /// Where agents pin.
     #[must_use]
     pub fn pins(&self) -> PathBuf {

@@ -379,6 +379,42 @@ fn claims_and_resolved_names_are_weighed_against_each_other() {
             passes: [false, false],
         },
         Case {
+            why: "the address itself is no name",
+            resolved: &["2.good.example"],
+            said: hello("10.99.0.2"),
+            passes: [true, true],
+        },
+        Case {
+            why: "the address itself, one of the names is denied",
+            resolved: &["2.good.example", "2.evil.example"],
+            said: hello("10.99.0.2"),
+            passes: [true, false],
+        },
+        Case {
+            why: "another address is another name",
+            resolved: &["2.good.example"],
+            said: hello("10.99.0.3"),
+            passes: [false, true],
+        },
+        Case {
+            why: "a number that some read as an address is a name",
+            resolved: &["2.good.example"],
+            said: hello("10.99.0.02"),
+            passes: [false, true],
+        },
+        Case {
+            why: "two dots at the end",
+            resolved: &["2.good.example"],
+            said: hello("2.good.example.."),
+            passes: [false, false],
+        },
+        Case {
+            why: "a byte that no name has",
+            resolved: &["2.good.example"],
+            said: hello("2.good.example\0.evil.example"),
+            passes: [false, false],
+        },
+        Case {
             why: "an encrypted hello: its outer name counts",
             resolved: &["2.good.example"],
             said: plain(&[server_name("2.good.example"), (0xfe0d, vec![0; 200])]),

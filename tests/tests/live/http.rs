@@ -154,6 +154,18 @@ fn cases() -> Vec<Case> {
                 "Host: 2.good.example\r\n",
             ),
         ),
+        allowed(
+            "a dot at the end of the name, and a port",
+            head("GET /public/a", "Host: 2.good.example.:8123\r\n"),
+        ),
+        allowed(
+            "a path that is not normal",
+            head("GET //x/..///%70ublic/./a", "Host: 2.good.example\r\n"),
+        ),
+        allowed(
+            "an encoded slash inside",
+            head("GET /public/a%2Fb", "Host: 2.good.example\r\n"),
+        ),
         allowed("many requests", GOOD.repeat(100)),
         allowed("a chunked body", [chunked, GOOD].concat()),
         allowed("a body that looks like a request", [sized, GOOD].concat()),
@@ -178,6 +190,31 @@ fn cases() -> Vec<Case> {
         denied(
             "a path that leads out, encoded",
             head("GET /public/%2e%2E/private", "Host: 2.good.example\r\n"),
+        ),
+        denied(
+            "an encoded slash is no border",
+            head("GET /public%2Fa", "Host: 2.good.example\r\n"),
+        ),
+        denied(
+            "a path that leads out with some servers",
+            head("GET /public/..%2fprivate", "Host: 2.good.example\r\n"),
+        ),
+        denied(
+            "a path that leads out with others",
+            head("GET /public/..;/private", "Host: 2.good.example\r\n"),
+        ),
+        denied("no path", head("OPTIONS *", "Host: 2.good.example\r\n")),
+        denied(
+            "a tunnel",
+            head("CONNECT 2.good.example:443", "Host: 2.good.example:443\r\n"),
+        ),
+        denied(
+            "an address instead of a name",
+            head("GET /public/a", "Host: [fd99::3]:8123\r\n"),
+        ),
+        denied(
+            "an absolute target with another name and no host",
+            "GET http://2.evil.example/public/a HTTP/1.0\r\n\r\n".to_owned(),
         ),
         denied(
             "two hosts",

@@ -173,8 +173,11 @@ fn zero_copy(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     path::send(stream, bytes, libc::MSG_ZEROCOPY)
 }
 
-/// Ways to have the kernel send again what was not there the first time.
-const WAYS: [(&str, fn() -> io::Result<u64>); 3] = [
+/// A way to have the kernel send again what was not there the first time.
+type Way = fn() -> io::Result<u64>;
+
+/// All of them.
+const WAYS: [(&str, Way); 3] = [
     ("pages given to a pipe", || {
         let mut page = hello(GOOD);
         let at = page.as_mut_ptr();

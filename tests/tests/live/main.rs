@@ -16,6 +16,7 @@ mod paths;
 mod remembered;
 mod rules;
 mod servers;
+mod uploads;
 
 use std::{
     fs, io,

@@ -4,6 +4,7 @@ mod answers;
 mod clients;
 mod forgeries;
 mod services;
+mod whole;
 
 use std::{
     fs,
@@ -28,6 +29,7 @@ use hickory_proto::{
     rr::{Name, RData, Record, rdata::CNAME},
 };
 
+pub(super) use self::clients::go_program;
 use super::{at, code};
 
 /// Only the names below good.example are allowed.
@@ -162,6 +164,88 @@ fn names_are_learned_from_every_form_of_answer() {
         tcp(at(v4(7)))
     });
     assert!(over_v6.is_ok(), "asked over IPv6: {over_v6:?}");
+}
+
+/// The longest name there is below `zone`: 253 bytes.
+fn longest(zone: &str) -> String {
+    let labels = ["2".repeat(63), "b".repeat(63), "c".repeat(63)].join(".");
+    let rest = 253 - labels.len() - zone.len() - 2;
+    format!("{labels}.{}.{zone}", "d".repeat(rest))
+}
+
+#[test]
+fn odd_names_and_answers_teach_what_they_say_and_no_more() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.resolver(|asked| {
+        let name = asked.queries[0].name().clone();
+        let text = name.to_ascii();
+        let mut message = answer(asked, &[v4(2)]);
+        let alias = |from: &str, to: &str| {
+            let [from, to] = [from, to].map(|name| Name::from_ascii(name).expect("a name"));
+            Record::from_rdata(from, 60, RData::CNAME(CNAME(to)))
+        };
+        match text.split('.').next() {
+            Some("ages") => message.answers[0].ttl = 0,
+            Some("negative") => message.answers[0].ttl = 1 << 31,
+            Some("loop") => {
+                message.answers = vec![
+                    alias(&text, "a.loop.example."),
+                    alias("a.loop.example.", "b.loop.example."),
+                    alias("b.loop.example.", &text),
+                ];
+            }
+            Some("self") => {
+                let address = message.answers.remove(0);
+                message.answers = vec![alias(&text, &text), address];
+            }
+            _ => {}
+        }
+        vec![wire(&message)]
+    });
+    let long = longest("good.example");
+    let evil = longest("evil.example");
+    assert_eq!((long.len(), evil.len()), (253, 253));
+    for (name, opens, why) in [
+        ("ages.good.example", true, "no time to live: 30 s at least"),
+        ("negative.good.example", true, "a time that is none"),
+        (
+            "loop.good.example",
+            false,
+            "aliases in a circle say nothing",
+        ),
+        (
+            "self.good.example",
+            true,
+            "an alias of itself, and an address",
+        ),
+        (long.as_str(), true, "the longest name"),
+        (evil.as_str(), false, "the longest name, of others"),
+        ("_x._tcp.good.example", true, "underscores"),
+        ("a b\u{7}.good.example", true, "a space and a bell"),
+        ("ü.good.example", true, "bytes that are no ASCII"),
+        ("*.good.example", true, "an asterisk is a byte like others"),
+        (
+            "x.good.example.evil.example",
+            false,
+            "a good name before others",
+        ),
+        ("xgood.example", false, "no border of a label"),
+    ] {
+        // Afresh: what one name opened must not help the next.
+        lab.policy(GOOD_NAMES);
+        lab.outdate_names();
+        let result = lab.inside(move || {
+            let labels = Name::from_labels(name.split('.').map(str::as_bytes));
+            let mut asked = question(7, "x.", A);
+            asked.queries[0].set_name(labels.expect("labels of any bytes"));
+            let socket = asking(v4(RESOLVER))?;
+            socket.send(&wire(&asked))?;
+            socket.recv(&mut [0; 4096])?;
+            tcp(at(v4(2)))
+        });
+        let expected = (!opens).then_some(libc::EPERM);
+        assert_eq!(code(&result), expected, "{why}: {result:?}");
+    }
 }
 
 #[test]

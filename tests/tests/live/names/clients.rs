@@ -193,8 +193,8 @@ fn policies_are_swapped_while_names_are_learned_and_used() {
     assert_eq!(wrong, 0, "with {swaps} swaps");
 }
 
-/// A Go program, built once for each test run; `None`, said aloud, where that cannot be.
-fn go_program() -> Option<PathBuf> {
+/// The Go program `clients/NAME.go`, built for this test run; `None`, said aloud, where that cannot be.
+pub(in super::super) fn go_program(name: &str) -> Option<PathBuf> {
     let go = ["go", "/usr/local/go/bin/go"]
         .into_iter()
         .find(|go| found(go) || Path::new(go).is_file());
@@ -202,12 +202,12 @@ fn go_program() -> Option<PathBuf> {
         not_run("go: it is not installed");
         return None;
     };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/lookup.go");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("clients/{name}.go"));
     if !source.is_file() {
-        not_run("the source of the Go client is not on this machine");
+        not_run(&format!("the source of {name}.go is not on this machine"));
         return None;
     }
-    let program = env::temp_dir().join(format!("ebfw-go-lookup-{}", std::process::id()));
+    let program = env::temp_dir().join(format!("ebfw-go-{name}-{}", std::process::id()));
     let built = Command::new(go)
         .args(["build", "-o"])
         .args([&program, &source])
@@ -216,14 +216,16 @@ fn go_program() -> Option<PathBuf> {
         .env("CGO_ENABLED", "0")
         .status()
         .expect("go runs");
-    assert!(built.success(), "the Go client does not build");
+    assert!(built.success(), "{name}.go does not build");
     Some(program)
 }
 
 #[test]
 fn gos_own_resolver() {
     let Some(mut lab) = Lab::open() else { return };
-    let Some(program) = go_program() else { return };
+    let Some(program) = go_program("lookup") else {
+        return;
+    };
     lab.resolver(fresh);
     lab.policy(GOOD_NAMES);
     let path = program.clone();
