@@ -232,11 +232,26 @@ pub extern "C" fn ebfw_tls(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
     read(Skb(context), from, to, Protocol::Tls).0
 }
 
-/// As [`ebfw_tls`], for HTTP/1.
+/// As [`ebfw_tls`], for HTTP/1. Of the value of a field that says nothing it takes as many bytes as there are: a head is mostly those.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_http(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
-    read(Skb(context), from, to, Protocol::Http1).0
+    let skb = Skb(context);
+    let Some(followed) = followed(skb) else {
+        return LOST.0;
+    };
+    let idles = followed.stream.idles();
+    let mut at = from;
+    if idles >= WINDOW {
+        for _ in 0..WINDOW {
+            if at >= to || !Stream::is_idle(byte(&followed.window, at)) {
+                break;
+            }
+            at += 1;
+        }
+        followed.stream.idle(at - from);
+    }
+    read(skb, at, to, Protocol::Http1).0
 }
 
 /// As [`ebfw_tls`], for HTTP/2.
@@ -264,6 +279,13 @@ fn http2(skb: Skb, flags: u32) -> Option<&'static mut Http2> {
     }
 }
 
+/// Byte `at` of a window.
+#[inline(always)]
+fn byte(window: &[u8; WINDOW as usize], at: u32) -> u8 {
+    // SAFETY: the mask keeps to the array.
+    unsafe { *window.get_unchecked(masked::<{ WINDOW - 1 }>(at)) }
+}
+
 /// What the bytes are read as. No closure: where one is large it becomes a function of its own, and the verifier allows eight calls deep.
 enum Protocol<'a> {
     Tls,
@@ -282,8 +304,7 @@ fn read(skb: Skb, from: u32, to: u32, mut protocol: Protocol<'_>) -> Progress {
             break;
         }
         relearn();
-        // SAFETY: the mask keeps to the array.
-        let byte = unsafe { *followed.window.get_unchecked(masked::<{ WINDOW - 1 }>(at)) };
+        let byte = byte(&followed.window, at);
         let step = match &mut protocol {
             Protocol::Tls => followed.stream.step_tls(byte),
             Protocol::Http1 => followed.stream.step_http(byte),
