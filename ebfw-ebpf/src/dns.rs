@@ -37,6 +37,8 @@ use crate::{
 pub const PORT: u16 = 53;
 /// Events about names of one workload a second.
 const EVENTS: u32 = 200;
+/// Events beyond these that only tell what went wrong: who asks much must not hide that.
+const TROUBLE: u32 = 50;
 /// Questions of one segment that are noted: a C library asks for both families at once.
 const QUESTIONS_AT_ONCE: u32 = 4;
 
@@ -632,11 +634,15 @@ const ONLY_NEW: u64 = 1;
 #[inline(never)]
 fn tell(skb: Skb, talk: &Talk, outcome: u8, learned: u32, start: u32) {
     let now = boot_ns();
+    let limit = match outcome {
+        name_outcome::ASKED | name_outcome::LEARNED => EVENTS,
+        _ => EVENTS + TROUBLE,
+    };
     let admitted = NAME_RATES
         .get_ptr_mut(talk.slot.index())
         .is_some_and(|window| {
             // SAFETY: array entries live as long as the map.
-            report::enter(unsafe { &mut *window }, EVENTS, now / WINDOW_NS).is_some()
+            report::enter(unsafe { &mut *window }, limit, now / WINDOW_NS).is_some()
         });
     if !admitted {
         count(Counter::EventSuppressed);

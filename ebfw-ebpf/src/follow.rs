@@ -24,6 +24,7 @@ use crate::{
     socket::{self, ANEW, NEEDED, RAW, READ},
     spoken,
     stream::{self, Progress, ebfw_stream},
+    verifier::forget,
 };
 
 /// Heads that are judged in one packet. What is behind them is lost, as on the way, and read when it is sent again.
@@ -118,6 +119,10 @@ pub extern "C" fn ebfw_weigh(context: *mut __sk_buff, first: u64, parts: u32) ->
             first
         };
     }
+    if needs && ebfw_joins(context) != 0 {
+        count(Counter::Unreadable);
+        return Decision::because(verdict::DENY, reason::UNREADABLE).packed();
+    }
     let spoke = !claim::find(sk).is_null();
     let mut reads = 0;
     if !spoke || !stream::find(sk).is_null() {
@@ -130,6 +135,57 @@ pub extern "C" fn ebfw_weigh(context: *mut __sk_buff, first: u64, parts: u32) ->
         reads |= ANEW;
     }
     first | u64::from(reads) << READS_SHIFT
+}
+
+/// The option of Multipath TCP, and its subtype that opens another subflow (RFC 8684, 3.2).
+const MPTCP: u8 = 30;
+const JOIN: u8 = 1;
+/// Options of a SYN that are looked at. The kernel writes six at most, each with two bytes of padding.
+const OPTIONS: u32 = 20;
+
+/// Whether the packet opens another subflow of a Multipath TCP connection. On several subflows the bytes of one stream go in any order, which no
+/// reader of packets puts together; on the first alone they keep theirs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_joins(context: *mut __sk_buff) -> u32 {
+    let skb = Skb(context);
+    let Some([first]) = skb.fixed::<0, 1>() else {
+        return 0;
+    };
+    let tcp = if skb.ethertype() == ETH_P_IP {
+        (first.to_ne_bytes()[0] as u32 & 15) * 4
+    } else {
+        40
+    };
+    let Some([word]) = skb.words::<1>(tcp + 12) else {
+        return 0;
+    };
+    let [data_offset, flags, ..] = word.to_ne_bytes();
+    if flags & SYN == 0 {
+        return 0;
+    }
+    let end = tcp + u32::from(data_offset >> 4) * 4;
+    let mut at = tcp + 20;
+    for _ in 0..OPTIONS {
+        at = forget(at, u64::from(skb.length()));
+        if at >= end {
+            return 0;
+        }
+        let Some([word]) = skb.words::<1>(at) else {
+            return 0;
+        };
+        let [kind, length, third, _] = word.to_ne_bytes();
+        if kind == MPTCP {
+            return u32::from(third >> 4 == JOIN);
+        }
+        at += match kind {
+            0 => return 0,
+            1 => 1,
+            _ if length < 2 => return 0,
+            _ => u32::from(length),
+        };
+    }
+    0
 }
 
 /// The decision on the flow that the packet's socket remembers, with what its client has said so far: [`Decision::packed`]. With external

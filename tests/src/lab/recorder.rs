@@ -32,6 +32,16 @@ impl Recorder {
             .enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))
             .expect("the namespace exists")
             .expect("the port is free");
+        Self::on(listener)
+    }
+
+    /// Starts it on a socket that listens.
+    ///
+    /// # Panics
+    ///
+    /// Where there are no descriptors left.
+    #[must_use]
+    pub fn on(listener: TcpListener) -> Self {
         let connections = Connections::default();
         let accepting = listener.try_clone().expect("descriptors are left");
         let kept = Arc::clone(&connections);

@@ -10,6 +10,7 @@ mod http;
 mod http2;
 mod lost;
 mod modes;
+mod mptcp;
 mod names;
 mod openssl;
 mod paths;

@@ -297,3 +297,116 @@ fn ebfw_names_lists_what_was_learned() {
     agent.kill();
     check("the agent is gone");
 }
+
+/// Names that one workload can have.
+const QUOTA: u64 = 16_384;
+/// Addresses in one answer, which the programs read at once.
+const IN_ANSWER: u16 = 140;
+
+/// The addresses of `qN.…`.
+fn of_question(number: u16, index: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 1, number, index + 1)
+}
+
+/// For `qN.…` many addresses, each named by a pointer; what [`honest`] says for others.
+fn flood(asked: &hickory_proto::op::Message) -> Vec<Vec<u8>> {
+    let name = asked.queries[0].name().to_ascii();
+    let number = name
+        .strip_prefix('q')
+        .and_then(|rest| rest.split('.').next()?.parse().ok());
+    let Some(number) = number else {
+        return honest(asked);
+    };
+    let mut message = wire(asked);
+    message[2] |= 0x80;
+    message[6..8].copy_from_slice(&IN_ANSWER.to_be_bytes());
+    for index in 0..IN_ANSWER {
+        message.extend([0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16]);
+        message.extend(of_question(number, index).octets());
+    }
+    assert!(message.len() <= 4096);
+    vec![message]
+}
+
+#[test]
+fn a_workload_that_is_full_learns_no_more_and_others_do() {
+    let Some(lab) = Lab::open() else { return };
+    serve(&lab.net().far, flood).expect("the port is free");
+    let other = lab.nested("other");
+    let home = Home::new();
+    // A rule by cgroup makes each of them a workload of its own.
+    let path = lab.path();
+    home.write_policy(&format!(
+        "{GOOD_NAMES}- {{name: own, action: Allow, match: {{cgroups: ['{path}/other'], cidrs: [192.0.2.0/24]}}}}\n"
+    ));
+    let at_metrics = free_address();
+    let agent = Agent::start_with(&home, &lab, &[("EBFW_METRICS_ADDR", &at_metrics)]);
+    let beside = |peer: u8, name: &'static str| {
+        let process = lab.start_in(Some(&other), move |_| {
+            if !name.is_empty() {
+                ask(v4(RESOLVER), name, A)?;
+            }
+            tcp(at(v4(peer)))
+        });
+        code(&process.finish())
+    };
+    assert_eq!(beside(2, "2.good.example"), None);
+    let questions = u16::try_from(QUOTA / u64::from(IN_ANSWER)).expect("few") + 1;
+    let may = |number: u16, index: u16| {
+        code(&lab.inside(move || datagram(at(of_question(number, index).into()))))
+    };
+    lab.inside(move || {
+        (0..questions)
+            .try_for_each(|number| ask(v6(RESOLVER), &format!("q{number}.good.example"), AAAA))
+    })
+    .unwrap();
+    let counters = metrics(&at_metrics);
+    assert_eq!(value(&counters, "ebfw_names_learned_total"), QUOTA + 1);
+    let over = u64::from(questions) * u64::from(IN_ANSWER) - QUOTA;
+    let refused = "ebfw_names_refused_total{reason=\"full\"}";
+    assert_eq!(value(&counters, refused), over);
+    // What was learned stays, what is new is not learned.
+    assert_eq!(may(0, 0), None);
+    assert_eq!(may(questions - 2, IN_ANSWER - 1), None);
+    assert_eq!(may(questions - 1, IN_ANSWER - 1), EPERM);
+    // The questions alone were more than the events of a second; that one is told all the same.
+    let event = agent.events.wait_for(&["\"outcome\":\"full\""]);
+    let last = format!("q{}.good.example", questions - 1);
+    let learned = format!("\"learned\":{}", QUOTA % u64::from(IN_ANSWER));
+    assert!(event.contains(&last) && event.contains(&learned), "{event}");
+    let late = lab.inside(|| {
+        ask(v4(RESOLVER), "4.good.example", A)?;
+        tcp(at(v4(4)))
+    });
+    assert_eq!(code(&late), EPERM, "no room for another name");
+    // The other workload lost nothing, and goes on.
+    assert_eq!(beside(2, ""), None);
+    assert_eq!(beside(5, "5.good.example"), None);
+    assert_eq!(beside(3, "3.evil.example"), EPERM);
+    assert!(value(&metrics(&at_metrics), refused) > over);
+}
+
+#[test]
+fn an_address_has_four_names_and_says_when_there_are_more() {
+    let Some(lab) = Lab::open() else { return };
+    serve(&lab.net().far, |asked| vec![wire(&answer(asked, &[v4(2)]))]).expect("the port is free");
+    let home = Home::new();
+    home.write_policy(GOOD_NAMES);
+    let agent = Agent::start(&home, &lab);
+    let ask_for = |name: &'static str| {
+        lab.inside(move || {
+            ask(v4(RESOLVER), name, A)?;
+            tcp(at(v4(2)))
+        })
+    };
+    for name in ["a.evil.example", "b.evil.example", "c.evil.example"] {
+        assert_eq!(code(&ask_for(name)), EPERM, "{name}");
+    }
+    ask_for("d.good.example").unwrap();
+    // The names of others do not take an allowed one away, and the same name again needs no room.
+    ask_for("e.evil.example").unwrap();
+    ask_for("d.good.example").unwrap();
+    let event = agent.events.wait_for(&["\"outcome\":\"full\""]);
+    assert!(event.contains("e.evil.example"), "{event}");
+    assert!(event.contains("\"learned\":0"), "{event}");
+}
