@@ -24,7 +24,7 @@ use ebfw_common::stream::{Facts, Http2, Step, Stream, protocol};
 use crate::{
     maps::{HEADS, HTTP2, STREAMS},
     skb::{Parsed, Skb},
-    verifier::masked,
+    verifier,
 };
 
 /// Bytes that are loaded at once.
@@ -232,11 +232,28 @@ pub extern "C" fn ebfw_tls(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
     read(Skb(context), from, to, Stream::step_tls).0
 }
 
-/// As [`ebfw_tls`], for HTTP/1.
+/// As [`ebfw_tls`], for HTTP/1. Of the value of a field that says nothing it takes as many bytes as there are: a head is mostly those.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_http(context: *mut __sk_buff, from: u32, to: u32) -> u64 {
-    read(Skb(context), from, to, Stream::step_http).0
+    let skb = Skb(context);
+    let Some(followed) = followed(skb) else {
+        return LOST.0;
+    };
+    let idles = followed.stream.idles();
+    let mut at = from;
+    if idles >= WINDOW {
+        for _ in 0..WINDOW {
+            if at >= to || !Stream::is_idle(byte(&followed.window, at)) {
+                break;
+            }
+            at += 1;
+        }
+        let [a, b, c, d, e, f, g, h, ..] = followed.window;
+        at = verifier::forget(at, u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        followed.stream.idle(at - from);
+    }
+    read(skb, at, to, Stream::step_http).0
 }
 
 /// As [`ebfw_tls`], for HTTP/2.
@@ -264,6 +281,13 @@ fn http2(skb: Skb, flags: u32) -> Option<&'static mut Http2> {
     }
 }
 
+/// Byte `at` of a window.
+#[inline(always)]
+fn byte(window: &[u8; WINDOW as usize], at: u32) -> u8 {
+    // SAFETY: the mask keeps to the array.
+    unsafe { *window.get_unchecked(verifier::masked::<{ WINDOW - 1 }>(at)) }
+}
+
 #[inline(always)]
 fn read(skb: Skb, from: u32, to: u32, mut step: impl FnMut(&mut Stream, u8) -> Step) -> Progress {
     let Some(followed) = followed(skb) else {
@@ -275,8 +299,7 @@ fn read(skb: Skb, from: u32, to: u32, mut step: impl FnMut(&mut Stream, u8) -> S
             break;
         }
         relearn();
-        // SAFETY: the mask keeps to the array.
-        let byte = unsafe { *followed.window.get_unchecked(masked::<{ WINDOW - 1 }>(at)) };
+        let byte = byte(&followed.window, at);
         let step = step(&mut followed.stream, byte);
         if step == Step::Again {
             continue;

@@ -24,6 +24,16 @@ pub fn read(bytes: &[u8], slow: bool) -> Read {
             if passed != 0 {
                 continue;
             }
+            let rest = &bytes[at..bytes.len().min(at + stream.idles() as usize)];
+            let idle = rest
+                .iter()
+                .take_while(|byte| Stream::is_idle(**byte))
+                .count();
+            stream.idle(idle as u32);
+            at += idle;
+            if idle != 0 {
+                continue;
+            }
         }
         if stream.is_fresh() {
             stream.begin(bytes[at]);

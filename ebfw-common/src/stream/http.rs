@@ -162,7 +162,7 @@ pub(super) const fn is_in_targets(byte: u8) -> bool {
 
 /// Whether a byte may stand in a field's value.
 #[inline(always)]
-const fn is_in_values(byte: u8) -> bool {
+pub(super) const fn is_in_values(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || byte == b'\t'
 }
 
@@ -176,6 +176,15 @@ impl Http {
     #[inline(always)]
     pub(super) fn is_between_heads(&self) -> bool {
         self.state == state::START
+    }
+
+    /// Whether what may stand in a field's value changes nothing now: the field is one that says nothing here. Whether the value has begun
+    /// matters for others only.
+    #[inline(always)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.field == field::OTHER
+            && self.state >= state::BEFORE_VALUE
+            && self.state <= state::BEHIND_VALUE
     }
 
     /// Forgets the last word.

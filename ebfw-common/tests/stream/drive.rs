@@ -49,7 +49,12 @@ impl Driver {
                 return;
             }
             if !self.slow {
-                let passed = self.stream.advance(packet.len() as u64) as usize;
+                let mut passed = self.stream.advance(packet.len() as u64) as usize;
+                if passed == 0 {
+                    let bytes = packet.iter().take(self.stream.idles() as usize);
+                    passed = bytes.take_while(|byte| Stream::is_idle(**byte)).count();
+                    self.stream.idle(passed as u32);
+                }
                 if passed != 0 {
                     self.at += passed;
                     packet = &packet[passed..];

@@ -2,7 +2,7 @@
 //!
 //! Each round asks for fresh names with fresh addresses and connects to each at once, one after the other, in every set-up in turn; the figures
 //! are medians over the rounds. A connect that is refused or lost counts as failed. Then what of that the kernel programs spend, on an answer
-//! and on a connection (`programs`). Needs root, `ip`, and for the comparison `nft` and `dnsmasq`; makes cgroups and network namespaces of
+//! and on a connection; this alone with `-- programs [ROW]`. Needs root, `ip`, and for the comparison `nft` and `dnsmasq`; makes cgroups and network namespaces of
 //! its own.
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
@@ -12,7 +12,7 @@ mod hello;
 mod programs;
 
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     process::{Child, Command, ExitCode, Stdio},
@@ -205,6 +205,11 @@ fn outside(netns: &Netns, resolver: IpAddr, first: u16) -> Result<Round> {
 }
 
 fn main() -> Result<ExitCode> {
+    let mut arguments = env::args().skip(1);
+    if arguments.next().as_deref() == Some("programs") {
+        programs::measure(&arguments.next().unwrap_or_default())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let Some(mut lab) = Lab::open() else {
         return Ok(ExitCode::FAILURE);
     };
@@ -263,6 +268,6 @@ fn main() -> Result<ExitCode> {
         answer_ns[answer_ns.len() / 2]
     );
     drop(lab);
-    programs::measure()?;
+    programs::measure("")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -97,8 +97,8 @@ struct Row {
     samples: Vec<[f64; 3]>,
 }
 
-/// Prints the table.
-pub(crate) fn measure() -> Result<()> {
+/// Prints the table, or the rows of it in whose names `only` is.
+pub(crate) fn measure(only: &str) -> Result<()> {
     let Some(mut lab) = Lab::open() else {
         return Ok(());
     };
@@ -150,6 +150,7 @@ pub(crate) fn measure() -> Result<()> {
             samples: vec![],
         });
     }
+    rows.retain(|row| row.name.contains(only));
     // Numbers of names, of which none is used twice; 0 stands for the address that is connected to.
     let mut next = 1;
     for round in 0..ROUNDS {
