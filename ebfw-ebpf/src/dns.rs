@@ -332,38 +332,30 @@ fn load_text(skb: Skb, from: u32, end: u32, text: &mut QuestionText) -> bool {
 /// What became of an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Learned {
+enum Learned {
     /// There is nothing more in it.
     All,
     /// The agent has to read it.
     Part,
 }
 
-/// Learns what an answer over UDP says, if it answers a question; whether the packet passes. Else the agent has to read it first.
+/// Learns what an answer over UDP says, if it answers a question; 0: the packet does not pass before the agent has read it. Who talks stands
+/// in the scratch ([`keep`]). With external linkage, as `ebfw_decide`: else it would be followed for each way through the parser.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn learn(skb: Skb, talk: &Heard) -> bool {
+pub extern "C" fn ebfw_learn(context: *mut __sk_buff) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return true;
+        return 1;
     };
-    // SAFETY: this CPU's own; see `Scratch`.
-    let scratch = unsafe { &mut *scratch };
-    if learn_message(skb, talk, talk.start) == Learned::All {
-        return true;
+    let talk = talk_of(scratch);
+    if ebfw_message(context, talk.start) == 0 {
+        return 1;
     }
+    // SAFETY: this CPU's own; see `Scratch`.
+    let scratch = unsafe { &*scratch };
     let after = scratch.name.end();
     let what = HeldKey::datagram(scratch.name.hash(), scratch.half(after));
-    held::datagram(skb, talk, what)
-}
-
-/// Learns what the message at byte `start` says, if it answers a question.
-#[inline(always)]
-pub fn learn_message(skb: Skb, talk: &Heard, start: u32) -> Learned {
-    keep(talk);
-    if ebfw_message(skb.0, start) == 0 {
-        Learned::All
-    } else {
-        Learned::Part
-    }
+    u32::from(held::datagram(Skb(context), talk, what))
 }
 
 /// Puts into the scratch who talks.
@@ -375,7 +367,7 @@ pub fn keep(talk: &Heard) {
     }
 }
 
-/// As [`learn_message`]; 0: all of it. With external linkage, as `ebfw_decide`.
+/// Learns what the message at byte `start` says, if it answers a question; 0: all of it. With external linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_message(context: *mut __sk_buff, start: u32) -> u32 {

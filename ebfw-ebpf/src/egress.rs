@@ -22,7 +22,7 @@ use crate::{
     report::{self, RateKey, count},
     skb::{Parsed, Skb},
     socket::{self, ANEW, LISTEN, READ, STREAM, SocketState, UNBOUND, flow_key},
-    verifier::forget,
+    verifier::{forget, masked},
     workload::{self, Membership, slot_word},
 };
 
@@ -595,13 +595,16 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
     {
         let word = slot_word(slot).unwrap_or_default();
         let talk = Heard::incoming(skb, (slot, word), &packet, config, state.netns);
-        return if packet.protocol != protocol::TCP {
-            dns::learn(skb, &talk)
+        dns::keep(&talk);
+        let passes = if packet.protocol != protocol::TCP {
+            dns::ebfw_learn(context)
         } else if packet.upper.payload {
-            held::segment(skb, sk, &talk)
+            held::ebfw_segment(context)
         } else {
-            true
+            1
         };
+        // The verifier does not know that it is 0 or 1, and the compiler does.
+        return masked::<1>(passes) != 0;
     }
     if is_asked != 0 && matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {
         let peer = Peer {
