@@ -27,7 +27,7 @@ use crate::{
         SERVICES,
     },
     report::{self, WINDOW_NS, add, boot_ns, count},
-    skb::Skb,
+    skb::{ETH_P_IP, Skb},
     socket::UNBOUND,
     verifier::{forget, masked},
     workload,
@@ -143,22 +143,6 @@ impl Deref for Heard {
     }
 }
 
-impl Talk {
-    /// The message in an outgoing packet to `port` 53.
-    #[inline(always)]
-    pub fn outgoing(slot: SlotRef, packet: &Packet) -> Self {
-        Self {
-            slot,
-            resolver: packet.destination,
-            source: packet.source,
-            port: u32::from(packet.upper.ports.source),
-            start: packet.upper.start,
-            end: packet.upper.end,
-            protocol: u32::from(packet.protocol),
-        }
-    }
-}
-
 impl Heard {
     /// The message in a packet that came from port 53.
     #[inline(always)]
@@ -235,9 +219,12 @@ pub fn may_answer(skb: Skb, packet: &Packet, config: &Config, netns: u64) -> boo
 pub fn note(skb: Skb, slot: SlotRef, packet: &Packet) {
     count(Counter::Resolver);
     if packet.carries_payload() {
+        let who = u64::from(slot.0)
+            | u64::from(packet.upper.ports.source) << 32
+            | u64::from(packet.protocol) << 48;
         let mut at = packet.upper.start;
         for _ in 0..QUESTIONS_AT_ONCE {
-            at = ask(skb, slot, packet, at);
+            at = ebfw_ask(skb.0, who, packet.upper.end, at);
             if at == 0 {
                 break;
             }
@@ -245,11 +232,26 @@ pub fn note(skb: Skb, slot: SlotRef, packet: &Packet) {
     }
 }
 
-/// Notes the question at byte `at`. Returns where the next one begins, 0 for nowhere. A function of its own for the sake of the stack.
+/// Notes the question at byte `at`. Returns where the next one begins, 0 for nowhere. `who`: the slot, the source port from bit 32 on, the
+/// protocol from bit 48 on; `end`: where the payload ends. With external linkage, as `ebfw_decide`: hence the addresses are read again, from
+/// the packet's header, since what is routed by its source has not come so far.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn ask(skb: Skb, slot: SlotRef, packet: &Packet, at: u32) -> u32 {
-    let talk = Talk::outgoing(slot, packet);
-    if packet.protocol != protocol::TCP {
+pub extern "C" fn ebfw_ask(context: *mut __sk_buff, who: u64, end: u32, at: u32) -> u32 {
+    let skb = Skb(context);
+    let Some([source, resolver]) = addresses(skb) else {
+        return 0;
+    };
+    let talk = Talk {
+        slot: SlotRef(who as u32),
+        resolver,
+        source,
+        port: u32::from((who >> 32) as u16),
+        start: at,
+        end,
+        protocol: (who >> 48) as u32,
+    };
+    if talk.protocol != u32::from(protocol::TCP) {
         ask_at(skb, &talk, at);
         return 0;
     }
@@ -261,6 +263,17 @@ fn ask(skb: Skb, slot: SlotRef, packet: &Packet, at: u32) -> u32 {
     ask_at(skb, &talk, at + 2);
     let next = at + 2 + u32::from(u16::from_be_bytes([high, low]));
     if next < talk.end { next } else { 0 }
+}
+
+/// Source and destination of the packet's header.
+#[inline(always)]
+fn addresses(skb: Skb) -> Option<[Address; 2]> {
+    if skb.ethertype() == ETH_P_IP {
+        let words: [u32; 2] = skb.fixed::<12, 2>()?;
+        return Some(words.map(|word| Address::mapped(word.to_ne_bytes())));
+    }
+    let [a, b, c, d, e, f, g, h] = skb.fixed::<8, 8>()?;
+    Some([Address([a, b, c, d]), Address([e, f, g, h])])
 }
 
 #[inline(always)]
@@ -334,38 +347,30 @@ fn load_text(skb: Skb, from: u32, end: u32, text: &mut QuestionText) -> bool {
 /// What became of an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Learned {
+enum Learned {
     /// There is nothing more in it.
     All,
     /// The agent has to read it.
     Part,
 }
 
-/// Learns what an answer over UDP says, if it answers a question; whether the packet passes. Else the agent has to read it first.
+/// Learns what an answer over UDP says, if it answers a question; 0: the packet does not pass before the agent has read it. Who talks stands
+/// in the scratch ([`keep`]). With external linkage, as `ebfw_decide`: else it would be followed for each way through the parser.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn learn(skb: Skb, talk: &Heard) -> bool {
+pub extern "C" fn ebfw_learn(context: *mut __sk_buff) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return true;
+        return 1;
     };
-    // SAFETY: this CPU's own; see `Scratch`.
-    let scratch = unsafe { &mut *scratch };
-    if learn_message(skb, talk, talk.start) == Learned::All {
-        return true;
+    let talk = talk_of(scratch);
+    if ebfw_message(context, talk.start) == 0 {
+        return 1;
     }
+    // SAFETY: this CPU's own; see `Scratch`.
+    let scratch = unsafe { &*scratch };
     let after = scratch.name.end();
     let what = HeldKey::datagram(scratch.name.hash(), scratch.half(after));
-    held::datagram(skb, talk, what)
-}
-
-/// Learns what the message at byte `start` says, if it answers a question.
-#[inline(always)]
-pub fn learn_message(skb: Skb, talk: &Heard, start: u32) -> Learned {
-    keep(talk);
-    if ebfw_message(skb.0, start) == 0 {
-        Learned::All
-    } else {
-        Learned::Part
-    }
+    u32::from(held::datagram(Skb(context), talk, what))
 }
 
 /// Puts into the scratch who talks.
@@ -377,7 +382,7 @@ pub fn keep(talk: &Heard) {
     }
 }
 
-/// As [`learn_message`]; 0: all of it. With external linkage, as `ebfw_decide`.
+/// Learns what the message at byte `start` says, if it answers a question; 0: all of it. With external linkage, as `ebfw_decide`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_message(context: *mut __sk_buff, start: u32) -> u32 {

@@ -22,7 +22,7 @@ use crate::{
     report::{self, RateKey, count},
     skb::{Parsed, Skb},
     socket::{self, ANEW, LISTEN, READ, STREAM, SocketState, UNBOUND, flow_key},
-    verifier::forget,
+    verifier::{forget, masked},
     workload::{self, Membership, slot_word},
 };
 
@@ -367,15 +367,22 @@ fn deny(skb: Skb, sk: *mut bpf_sock, mode: u32, packet: &Packet) -> Fate {
         if packet.upper.reset && socket.state != SYN_SENT {
             return Fate::Pass;
         }
-        destroy(skb, socket);
+        ebfw_destroy(skb.0);
     }
     count(Counter::PacketDropped);
     Fate::Drop
 }
 
-/// Asks for the end of a TCP connection. The addresses are the socket's own, which a source route makes others than the packet's.
+/// Asks for the end of the packet's TCP connection. The addresses are the socket's own, which a source route makes others than the packet's.
+/// With external linkage, as `ebfw_decide`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn destroy(skb: Skb, socket: &bpf_sock) {
+pub extern "C" fn ebfw_destroy(context: *mut __sk_buff) -> u32 {
+    let skb = Skb(context);
+    // SAFETY: checked against null.
+    let Some(socket) = (unsafe { skb.socket().as_ref() }) else {
+        return 0;
+    };
     let cookie = skb.cookie();
     let (source, destination) = (socket::source(socket), socket::destination(socket));
     report::request(request::DESTROY, cookie, |request| {
@@ -388,6 +395,7 @@ pub fn destroy(skb: Skb, socket: &bpf_sock) {
         request.source = source;
         request.destination = destination;
     });
+    1
 }
 
 /// A packet and what was decided, on the caller's stack.
@@ -512,7 +520,7 @@ fn drop_malformed(
         && socket.protocol == u32::from(protocol::TCP)
         && socket.state != LISTEN
     {
-        destroy(skb, socket);
+        ebfw_destroy(skb.0);
     }
     count(Counter::PacketDropped);
     Fate::Drop
@@ -595,13 +603,16 @@ pub fn ingress(context: *mut __sk_buff) -> bool {
     {
         let word = slot_word(slot).unwrap_or_default();
         let talk = Heard::incoming(skb, (slot, word), &packet, config, state.netns);
-        return if packet.protocol != protocol::TCP {
-            dns::learn(skb, &talk)
+        dns::keep(&talk);
+        let passes = if packet.protocol != protocol::TCP {
+            dns::ebfw_learn(context)
         } else if packet.upper.payload {
-            held::segment(skb, sk, &talk)
+            held::ebfw_segment(context)
         } else {
-            true
+            1
         };
+        // The verifier does not know that it is 0 or 1, and the compiler does.
+        return masked::<1>(passes) != 0;
     }
     if is_asked != 0 && matches!(packet.upper.transport, Transport::Datagram | Transport::Tcp) {
         let peer = Peer {

@@ -17,7 +17,7 @@ use ebfw_common::{
 use crate::{
     claim,
     decide::{Decision, Question, Said, decide},
-    egress::{Fate, destroy},
+    egress::{Fate, ebfw_destroy},
     maps::{CONFIG, READERS},
     report::count,
     skb::{ETH_P_IP, Skb},
@@ -351,10 +351,7 @@ pub extern "C" fn ebfw_kept(context: *mut __sk_buff) -> u32 {
 /// The consequence of a Deny.
 #[inline(never)]
 fn refuse(skb: Skb) {
-    // SAFETY: checked against null.
-    if let Some(socket) = unsafe { skb.socket().as_ref() } {
-        destroy(skb, socket);
-    }
+    ebfw_destroy(skb.0);
     count(Counter::PacketDropped);
 }
 

@@ -6,10 +6,7 @@
 
 use core::ptr;
 
-use aya_ebpf::{
-    bindings::{__sk_buff, bpf_sock},
-    helpers::generated::bpf_tcp_sock,
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_tcp_sock};
 use ebfw_common::{
     abi::{AnswerPiece, Counter, Held, PIECE},
     dns::MAX_MESSAGE,
@@ -17,7 +14,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    dns::{self, Heard, Learned},
+    dns::{self, Heard, ebfw_message},
     maps::{ANSWERS, HELD, SCRATCH},
     report::{boot_ns, count},
     skb::Skb,
@@ -69,7 +66,6 @@ fn held(talk: &Heard, what: u64, read: u32) -> *mut Held {
 pub fn datagram(skb: Skb, talk: &Heard, what: u64) -> bool {
     let now = boot_ns();
     // Told in any case: it may say something else this time.
-    dns::keep(talk);
     let _ = ebfw_hand_over(skb.0, 0, 0, now);
     let held = held(talk, what, 0);
     if held.is_null() {
@@ -80,14 +76,28 @@ pub fn datagram(skb: Skb, talk: &Heard, what: u64) -> bool {
     held.read_ns != 0 && now.wrapping_sub(held.read_ns) < READ_NS || lapses(held, talk, now)
 }
 
-/// Learns from a segment of a resolver; whether it passes. A whole message at the place where one has to begin is read here.
+/// Learns from a segment of a resolver; 0: it does not pass. A whole message at the place where one has to begin is read here. As
+/// `ebfw_learn`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn segment(skb: Skb, sk: *mut bpf_sock, talk: &Heard) -> bool {
+pub extern "C" fn ebfw_segment(context: *mut __sk_buff) -> u32 {
+    match SCRATCH.get_ptr_mut(0) {
+        Some(scratch) => u32::from(segment(Skb(context), dns::talk_of(scratch))),
+        None => 1,
+    }
+}
+
+#[inline(always)]
+fn segment(skb: Skb, talk: &Heard) -> bool {
     let Some(sequence) = sequence_of(skb) else {
         count(Counter::NameUnreadable);
         return true;
     };
-    // SAFETY: the callers pass a socket that is not null; the helper's result is checked.
+    let sk = skb.socket();
+    if sk.is_null() {
+        return true;
+    }
+    // SAFETY: checked against null, as the helper's result is.
     let Some(tcp) = (unsafe { bpf_tcp_sock(sk).as_ref() }) else {
         return true;
     };
@@ -109,14 +119,13 @@ pub fn segment(skb: Skb, sk: *mut bpf_sock, talk: &Heard) -> bool {
         && sequence == held.read
         && length + 2 == talk.end - talk.start
         && length <= MAX_MESSAGE
-        && dns::learn_message(skb, talk, talk.start + 2) == Learned::All
+        && ebfw_message(skb.0, talk.start + 2) == 0
     {
         held.read = end;
         held.end = end;
         return true;
     }
     let now = boot_ns();
-    dns::keep(talk);
     let told = ebfw_hand_over(skb.0, sequence, held.read, now) != 0;
     if begins && length != 0 {
         held.end = sequence.wrapping_add(length + 2);

@@ -24,7 +24,7 @@ use ebfw_common::stream::{Facts, Http2, Step, Stream, protocol};
 use crate::{
     maps::{HEADS, HTTP2, STREAMS},
     skb::{Parsed, Skb},
-    verifier::masked,
+    verifier,
 };
 
 /// Bytes that are loaded at once.
@@ -249,6 +249,8 @@ pub extern "C" fn ebfw_http(context: *mut __sk_buff, from: u32, to: u32) -> u64 
             }
             at += 1;
         }
+        let [a, b, c, d, e, f, g, h, ..] = followed.window;
+        at = verifier::forget(at, u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
         followed.stream.idle(at - from);
     }
     read(skb, at, to, Protocol::Http1).0
@@ -283,7 +285,7 @@ fn http2(skb: Skb, flags: u32) -> Option<&'static mut Http2> {
 #[inline(always)]
 fn byte(window: &[u8; WINDOW as usize], at: u32) -> u8 {
     // SAFETY: the mask keeps to the array.
-    unsafe { *window.get_unchecked(masked::<{ WINDOW - 1 }>(at)) }
+    unsafe { *window.get_unchecked(verifier::masked::<{ WINDOW - 1 }>(at)) }
 }
 
 /// What the bytes are read as. No closure: where one is large it becomes a function of its own, and the verifier allows eight calls deep.
