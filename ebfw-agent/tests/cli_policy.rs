@@ -562,6 +562,26 @@ fn fmt_rewrites_a_file_in_one_step_and_keeps_what_it_is() {
 }
 
 #[test]
+fn fmt_makes_no_yaml_of_a_file_that_others_read_as_json() {
+    const JSON: &str = r#"{"rules": [], "defaultAction": "Deny"}"#;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy.json");
+    fs::write(&path, JSON).unwrap();
+    let file = path.to_str().unwrap();
+    for arguments in [
+        &["policy", "fmt", file][..],
+        &["policy", "fmt", "--check", file][..],
+    ] {
+        let run = ebfw(arguments);
+        assert_eq!(run.code, 1, "{run:?}");
+        assert!(run.stderr.contains("is JSON by its name"), "{run:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), JSON);
+    }
+    let run = ebfw(&["policy", "fmt", "--stdout", file]);
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+#[test]
 fn fmt_of_standard_input_goes_to_standard_output() {
     let run = ebfw_with_stdin(&["policy", "fmt", "-"], "rules:   []\n");
     assert_eq!((run.code, run.stdout.as_str()), (0, "rules: []\n"));

@@ -21,7 +21,7 @@ use crate::{
     diagnostics::{Code, Diagnostic, Diagnostics},
     domain::DomainMatch,
     object::ObjectId,
-    policy::{Action, AnyOf, MAX_RULES, Policy, Quic, Rule},
+    policy::{Action, AnyOf, MAX_RULES, Match, Policy, Quic, Rule},
     yaml::{self, Documents, NodeId, Tree, Value},
 };
 
@@ -142,18 +142,42 @@ impl Check<'_, '_> {
             .filter_map(|(at, node)| self.rule(*node, at))
             .map(Arc::new)
             .collect();
-        let everywhere = |rule: &&Arc<Rule>| {
-            rule.matches.pod.is_none() && rule.matches.cgroups == AnyOf::Anything
+        self.count(list, &rules, quic);
+        rules
+    }
+
+    /// Refuses what no workload could have: rules for all of them, and those that one selector narrows beside them. Rules of
+    /// different selectors may meet in one workload as well; that is known when there is one.
+    fn count(&mut self, list: NodeId, rules: &[Arc<Rule>], quic: Quic) {
+        if rules.len() < MAX_RULES {
+            return;
+        }
+        let mut groups: HashMap<_, usize> = HashMap::new();
+        for rule in rules {
+            let Match { pod, cgroups, .. } = &rule.matches;
+            *groups.entry((pod.as_ref(), cgroups)).or_default() += 1;
+        }
+        let everywhere =
+            groups.remove(&(None, &AnyOf::Anything)).unwrap_or(0) + usize::from(quic == Quic::Deny);
+        let narrowed = groups.into_values().max().unwrap_or(0);
+        let (count, whom, hint) = if everywhere > MAX_RULES {
+            (
+                everywhere,
+                "every workload",
+                "join rules that differ in one list only, or narrow them with `match.pod` or `match.cgroups`",
+            )
+        } else {
+            (
+                everywhere + narrowed,
+                "the workloads of one `match.pod` and `match.cgroups`",
+                "join rules that differ in one list only, or narrow them further",
+            )
         };
-        let everywhere = rules.iter().filter(everywhere).count() + usize::from(quic == Quic::Deny);
-        if everywhere > MAX_RULES {
-            let message = format!(
-                "{everywhere} rules apply to every workload, {MAX_RULES} at most are possible"
-            );
-            let hint = "join rules that differ in one list only, or narrow them with `match.pod` or `match.cgroups`";
+        if count > MAX_RULES {
+            let message =
+                format!("{count} rules apply to {whom}, {MAX_RULES} at most are possible");
             self.report(Code::TooManyRules, list, message, Some(hint.to_owned()));
         }
-        rules
     }
 
     /// Records an error at `node`; once a multiple of what is shown has been found, only counts.

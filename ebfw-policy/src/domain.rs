@@ -70,6 +70,9 @@ pub enum DomainError {
     /// A character that no name has.
     #[error("`{1}` cannot stand in a domain (`{0}`)")]
     Character(Box<str>, char),
+    /// `**`, which elsewhere means what `*` means here.
+    #[error("`**` in `{0}` would mean two characters or more")]
+    DoubleStar(Box<str>),
     /// An address.
     #[error("`{0}` is an address, not a name")]
     Address(Box<str>),
@@ -156,7 +159,7 @@ impl DomainPattern {
         let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         check(written, &text)?;
         let suffix = mode == DomainMatch::Suffix;
-        if text.bytes().all(|b| b == b'*') {
+        if text == "*" {
             return Ok(Self {
                 text: "*".into(),
                 shape: Shape::Any,
@@ -334,11 +337,28 @@ fn check(written: &str, text: &str) -> Result<(), DomainError> {
     {
         return Err(DomainError::EmptyLabel(written.into()));
     }
+    if has_double_star(text) {
+        return Err(DomainError::DoubleStar(written.into()));
+    }
     let grouped = text.contains(META);
     if let Some(bad) = text.chars().find(|&c| ",!^".contains(c) && !grouped) {
         return Err(DomainError::Character(written.into(), bad));
     }
     Ok(())
+}
+
+fn has_double_star(text: &str) -> bool {
+    let (mut class, mut before) = (false, ' ');
+    for c in text.chars() {
+        match c {
+            '[' => class = true,
+            ']' => class = false,
+            '*' if !class && before == '*' => return true,
+            _ => {}
+        }
+        before = c;
+    }
+    false
 }
 
 /// The pattern in globset's words: `*` is one character at least, so it becomes `?*`.

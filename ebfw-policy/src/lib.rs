@@ -6,6 +6,7 @@ pub mod cgroup;
 mod check;
 pub mod compile;
 pub mod diagnostics;
+pub mod document;
 pub mod domain;
 pub mod evaluate;
 pub mod explain;

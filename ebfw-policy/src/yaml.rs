@@ -482,12 +482,12 @@ impl<'a, 'p> Builder<'a, 'p> {
                 self.anchors.clear();
                 Ok(())
             }
-            Event::DocumentStart(..) if self.root.is_some() => Err(Diagnostic::error(
-                Code::Documents,
-                "a policy file holds one document",
-                place(span),
-            )
-            .with_hint("put the second policy into a file of its own")),
+            Event::DocumentStart(..) if self.root.is_some() => {
+                Err(
+                    Diagnostic::error(Code::Documents, "a file holds one document", place(span))
+                        .with_hint("put the second into a file of its own"),
+                )
+            }
             _ => Ok(()),
         }
     }
@@ -599,7 +599,7 @@ impl<'a, 'p> Builder<'a, 'p> {
             None => {
                 return Err(Diagnostic::error(
                     Code::Documents,
-                    "a policy file holds one document",
+                    "a file holds one document",
                     place(span),
                 ));
             }

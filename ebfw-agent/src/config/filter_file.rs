@@ -12,10 +12,11 @@ use ebfw_common::abi::MAX_RESOLVERS;
 use ebfw_policy::{
     cgroup::CgroupGlob,
     diagnostics::{Code, Diagnostic, Diagnostics, Place},
+    document,
 };
 use ipnet::IpNet;
 
-use super::{Dns, Exclude, Problem, value, yaml};
+use super::{Dns, Exclude, Problem, value};
 use crate::input::Input;
 
 /// What a filter file says, with the defaults for what it does not say.
@@ -36,7 +37,7 @@ pub(super) fn read(path: &Path) -> Result<FilterFile, Problem> {
 }
 
 fn parse(source: &str) -> Result<FilterFile, Diagnostics> {
-    let root = yaml::read(source).map_err(|problem| Diagnostics::new(vec![problem]))?;
+    let root = document::read(source)?;
     let mut reader = Reader {
         problems: Vec::new(),
     };
@@ -53,7 +54,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn file(&mut self, root: &yaml::Node) -> FilterFile {
+    fn file(&mut self, root: &document::Node) -> FilterFile {
         let [cgroup, exclude, dns] = self.fields(root, ["cgroup", "exclude", "dns"]);
         FilterFile {
             cgroup: cgroup.and_then(|node| self.cgroup(node)),
@@ -62,7 +63,7 @@ impl Reader {
         }
     }
 
-    fn dns(&mut self, node: &yaml::Node) -> Dns {
+    fn dns(&mut self, node: &document::Node) -> Dns {
         let [resolvers, learn_special, local] =
             self.fields(node, ["resolvers", "learnSpecial", "localResolvers"]);
         Dns {
@@ -87,7 +88,7 @@ impl Reader {
         None
     }
 
-    fn resolvers(&mut self, node: &yaml::Node) -> BTreeSet<IpAddr> {
+    fn resolvers(&mut self, node: &document::Node) -> BTreeSet<IpAddr> {
         let resolvers: BTreeSet<_> = self.list(node, Self::resolver).into_iter().collect();
         if resolvers.len() > MAX_RESOLVERS as usize {
             let message = format!("{} resolvers", resolvers.len());
@@ -107,15 +108,15 @@ impl Reader {
         address
     }
 
-    fn boolean(&mut self, node: &yaml::Node) -> bool {
-        if let yaml::Value::Boolean(value) = node.value {
+    fn boolean(&mut self, node: &document::Node) -> bool {
+        if let document::Value::Boolean(value) = node.value {
             return value;
         }
         self.wrong_type(&node.value, "a boolean", &node.place);
         false
     }
 
-    fn exclude(&mut self, node: &yaml::Node) -> Exclude {
+    fn exclude(&mut self, node: &document::Node) -> Exclude {
         let [cidrs, suffixes] = self.fields(node, ["cidrs", "domainSuffixes"]);
         let default = Exclude::default();
         Exclude {
@@ -133,16 +134,16 @@ impl Reader {
     /// The values of the fields `known` of a mapping; one without a value counts as not set.
     fn fields<'n, const N: usize>(
         &mut self,
-        node: &'n yaml::Node,
+        node: &'n document::Node,
         known: [&str; N],
-    ) -> [Option<&'n yaml::Node>; N] {
+    ) -> [Option<&'n document::Node>; N] {
         let mut found = [None; N];
         match &node.value {
-            yaml::Value::Null => {}
-            yaml::Value::Map(entries) => {
+            document::Value::Null => {}
+            document::Value::Map(entries) => {
                 for (key, value) in entries {
                     match known.iter().position(|name| *name == key.name) {
-                        Some(_) if matches!(value.value, yaml::Value::Null) => {}
+                        Some(_) if matches!(value.value, document::Value::Null) => {}
                         Some(at) => found[at] = Some(value),
                         None => self.unknown_field(key, &known),
                     }
@@ -153,7 +154,7 @@ impl Reader {
         found
     }
 
-    fn unknown_field(&mut self, key: &yaml::Key, known: &[&str]) {
+    fn unknown_field(&mut self, key: &document::Key, known: &[&str]) {
         let message = format!("unknown field `{}`", key.name.escape_debug());
         let near = |name: &&&str| strsim::damerau_levenshtein(&key.name, name) <= name.len() / 2;
         let hint = match known.iter().find(near) {
@@ -165,10 +166,10 @@ impl Reader {
 
     fn list<T>(
         &mut self,
-        node: &yaml::Node,
+        node: &document::Node,
         entry: impl Fn(&mut Self, &str, &Place) -> Option<T>,
     ) -> Vec<T> {
-        let yaml::Value::List(nodes) = &node.value else {
+        let document::Value::List(nodes) = &node.value else {
             self.wrong_type(&node.value, "a list", &node.place);
             return Vec::new();
         };
@@ -181,15 +182,15 @@ impl Reader {
         entries
     }
 
-    fn text<'n>(&mut self, node: &'n yaml::Node) -> Option<&'n str> {
-        if let yaml::Value::Text(text) = &node.value {
+    fn text<'n>(&mut self, node: &'n document::Node) -> Option<&'n str> {
+        if let document::Value::Text(text) = &node.value {
             return Some(text);
         }
         self.wrong_type(&node.value, "a text", &node.place);
         None
     }
 
-    fn cgroup(&mut self, node: &yaml::Node) -> Option<PathBuf> {
+    fn cgroup(&mut self, node: &document::Node) -> Option<PathBuf> {
         let text = self.text(node)?;
         let path = value::absolute_path(text);
         if path.is_none() {
@@ -201,7 +202,11 @@ impl Reader {
     }
 
     fn cidr(&mut self, text: &str, place: &Place) -> Option<IpNet> {
-        let Ok(prefix) = text.parse::<IpNet>() else {
+        // `IpNet` reads numbers with leading zeros, which are other numbers to others.
+        let plain = text
+            .split_once('/')
+            .is_some_and(|(address, _)| address.parse::<IpAddr>().is_ok());
+        let Some(prefix) = text.parse::<IpNet>().ok().filter(|_| plain) else {
             let message = format!("`{}` is not a prefix", text.escape_debug());
             let hint = match text.parse::<IpAddr>() {
                 Ok(address) => format!("did you mean `{}`?", IpNet::from(address)),
@@ -234,7 +239,7 @@ impl Reader {
         None
     }
 
-    fn wrong_type(&mut self, found: &yaml::Value, wanted: &str, place: &Place) {
+    fn wrong_type(&mut self, found: &document::Value, wanted: &str, place: &Place) {
         let message = format!("expected {wanted}, found {}", found.kind());
         let problem = Diagnostic::error(Code::WrongType, message, place.clone());
         self.problems.push(problem);
@@ -492,6 +497,11 @@ mod tests {
                 "no boolean",
             ),
             (
+                "exclude: {cidrs: [010.0.0.0/8]}",
+                "1:19: error[bad-prefix]: `010.0.0.0/8` is not a prefix (as in 10.0.0.0/8 or fd00::/8)",
+                "ten to some, eight to others",
+            ),
+            (
                 "exclude: {domainSuffixes: ['*.svc']}",
                 "1:28: error[bad-value]: `*.svc` is not a domain suffix (a suffix covers the name and everything below it: leave out the `*`)",
                 "a glob",
@@ -528,11 +538,11 @@ mod tests {
             ("exclude: {}\nexclude: {}", "duplicate-key", "a key twice"),
             (
                 "a: &a [*a]",
-                "syntax",
+                "alias",
                 "an alias inside of what it stands for",
             ),
-            ("cgroup: /a\n---\ncgroup: /b", "syntax", "two documents"),
-            ("{[a]: b}", "syntax", "a key that is no text"),
+            ("cgroup: /a\n---\ncgroup: /b", "documents", "two documents"),
+            ("{[a]: b}", "wrong-type", "a key that is no text"),
         ] {
             let problems = parse(source).unwrap_err().to_string();
             assert!(

@@ -10,7 +10,6 @@ mod setting;
 #[cfg(test)]
 mod tests;
 mod value;
-mod yaml;
 
 use std::{collections::BTreeSet, env, fmt, net::IpAddr, path::PathBuf};
 

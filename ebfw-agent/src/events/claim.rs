@@ -10,20 +10,10 @@ use super::{
     decode::{self, Connect, DecodeError, flag},
     event::{Header, Request, Subject},
 };
+use crate::inspect::redact;
 
 /// Headers of a head that are shown at most.
 const MAX_HEADERS: usize = 64;
-/// What stands for the value of a header that holds a secret.
-const REDACTED: &str = "(redacted)";
-/// Headers that hold secrets.
-const SECRETS: [&str; 6] = [
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "set-cookie",
-    "x-api-key",
-    "x-auth-token",
-];
 
 /// What of a request is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,18 +169,13 @@ fn headers(head: &[u8], inspection: Inspection) -> Vec<Header> {
     shown(parsed.headers, inspection.redact)
 }
 
-fn shown(headers: &[httparse::Header<'_>], redact: bool) -> Vec<Header> {
-    let is_secret = |name: &str| {
-        SECRETS
-            .iter()
-            .any(|secret| secret.eq_ignore_ascii_case(name))
-    };
+fn shown(headers: &[httparse::Header<'_>], hide: bool) -> Vec<Header> {
     headers
         .iter()
         .map(|header| Header {
             name: Printable::from(header.name),
-            value: if redact && is_secret(header.name) {
-                REDACTED.into()
+            value: if hide && redact::is_secret(header.name.as_bytes()) {
+                redact::HIDDEN.into()
             } else {
                 Printable::from_bytes(header.value)
             },
@@ -335,7 +320,7 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown_unless_asked_for() {
-        let head = b"GET / HTTP/1.1\r\nHost: h\r\nAUTHORIZATION: Basic c2VjcmV0\r\nCookie: secret\r\nX-Api-Key: secret\r\nAccept: */*\r\n\r\n";
+        let head = b"GET / HTTP/1.1\r\nHost: h\r\nAUTHORIZATION: Basic c2VjcmV0\r\nCookie: secret\r\nX-Vault-Token: secret\r\nAccept: */*\r\n\r\n";
         let values = |inspection| {
             let headers = requested(head, inspection).headers;
             let values: Vec<_> = headers

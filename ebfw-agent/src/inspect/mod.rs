@@ -5,7 +5,7 @@
 mod http1;
 mod http2;
 mod record;
-mod redact;
+pub(crate) mod redact;
 mod streams;
 
 /// Which headers of requests are given on.

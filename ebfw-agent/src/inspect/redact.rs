@@ -1,7 +1,7 @@
-//! Headers that carry secrets: their values are never shown.
+//! Headers that carry secrets: their values are shown only to who asks for them, whether they were read inside TLS or in clear text.
 
 /// What stands in a value's place.
-const HIDDEN: &[u8] = b"(redacted)";
+pub(crate) const HIDDEN: &str = "(redacted)";
 /// Names of headers whose values are secrets by what they are for.
 const SECRET: [&str; 10] = [
     "authorization",
@@ -16,12 +16,20 @@ const SECRET: [&str; 10] = [
     "private-token",
 ];
 
+/// Whether the value of a header is a secret.
+pub(crate) fn is_secret(name: &[u8]) -> bool {
+    SECRET
+        .iter()
+        .any(|secret| name.eq_ignore_ascii_case(secret.as_bytes()))
+}
+
 /// A header as it may be shown.
 pub(super) fn redact(name: &[u8], value: Vec<u8>) -> Vec<u8> {
-    let secret = SECRET
-        .iter()
-        .any(|secret| name.eq_ignore_ascii_case(secret.as_bytes()));
-    if secret { HIDDEN.to_vec() } else { value }
+    if is_secret(name) {
+        HIDDEN.into()
+    } else {
+        value
+    }
 }
 
 #[cfg(test)]

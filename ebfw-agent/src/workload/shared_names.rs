@@ -9,13 +9,13 @@ use ebfw_common::abi::MAX_CGROUP_DEPTH;
 use ebfw_policy::cgroup::{CgroupGlob, CgroupPath as PolicyPath};
 
 use super::{Desired, Posture};
-use crate::host::{
-    cgroup::{CgroupId, CgroupPath},
-    tree::Cgroups,
+use crate::{
+    host::{
+        cgroup::{CgroupId, CgroupPath},
+        tree::Cgroups,
+    },
+    pods::layout::{self, Place},
 };
-
-/// Part of the name of every cgroup that a kubelet makes for pods (kubepods, kubepods.slice, kubelet-kubepods.slice).
-const POD_ROOT: &str = "kubepods";
 
 /// Who learns for others, and who uses that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,11 +61,12 @@ impl SharedNames {
     }
 }
 
-/// Whether a cgroup is of a pod. The one place that says so.
+/// Whether a cgroup is of a pod, or lies where only pods should.
 fn is_in_pod(path: &CgroupPath) -> bool {
-    path.text()
-        .split('/')
-        .any(|element| element.contains(POD_ROOT))
+    match layout::place(path) {
+        Place::Elsewhere => false,
+        Place::Root | Place::Strange | Place::Pod(_) | Place::Inside(..) => true,
+    }
 }
 
 fn is_service(services: &[CgroupGlob], path: &CgroupPath) -> bool {
@@ -157,7 +158,10 @@ mod tests {
             ("/kubepods.slice/pod1", true),
             ("/kubepods/burstable/pod1", true),
             ("/kubelet.slice/kubelet-kubepods.slice/pod1", true),
+            ("/kubepods/strange", true),
             ("/user.slice", false),
+            ("/user.slice/kubepods", false),
+            ("/system.slice/kubepods-exporter.service", false),
         ] {
             let path = CgroupPath::new(path).unwrap();
             assert_eq!(is_in_pod(&path), expected, "{}", path.text());

@@ -29,12 +29,18 @@ pub(crate) const PROTOCOLS: [(&str, &[Protocol]); 4] = [
 /// The protocols that a name or number means.
 pub(crate) fn protocols(text: &str) -> Option<Vec<Protocol>> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        return text.parse().ok().map(|number| vec![Protocol(number)]);
+        let number = text.parse().ok().filter(|_| !has_leading_zero(text));
+        return number.map(|number| vec![Protocol(number)]);
     }
     PROTOCOLS
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(text))
         .map(|(_, protocols)| protocols.to_vec())
+}
+
+/// `010` is ten to some and eight to others, readers of YAML 1.1 among them.
+fn has_leading_zero(digits: &str) -> bool {
+    digits.len() > 1 && digits.starts_with('0')
 }
 
 impl Check<'_, '_> {
@@ -96,11 +102,12 @@ impl Check<'_, '_> {
             Some(protocols) => entries.extend(protocols),
             None => {
                 let meant = did_you_mean(text, PROTOCOLS.iter().map(|(name, _)| *name));
-                let meant =
-                    meant.map_or_else(String::new, |meant| format!("did you mean `{meant}`? "));
-                let hint = format!(
-                    "{meant}Allowed are `TCP`, `UDP`, `SCTP`, `ICMP` and the numbers 0 to 255"
+                let meant = meant.map_or_else(
+                    || "allowed".to_owned(),
+                    |meant| format!("did you mean `{meant}`? Allowed"),
                 );
+                let hint =
+                    format!("{meant} are `TCP`, `UDP`, `SCTP`, `ICMP` and the numbers 0 to 255");
                 self.report(
                     Code::BadValue,
                     node,
@@ -162,6 +169,10 @@ fn domain_hint(text: &str, error: &DomainError) -> Option<String> {
         DomainError::EmptyLabel(_) => Some(
             "`*` alone means every name, `*.example.com` every name below example.com".to_owned(),
         ),
+        DomainError::DoubleStar(_) => Some(format!(
+            "`*` goes across dots already: did you mean `{}`?",
+            shorten(&single_stars(text))
+        )),
         DomainError::Character(_, ':' | '/') => Some(
             "a domain has no scheme, port or path; ports go into `ports`, paths into `pathPrefix`"
                 .to_owned(),
@@ -172,6 +183,16 @@ fn domain_hint(text: &str, error: &DomainError) -> Option<String> {
         }
         DomainError::TooLong | DomainError::Character(..) | DomainError::Glob(..) => None,
     }
+}
+
+fn single_stars(text: &str) -> String {
+    let mut single = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '*' || !single.ends_with('*') {
+            single.push(c);
+        }
+    }
+    single
 }
 
 /// A prefix, or what is wrong with it and what was meant.
@@ -200,8 +221,7 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, (String, String)> {
 /// Stricter than `IpNet`'s own reading: `010.0.0.0/8` is ten to some and eight to others.
 fn address_and_length(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
-    let digits =
-        length == "0" || !length.starts_with('0') && length.bytes().all(|b| b.is_ascii_digit());
+    let digits = !has_leading_zero(length) && length.bytes().all(|b| b.is_ascii_digit());
     IpNet::new(
         address.parse().ok()?,
         length.parse().ok().filter(|_| digits)?,
@@ -226,6 +246,12 @@ pub(crate) fn port_range(text: &str) -> Result<PortRange, (String, String)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let number = |part: &str| {
         let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if digits && has_leading_zero(part) {
+            return Err((
+                format!("`{}` begins with a zero", shorten(part)),
+                "some read such a number to the base of eight: write it without".to_owned(),
+            ));
+        }
         match part.parse::<u64>() {
             Ok(port @ 1..=65535) if digits => Ok(port as u16),
             Ok(0) if digits => Err(("0 is no port".to_owned(), "ports are 1 to 65535".to_owned())),

@@ -155,11 +155,22 @@ fn more_rules_than_a_workload_can_have_are_an_error_unless_selectors_part_them()
         quic.to_string().contains("4097"),
         "the rule for QUIC counts: {quic}"
     );
-    let parted = format!(
-        "rules:\n{}",
-        "- {action: Deny, match: {pod: {namespace: a}}}\n".repeat(5000)
-    );
-    assert!(parse_policy(&parted).is_ok());
+    let narrowed = |field: &str, count: usize| {
+        format!("- {{action: Deny, match: {{{field}}}}}\n").repeat(count)
+    };
+    let of_pods = |namespace: &str| narrowed(&format!("pod: {{namespace: {namespace}}}"), 3000);
+    let parted = format!("rules:\n{}{}", of_pods("a"), of_pods("b"));
+    assert!(parse_policy(&parted).is_ok(), "no pod is in both");
+    for (field, why) in [
+        ("pod: {namespace: a}", "one namespace"),
+        ("cgroups: [/a]", "one cgroup"),
+    ] {
+        let beside = |count| format!("{}{}", everywhere(96), narrowed(field, count));
+        assert!(parse_policy(&beside(4000)).is_ok(), "{why}");
+        let refused = parse_policy(&beside(4001)).unwrap_err().to_string();
+        let expected = "4097 rules apply to the workloads of one `match.pod` and `match.cgroups`";
+        assert!(refused.contains(expected), "{why}: {refused}");
+    }
 }
 
 #[test]

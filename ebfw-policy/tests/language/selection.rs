@@ -313,14 +313,19 @@ fn quic_is_denied_before_the_rules_if_the_policy_says_so() {
 
 #[test]
 fn a_workload_with_too_many_rules_is_an_error() {
+    // Selectors that meet in one pod: the file alone does not tell that there is such a pod.
+    let rules = |field: &str, count: usize| {
+        format!("- {{action: Deny, match: {{pod: {{{field}}}}}}}\n").repeat(count)
+    };
     let file = format!(
-        "rules:\n{}",
-        "- {action: Deny, match: {pod: {namespace: a}}}\n".repeat(MAX_RULES + 1)
+        "rules:\n{}{}",
+        rules("namespace: a", MAX_RULES),
+        rules("name: x", 1)
     );
     let policy = policy(&file);
     let select = |flow: &str| policy.select(&Flow::parse(flow).unwrap().workload());
-    assert_eq!(select("namespace=a"), Err(TooManyRules(MAX_RULES + 1)));
-    assert!(select("namespace=b").unwrap().unwrap().rules.is_empty());
+    assert_eq!(select("pod=a/x"), Err(TooManyRules(MAX_RULES + 1)));
+    assert!(select("pod=b/y").unwrap().unwrap().rules.is_empty());
 }
 
 #[test]

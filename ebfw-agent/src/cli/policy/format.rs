@@ -7,7 +7,7 @@ use std::{
     process,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueHint};
 
 use super::source::Source;
@@ -45,6 +45,11 @@ pub(super) fn main(args: &FormatArgs) -> anyhow::Result<Exit> {
 }
 
 fn format(args: &FormatArgs, path: &Path, out: &mut impl Write) -> anyhow::Result<Exit> {
+    ensure!(
+        args.stdout || !is_json(path),
+        "{} is JSON by its name, and formatting writes YAML: use --stdout, or give it another name",
+        path.display()
+    );
     let source = Source::read(path)?;
     let formatted =
         ebfw_policy::format_policy(&source.text).map_err(|problems| source.refused(&problems))?;
@@ -65,6 +70,11 @@ fn format(args: &FormatArgs, path: &Path, out: &mut impl Write) -> anyhow::Resul
         Input::Path(_) | Input::Stdin => out.write_all(formatted.as_bytes())?,
     }
     Ok(Exit::SUCCESS)
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
 /// Replaces the file in one step, since an agent may follow it: it sees the old text or the new,

@@ -1,0 +1,192 @@
+//! Any YAML file as plain values that know their places, read as policies are: for files beside them, such as the agent's configuration.
+
+use crate::{
+    diagnostics::{Code, Diagnostic, Diagnostics, Place},
+    yaml::{self, Documents, NodeId, Tree},
+};
+
+/// A value and where it stands.
+#[derive(Debug)]
+pub struct Node {
+    /// The value.
+    pub value: Value,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// The key of a mapping and where it stands.
+#[derive(Debug)]
+pub struct Key {
+    /// The key.
+    pub name: String,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What YAML knows of values.
+#[derive(Debug)]
+pub enum Value {
+    /// Nothing, or a word for it.
+    Null,
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A number without quotes; which one nobody has asked yet.
+    Number,
+    /// Any other text.
+    Text(String),
+    /// A list.
+    List(Vec<Node>),
+    /// A mapping; no key comes twice.
+    Map(Vec<(Key, Node)>),
+}
+
+impl Value {
+    /// What it is, for messages.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Boolean(_) => "a boolean",
+            Self::Number => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a mapping",
+        }
+    }
+}
+
+/// The one document of `source`; an empty file is [`Value::Null`].
+///
+/// # Errors
+/// What is no YAML, and every key that comes twice.
+pub fn read(source: &str) -> Result<Node, Diagnostics> {
+    let mut problems = Vec::new();
+    match yaml::read(source, Documents::One, &mut problems) {
+        Ok(tree) => {
+            let root = node(&tree, tree.root(), &mut problems);
+            if problems.is_empty() {
+                return Ok(root);
+            }
+        }
+        Err(error) if error.code == Code::Empty => {
+            return Ok(Node {
+                value: Value::Null,
+                place: Place::START,
+            });
+        }
+        Err(error) => problems.push(error),
+    }
+    Err(Diagnostics::new(problems))
+}
+
+fn node(tree: &Tree<'_>, id: NodeId, problems: &mut Vec<Diagnostic>) -> Node {
+    let value = match tree.value(id) {
+        yaml::Value::Scalar { text, plain: true } => plain(text),
+        yaml::Value::Scalar { text, plain: false } => Value::Text(text.to_string()),
+        yaml::Value::List(items) => Value::List(
+            items
+                .iter()
+                .map(|item| node(tree, *item, problems))
+                .collect(),
+        ),
+        yaml::Value::Map(pairs) => {
+            let mut entries = Vec::with_capacity(pairs.len());
+            for (key, value) in pairs {
+                let key = name(tree, *key, problems);
+                entries.extend(key.map(|key| (key, node(tree, *value, problems))));
+            }
+            Value::Map(entries)
+        }
+    };
+    Node {
+        value,
+        place: tree.place(id),
+    }
+}
+
+fn name(tree: &Tree<'_>, id: NodeId, problems: &mut Vec<Diagnostic>) -> Option<Key> {
+    let place = tree.place(id);
+    match tree.value(id) {
+        yaml::Value::Scalar { text, .. } => Some(Key {
+            name: text.to_string(),
+            place,
+        }),
+        yaml::Value::List(_) | yaml::Value::Map(_) => {
+            problems.push(Diagnostic::error(
+                Code::WrongType,
+                "a field name is wanted",
+                place,
+            ));
+            None
+        }
+    }
+}
+
+/// A text without quotes, by the core schema of YAML 1.2.
+fn plain(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" => Value::Boolean(true),
+        "false" | "False" | "FALSE" => Value::Boolean(false),
+        _ if is_number(text) => Value::Number,
+        _ => Value::Text(text.to_owned()),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    let digits = text.trim_start_matches(['+', '-']);
+    let based = |prefix, base| {
+        text.strip_prefix(prefix).is_some_and(|digits: &str| {
+            !digits.is_empty() && digits.chars().all(|c| c.is_digit(base))
+        })
+    };
+    digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
+        || based("0x", 16)
+        || based("0o", 8)
+        || matches!(digits, ".inf" | ".Inf" | ".INF")
+        || matches!(text, ".nan" | ".NaN" | ".NAN")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_what_yaml_takes_them_for() {
+        for (text, expected) in [
+            ("", "nothing"),
+            ("# nothing", "nothing"),
+            ("~", "nothing"),
+            ("'~'", "a text"),
+            ("true", "a boolean"),
+            ("yes", "a text"),
+            ("5", "a number"),
+            ("-1.5e3", "a number"),
+            ("0x1f", "a number"),
+            (".inf", "a number"),
+            ("'5'", "a text"),
+            ("1.2.3.4", "a text"),
+            ("10.0.0.0/8", "a text"),
+            ("nan", "a text"),
+            ("[a]", "a list"),
+            ("a: b", "a mapping"),
+        ] {
+            assert_eq!(read(text).unwrap().value.kind(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_its_place() {
+        for (text, code, line) in [
+            ("a: 1\nb: [", Code::Syntax, 2),
+            ("a: 1\nb: *c", Code::Syntax, 2),
+            ("a: 1\n---\nb: 2", Code::Documents, 2),
+            ("a: 1\na: 2", Code::DuplicateKey, 2),
+            ("a: 1\n[b]: 2", Code::WrongType, 2),
+        ] {
+            let problems = read(text).unwrap_err();
+            let first = problems.iter().next().unwrap();
+            assert_eq!((first.code, first.line), (code, line), "{text}: {problems}");
+        }
+    }
+}
