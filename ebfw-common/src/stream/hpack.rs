@@ -39,6 +39,14 @@ pub(super) mod kind {
 /// What was seen of a request: a bit for each [`kind`], above those of HTTP/1.
 const SEEN: u32 = 1 << 16;
 
+/// The bit of this [`kind`] among those.
+pub(super) const fn bit(kind: u32) -> u32 {
+    SEEN << kind
+}
+
+/// Fields behind which none of the request's own may come.
+const ORDINARY: u32 = bit(kind::OTHER) | bit(kind::HOST);
+
 /// Whether a request has a field of this [`kind`].
 #[inline(always)]
 pub(super) const fn has(seen: u32, kind: u32) -> bool {
@@ -535,8 +543,7 @@ fn begin_value(stream: &mut Stream, hpack: &mut Hpack, trailer: bool) -> Step {
         };
     }
     let is_host = kind == kind::HOST || kind == kind::AUTHORITY;
-    let late = kind != kind::HOST && (has(http.seen, kind::OTHER) || has(http.seen, kind::HOST));
-    if late || kind == kind::PSEUDO {
+    if kind == kind::PSEUDO || kind != kind::HOST && http.seen & ORDINARY != 0 {
         return stream.malformed(why::FIELD);
     }
     if has(http.seen, kind) {
@@ -565,7 +572,8 @@ fn value_byte(stream: &mut Stream, hpack: &mut Hpack, trailer: bool, byte: u8) -
         http, facts, name, ..
     } = stream;
     // Where HTTP/1 follows behind the server, these end the field.
-    if matches!(byte, 0 | b'\r' | b'\n') {
+    const ENDS: u32 = 1 | 1 << b'\r' | 1 << b'\n';
+    if byte < 32 && ENDS >> byte & 1 != 0 {
         return stream.malformed(why::FIELD);
     }
     if trailer {

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use super::{
     Step, Stream,
     facts::{MAX_PATH, flag},
-    hpack::{self, Hpack, has, kind},
+    hpack::{self, Hpack, bit, kind},
     why,
 };
 
@@ -33,6 +33,8 @@ mod frame_flag {
     pub(super) const PRIORITY: u32 = 0x20;
 }
 
+/// What a request has beside its method, or some of it.
+const PARTS: u32 = bit(kind::PATH) | bit(kind::SCHEME) | bit(kind::PROTOCOL);
 const HEADER: u32 = 9;
 const PRIORITY: u32 = 5;
 
@@ -210,19 +212,17 @@ fn end_fragment(stream: &mut Stream, http2: &mut Http2) -> Step {
     }
     let Stream { facts, http, .. } = stream;
     let connect = facts.method_length == 7 && facts.method[..7] == *b"CONNECT";
-    let has_path = has(http.seen, kind::PATH);
-    let has_scheme = has(http.seen, kind::SCHEME);
-    let has_protocol = has(http.seen, kind::PROTOCOL);
+    let found = http.seen & PARTS;
     // A tunnel has neither path nor scheme, unless it says what it is for (8.3.1, 8.5; RFC 8441, 4).
-    let is_tunnel = connect && !has_protocol;
-    if facts.method_length == 0
-        || has_protocol && !connect
-        || has_path == is_tunnel
-        || has_scheme == is_tunnel
-    {
+    let expected = match (connect, found) {
+        (false, _) => bit(kind::PATH) | bit(kind::SCHEME),
+        (true, 0) => 0,
+        (true, _) => PARTS,
+    };
+    if facts.method_length == 0 || found != expected {
         return stream.malformed(why::REQUEST_LINE);
     }
-    if !has_path {
+    if found == 0 {
         // No path begins so.
         facts.path[0] = b'*';
         facts.path_length = 1;
