@@ -1,6 +1,6 @@
 //! Requests in HTTP/1.
 
-use ebfw_common::stream::{Step, flag, why};
+use ebfw_common::stream::{MAX_WAIT, Step, flag, why};
 
 use crate::{
     cuts::{positions, said},
@@ -774,5 +774,29 @@ fn what_never_comes_to_a_head_is_malformed() {
         ),
     ] {
         assert_eq!(long(start, rest), expected, "{why}");
+    }
+}
+
+#[test]
+fn a_long_value_is_too_long_at_the_same_byte_however_it_is_read() {
+    let begin = b"GET / HTTP/1.1\r\nHost: a.example\r\nCookie: ";
+    let end = b"\r\n\r\n";
+    let fits = MAX_WAIT as usize - begin.len() - end.len();
+    for (length, said) in [
+        (fits, request(Some("a.example"), "GET", "/")),
+        (fits + 1, malformed(why::LONG)),
+        (fits + 70, malformed(why::LONG)),
+    ] {
+        let bytes = [&begin[..], &vec![b'x'; length], end].concat();
+        let [fast, slow] = [false, true].map(|slow| {
+            let mut driver = Driver::new(slow);
+            for packet in bytes.chunks(1448) {
+                driver.feed(packet);
+            }
+            driver.said
+        });
+        assert_eq!(fast, slow, "{length} bytes");
+        let last = fast.into_iter().next_back().map(|(_, said)| said);
+        assert_eq!(last, Some(said), "{length} bytes");
     }
 }
