@@ -133,7 +133,8 @@ fn stream(address: &str) -> io::Result<()> {
 
 /// Echoes what each connection sends.
 fn serve(port: u16) -> io::Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    let listener =
+        TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))?;
     for peer in listener.incoming() {
         let mut peer = peer?;
         thread::spawn(move || {

@@ -3,11 +3,11 @@
 use std::{
     env,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::Command,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -30,9 +30,13 @@ pub(crate) const SYSTEM: &str = "ebfw-system";
 /// The tests' own address, and another of the outside.
 pub(crate) const OUTSIDE: [Ipv4Addr; 2] =
     [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 3)];
+/// The same over IPv6.
+pub(crate) const OUTSIDE6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1),
+    Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 3),
+];
 /// Where the agent tells its metrics.
-const METRICS: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2)), 9487);
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2)), 9487);
 /// How long a cluster on a busy machine may take for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -47,8 +51,13 @@ pub(crate) struct Cluster {
 pub(crate) fn cluster() -> MutexGuard<'static, Cluster> {
     static CLUSTER: OnceLock<Mutex<Cluster>> = OnceLock::new();
     let cluster = CLUSTER.get_or_init(|| Mutex::new(Cluster::install()));
-    // A test that failed leaves the cluster as it is: objects of its own namespace.
-    cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    cluster.lock().unwrap_or_else(|failed| {
+        // A test that failed leaves objects of its own namespace, and perhaps the chart with other values or gone.
+        let installed = failed.into_inner();
+        cluster.clear_poison();
+        installed.helm(&[]);
+        installed
+    })
 }
 
 impl Cluster {
@@ -68,6 +77,21 @@ impl Cluster {
 
     /// Installs the chart, or changes what is installed, and waits until the agent is ready.
     pub(crate) fn helm(&self, values: &[&str]) {
+        let output = self.helm_command(values).output().expect("helm starts");
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr) + &*self.agent_log(40)
+        );
+    }
+
+    /// What [`Cluster::helm`] does.
+    #[expect(
+        clippy::unused_self,
+        reason = "there is nothing to install to without a cluster"
+    )]
+    pub(crate) fn helm_command(&self, values: &[&str]) -> Command {
         let chart = PathBuf::from(env::var_os("EBFW_TEST_CHART").expect("xtask names the chart"));
         let image = env::var("EBFW_TEST_IMAGE").expect("xtask names the image");
         let (repository, tag) = image.rsplit_once(':').expect("an image has a tag");
@@ -83,13 +107,7 @@ impl Cluster {
                 "events.exclude={\"cidrs\":[],\"domainSuffixes\":[]}",
             ])
             .args(values);
-        let output = helm.output().expect("helm starts");
-        assert!(
-            output.status.success(),
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr) + &*self.agent_log(40)
-        );
+        helm
     }
 
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
@@ -124,12 +142,19 @@ impl Cluster {
         })
     }
 
-    /// A metric of the agent that has no labels.
-    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
+    /// What the agent says at `path`, head and body; `None` where none listens.
+    pub(crate) fn agent_says(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect_timeout(&METRICS, Duration::from_secs(5)).ok()?;
-        write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    /// A metric of the agent that has no labels.
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
+        let text = self.agent_says("/metrics")?;
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -274,8 +299,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(at: Ipv4Addr) -> Self {
-        let listener = TcpListener::bind((at, 0)).expect("the tests stand outside of the cluster");
+    pub(crate) fn start(at: impl Into<IpAddr>) -> Self {
+        let listener =
+            TcpListener::bind((at.into(), 0)).expect("the tests stand outside of the cluster");
         let server = Self {
             address: listener.local_addr().expect("it is bound"),
             accepted: Arc::default(),

@@ -1,6 +1,9 @@
 //! What policies of the cluster do to pods.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -117,6 +120,56 @@ fn a_change_is_enforced_within_half_a_second() {
         at(99)
     );
     assert!(at(99) < ENFORCED_WITHIN, "{delays:?}");
+}
+
+#[test]
+fn services_are_reached_by_their_names_and_nothing_else_is() {
+    const PORT: u16 = 8000;
+    let cluster = cluster();
+    let namespace = cluster.namespace("services");
+    for name in ["good", "bad"] {
+        namespace.request_pod(name, &json!({ "app": name }), &["serve", &PORT.to_string()]);
+        namespace.service(name, &json!({ "app": name }), PORT, true);
+        namespace.service(&format!("{name}-vip"), &json!({ "app": name }), PORT, false);
+    }
+    let pod = namespace.pod("pod", &json!({}));
+    let full = |name: &str| format!("{name}.{}.svc.cluster.local", namespace.name);
+    let resolve = |name: &str| {
+        let mut found = None;
+        eventually("the cluster's DNS knows the service", || {
+            found = pod.resolve(&full(name)).parse::<IpAddr>().ok();
+            found.is_some()
+        });
+        SocketAddr::from((found.expect("the loop ended because of it"), PORT))
+    };
+    for name in ["good", "good-vip", "bad", "bad-vip"] {
+        let address = resolve(name);
+        eventually("everything is reached without a policy", || {
+            pod.connect(address).is_made()
+        });
+    }
+    let names = ["good", "good-vip"].map(full);
+    namespace.policy(
+        "by-name",
+        &json!({
+            "podSelector": { "matchExpressions": [{ "key": "app", "operator": "DoesNotExist" }] },
+            "defaultAction": "Deny",
+            "rules": [{ "name": "good", "action": "Allow", "match": { "domains": names } }],
+        }),
+    );
+    for (name, why) in [
+        ("bad", "a headless service: the address of a pod"),
+        ("bad-vip", "the address of a service"),
+    ] {
+        eventually(why, || pod.connect(resolve(name)).is_refused());
+    }
+    for (name, why) in [
+        ("good", "a headless service: the address of a pod"),
+        ("good-vip", "the address of a service"),
+    ] {
+        let outcome = pod.connect(resolve(name));
+        assert!(outcome.is_made(), "{why}: {outcome:?}");
+    }
 }
 
 #[test]

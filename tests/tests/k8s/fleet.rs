@@ -9,7 +9,7 @@ use ebfw_agent::{cluster, status::Digest};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{runtime::Runtime, sync::watch};
 
 use super::cluster::{Cluster, SYSTEM, cluster, eventually};
 
@@ -61,12 +61,10 @@ fn the_status_counts_every_node_of_a_large_cluster() {
     let selector = json!({ "podSelector": {} });
     namespace.policy("spreads", &selector);
     let begun = Instant::now();
-    let mut agents = JoinSet::new();
+    // Their own, with which everything that they started ends.
+    let agents = Runtime::new().expect("a runtime can be built");
     for number in 0..size {
-        agents.spawn_on(
-            agent(cluster.client.clone(), number),
-            cluster.runtime.handle(),
-        );
+        agents.spawn(agent(cluster.client.clone(), number));
     }
     let nodes = || {
         let object = namespace.read_policy("spreads");
@@ -104,7 +102,7 @@ fn the_status_counts_every_node_of_a_large_cluster() {
             writes
         );
     }
-    agents.abort_all();
+    agents.shutdown_background();
     let api = cluster.api::<Lease>(SYSTEM);
     for lease in leases(&cluster) {
         let name = lease.metadata.name.unwrap_or_default();

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The events of a pod that the agent wrote.
-fn events(cluster: &Cluster, pod: &str) -> Vec<Value> {
+pub(crate) fn events(cluster: &Cluster, pod: &str) -> Vec<Value> {
     let log = cluster.agent_log(5000);
     let events = log
         .lines()
@@ -19,7 +19,7 @@ fn events(cluster: &Cluster, pod: &str) -> Vec<Value> {
         .collect()
 }
 
-fn identity(object: &PodObject) -> Value {
+pub(crate) fn identity(object: &PodObject) -> Value {
     let status = object.status.as_ref().expect("it runs");
     let containers = status.container_statuses.as_ref().expect("it runs");
     let container = containers[0].container_id.as_ref().expect("it runs");

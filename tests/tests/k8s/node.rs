@@ -1,15 +1,37 @@
 //! Policies for whole nodes, pods in the node's network, and agents that are replaced.
 
-use std::{net::Ipv4Addr, process::Command, time::Instant};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd as _,
+    process::{Child, Command},
+    time::Instant,
+};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    cluster::{OUTSIDE, PATIENCE, SYSTEM, Server, cluster, eventually},
+    cluster::{OUTSIDE, OwnNamespace, PATIENCE, SYSTEM, Server, cluster, eventually},
     pod::Pod,
 };
 
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+
+/// Whether a process of the node that is in no pod reaches `to`.
+pub(crate) fn node_connects(to: SocketAddr) -> bool {
+    let target = format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port());
+    let mut shell = Command::new("nsenter");
+    shell.args(["--net=/proc/1/ns/net", "--cgroup=/proc/1/ns/cgroup"]);
+    shell.args([
+        "--",
+        "sh",
+        "-c",
+        "echo $$ > /sys/fs/cgroup/cgroup.procs; exec bash -c \"$0\"",
+        &target,
+    ]);
+    let output = shell.output().expect("the node has a shell");
+    output.status.success()
+}
 
 #[test]
 fn a_node_can_be_locked_down_and_still_work() {
@@ -32,27 +54,7 @@ fn a_node_can_be_locked_down_and_still_work() {
     eventually("pods are locked in", || {
         before.connect(server.address).is_refused()
     });
-    let direct = || {
-        let target = format!(
-            "exec 3<>/dev/tcp/{}/{}",
-            server.address.ip(),
-            server.address.port()
-        );
-        let mut shell = Command::new("nsenter");
-        shell.args(["--net=/proc/1/ns/net", "--cgroup=/proc/1/ns/cgroup"]);
-        shell.args([
-            "--",
-            "sh",
-            "-c",
-            "echo $$ > /sys/fs/cgroup/cgroup.procs; exec bash -c \"$0\"",
-            &target,
-        ]);
-        shell
-            .output()
-            .expect("the node has a shell")
-            .status
-            .success()
-    };
+    let direct = || node_connects(server.address);
     assert!(!direct(), "processes of the node are locked in as well");
     // kubelet, containerd, the API server and the cluster's DNS do their work.
     let after = namespace.pod("after", &json!({}));
@@ -81,22 +83,64 @@ fn a_pod_in_the_nodes_network_is_a_pod() {
     eventually("it is denied", || pod.connect(server.address).is_refused());
 }
 
+/// A policy, a pod of it, a server that it may not reach and one that it may.
+struct Traffic<'a> {
+    pod: Pod<'a>,
+    denied: Server,
+    allowed: Server,
+}
+
+impl<'a> Traffic<'a> {
+    fn start(namespace: &'a OwnNamespace<'a>) -> Self {
+        let (denied, allowed) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
+        let deny = json!({
+            "podSelector": {},
+            "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{}/32", OUTSIDE[0])] } }],
+        });
+        namespace.policy("deny", &deny);
+        let pod = namespace.pod("pod", &json!({}));
+        eventually("it is in force", || {
+            pod.connect(denied.address).is_refused()
+        });
+        Self {
+            pod,
+            denied,
+            allowed,
+        }
+    }
+
+    /// Connects until `change` is through; every verdict has to be right.
+    fn go_on_during(&self, what: &str, mut change: Child) {
+        let before = self.denied.accepted();
+        let begun = Instant::now();
+        let mut tries = 0;
+        let status = loop {
+            assert!(
+                self.pod.connect(self.denied.address).is_refused(),
+                "still denied during {what}"
+            );
+            assert!(
+                self.pod.connect(self.allowed.address).is_made(),
+                "still allowed during {what}"
+            );
+            tries += 1;
+            assert!(begun.elapsed() < PATIENCE, "{what} does not end");
+            if let Some(status) = change.try_wait().expect("it is a child") {
+                break status;
+            }
+        };
+        assert!(status.success(), "{what}: {status}");
+        assert_eq!(self.denied.accepted(), before, "somebody came through");
+        eprintln!("{tries} connections of each kind during {what}");
+    }
+}
+
 #[test]
 fn no_verdict_is_wrong_while_agents_are_replaced() {
     let cluster = cluster();
     let namespace = cluster.namespace("rollout");
-    let (denied, allowed) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
-    let deny = json!({
-        "podSelector": {},
-        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{}/32", OUTSIDE[0])] } }],
-    });
-    namespace.policy("deny", &deny);
-    let pod = namespace.pod("pod", &json!({}));
-    eventually("it is in force", || {
-        pod.connect(denied.address).is_refused()
-    });
-    let before = denied.accepted();
-    let kubectl = |arguments: &[&str]| {
+    let traffic = Traffic::start(&namespace);
+    let rollout = |arguments: &[&str]| {
         let mut kubectl = Command::new("kubectl");
         kubectl
             .args(["--namespace", SYSTEM, "rollout"])
@@ -105,21 +149,101 @@ fn no_verdict_is_wrong_while_agents_are_replaced() {
         kubectl.spawn().expect("kubectl starts")
     };
     for _ in 0..2 {
-        assert!(
-            kubectl(&["restart"])
-                .wait()
-                .is_ok_and(|status| status.success())
-        );
-        let mut rollout = kubectl(&["status", "--timeout=120s"]);
-        let begun = Instant::now();
-        let mut tries = 0;
-        while rollout.try_wait().expect("it is a child").is_none() {
-            assert!(pod.connect(denied.address).is_refused(), "still denied");
-            assert!(pod.connect(allowed.address).is_made(), "still allowed");
-            tries += 1;
-            assert!(begun.elapsed() < PATIENCE, "the rollout does not end");
-        }
-        eprintln!("{tries} connections of each kind while an agent was replaced");
+        traffic.go_on_during("the order", rollout(&["restart"]));
+        traffic.go_on_during("a rollout", rollout(&["status", "--timeout=120s"]));
     }
-    assert_eq!(denied.accepted(), before, "somebody came through");
+}
+
+#[test]
+fn no_verdict_is_wrong_during_an_upgrade_and_a_rollback() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("rollback");
+    let traffic = Traffic::start(&namespace);
+    let revision = || -> Option<u64> {
+        let mut helm = Command::new("helm");
+        helm.args(["--namespace", SYSTEM, "status", "ebfw", "--output=json"]);
+        let status = helm.output().expect("helm starts").stdout;
+        let status: Value = serde_json::from_slice(&status).ok()?;
+        status["version"].as_u64()
+    };
+    let first = revision().expect("the chart is installed").to_string();
+    let upgrade = cluster.helm_command(&["--set", "podAnnotations.rolled=forward,log=debug"]);
+    traffic.go_on_during("an upgrade", { upgrade }.spawn().expect("helm starts"));
+    let mut back = Command::new("helm");
+    back.args(["--namespace", SYSTEM, "rollback", "ebfw", &first])
+        .args(["--wait", "--timeout=120s"]);
+    traffic.go_on_during("a rollback", back.spawn().expect("helm starts"));
+}
+
+/// What the docs say: off first, then the release.
+#[test]
+fn nothing_is_attached_after_the_removal_that_is_documented() {
+    let pinned = || fs::exists("/sys/fs/bpf/ebfw").expect("the node has a bpf file system");
+    let cluster = cluster();
+    let namespace = cluster.namespace("removal");
+    let traffic = Traffic::start(&namespace);
+    assert!(pinned(), "while it enforces");
+    cluster.helm(&["--set", "mode=off"]);
+    eventually("nothing is denied", || {
+        traffic.pod.connect(traffic.denied.address).is_made()
+    });
+    let mut uninstall = Command::new("helm");
+    uninstall.args(["--namespace", SYSTEM, "uninstall", "ebfw"]);
+    uninstall.args(["--wait", "--timeout=120s"]);
+    assert!(uninstall.status().is_ok_and(|status| status.success()));
+    eventually("nothing is pinned", || !pinned());
+    // The kernel lets go of programs a moment after their last descriptor is closed.
+    eventually("nothing is attached to the node's cgroup", || {
+        attached() == 0
+    });
+    assert!(traffic.pod.connect(traffic.denied.address).is_made());
+    assert!(
+        namespace
+            .try_policy("kept", &json!({ "podSelector": {} }))
+            .is_ok(),
+        "definitions stay"
+    );
+    cluster.helm(&[]);
+    eventually("it is back", || {
+        traffic.pod.connect(traffic.denied.address).is_refused()
+    });
+    assert!(pinned() && attached() > 0);
+}
+
+/// How many programs are attached to the node's root cgroup (`BPF_PROG_QUERY`).
+fn attached() -> usize {
+    const PROG_QUERY: libc::c_long = 16;
+    /// Attach types that there are, and some more: those of other places are refused.
+    const TYPES: u32 = 64;
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        padding: u32,
+    }
+    let cgroup = fs::File::open("/sys/fs/cgroup").expect("the node has cgroups");
+    let target = u32::try_from(cgroup.as_raw_fd()).expect("a descriptor is not negative");
+    let count = |attach_type| {
+        let mut query = Query {
+            target,
+            attach_type,
+            ..Query::default()
+        };
+        // SAFETY: the kernel writes within `query` alone: no array of ids is given.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                PROG_QUERY,
+                &raw mut query,
+                size_of::<Query>(),
+            )
+        };
+        if result == 0 { query.count as usize } else { 0 }
+    };
+    (0..TYPES).map(count).sum()
 }

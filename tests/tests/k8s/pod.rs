@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::Pod as PodObject;
+use k8s_openapi::api::core::v1::{Pod as PodObject, Service};
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
@@ -59,6 +59,37 @@ impl Outcome {
 impl OwnNamespace<'_> {
     fn pods(&self) -> Api<PodObject> {
         self.cluster.api(&self.name)
+    }
+
+    /// Makes a service for the pods with `labels`; a headless one is a name for their addresses.
+    pub(crate) fn service(&self, name: &str, labels: &Value, port: u16, headless: bool) {
+        self.service_of(name, labels, port, headless, "IPv4");
+    }
+
+    /// As [`OwnNamespace::service`], with addresses of a family.
+    pub(crate) fn service_of(
+        &self,
+        name: &str,
+        labels: &Value,
+        port: u16,
+        headless: bool,
+        family: &str,
+    ) {
+        let service = json!({
+            "metadata": { "name": name },
+            "spec": {
+                "ipFamilies": [family],
+                "ipFamilyPolicy": "SingleStack",
+                "clusterIP": headless.then_some("None"),
+                "selector": labels,
+                "ports": [{ "port": port }],
+            },
+        });
+        let service: Service = serde_json::from_value(service).expect("it is a service");
+        let services: Api<Service> = self.cluster.api(&self.name);
+        self.cluster
+            .block_on(services.create(&PostParams::default(), &service))
+            .expect("an administrator makes services");
     }
 
     /// Asks for a pod and does not wait for it.
@@ -139,8 +170,13 @@ impl Pod<'_> {
 
     /// Lets the pod connect.
     pub(crate) fn connect(&self, to: SocketAddr) -> Outcome {
-        let answer = self.order(&format!("connect {to} 5000"));
-        Outcome::read(&answer.expect("it takes orders"))
+        self.try_connect(to).expect("it takes orders")
+    }
+
+    /// As [`Pod::connect`]; `None` where the order is not answered, as by a pod that the agent does not know yet.
+    pub(crate) fn try_connect(&self, to: SocketAddr) -> Option<Outcome> {
+        let answer = self.order(&format!("connect {to} 5000"))?;
+        Some(Outcome::read(&answer))
     }
 
     /// Lets the pod resolve a name.

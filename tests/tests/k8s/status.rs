@@ -1,8 +1,10 @@
 //! What the status of a policy says, and what a broken one does.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
-use super::cluster::{OUTSIDE, OwnNamespace, Server, cluster, eventually};
+use super::cluster::{OUTSIDE, OwnNamespace, SYSTEM, Server, cluster, eventually};
 
 fn deny(address: std::net::Ipv4Addr) -> Value {
     json!({
@@ -68,6 +70,50 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
     eventually("and says so", || {
         said(&namespace, "breaks") == "True True 1"
     });
+}
+
+#[test]
+fn an_agent_that_starts_after_a_policy_broke_knows_what_it_said_last() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("restart");
+    let (first, second) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
+    let pod = namespace.pod("pod", &json!({}));
+    namespace.policy("breaks", &deny(OUTSIDE[0]));
+    eventually("it is in force", || pod.connect(first.address).is_refused());
+    namespace.policy("breaks", &broken());
+    let kept = || namespace.read_policy("breaks").data["status"]["lastValid"].clone();
+    eventually("what it said last is kept", || {
+        kept()["generation"] == 1
+            && kept()["spec"]
+                .as_str()
+                .is_some_and(|spec| spec.contains("10.99.0.1/32"))
+    });
+    let rollout = |arguments: &[&str]| {
+        let mut kubectl = Command::new("kubectl");
+        kubectl
+            .args(["--namespace", SYSTEM, "rollout"])
+            .args(arguments)
+            .arg("daemonset/ebfw");
+        assert!(kubectl.status().is_ok_and(|status| status.success()));
+    };
+    rollout(&["restart"]);
+    rollout(&["status", "--timeout=120s"]);
+    assert!(
+        pod.connect(first.address).is_refused(),
+        "the new agent knows"
+    );
+    // It did not only leave what it found in the kernel: it makes new rules, and these have the old ones in them.
+    namespace.policy("other", &deny(OUTSIDE[1]));
+    eventually("another policy", || {
+        pod.connect(second.address).is_refused()
+    });
+    assert!(pod.connect(first.address).is_refused(), "both");
+    let late = namespace.pod("late", &json!({}));
+    assert!(late.connect(first.address).is_refused(), "a new pod");
+    assert_eq!(kept()["generation"], 1, "it stays there");
+    namespace.policy("breaks", &deny(OUTSIDE[1]));
+    eventually("it is mended", || pod.connect(first.address).is_made());
+    eventually("what it said before is of no account", || kept().is_null());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What the node's programs are told: their files, as texts.
 
-use super::place::{CLUSTER_DOMAIN, DNS_SERVICE, NODE, PAUSE_IMAGE, POD_NETWORK};
+use super::place::{
+    CLUSTER_DOMAIN, DNS_SERVICE, NODE, PAUSE_IMAGE, POD_NETWORK, POD_NETWORK6, STATIC_PODS,
+};
 
 /// The pods' network: a bridge on the node, addresses from its part of the pod network.
 pub(super) fn network() -> String {
@@ -11,7 +13,9 @@ pub(super) fn network() -> String {
     {
       "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
       "ipam": {
-        "type": "host-local", "ranges": [[{"subnet": "10.88.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
       }
     },
     {"type": "portmap", "capabilities": {"portMappings": true}}
@@ -69,6 +73,8 @@ tlsCertFile: {pki}/kubelet-serving.crt
 tlsPrivateKeyFile: {pki}/kubelet-serving.key
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 cgroupDriver: cgroupfs
+staticPodPath: {STATIC_PODS}
+fileCheckFrequency: 1s
 failCgroupV1: false
 enforceNodeAllocatable: [{enforced}]
 failSwapOn: false
@@ -100,7 +106,7 @@ kind: KubeProxyConfiguration
 clientConnection:
   kubeconfig: {pki}/proxy.kubeconfig
 mode: iptables
-clusterCIDR: {POD_NETWORK}
+clusterCIDR: {POD_NETWORK},{POD_NETWORK6}
 hostnameOverride: {NODE}
 oomScoreAdj: 0
 conntrack:

@@ -5,7 +5,8 @@ use std::{path::Path, process::Command};
 use anyhow::Result;
 
 use super::place::{
-    NODE_ADDRESS, NODE_NAMESPACE, OUTSIDE_ADDRESSES, OUTSIDE_NAMESPACE, POD_NETWORK,
+    NODE_ADDRESS, NODE_ADDRESS6, NODE_NAMESPACE, OUTSIDE_ADDRESSES, OUTSIDE_ADDRESSES6,
+    OUTSIDE_NAMESPACE, POD_NETWORK, POD_NETWORK6,
 };
 use crate::command;
 
@@ -26,28 +27,25 @@ pub(super) fn create() -> Result<()> {
         let address = format!("{address}/24");
         ip(&["-n", namespace, "address", "add", &address, "dev", "eth0"])?;
     }
+    let outside_addresses = OUTSIDE_ADDRESSES6.map(|address| (outside, address));
+    for (namespace, address) in [(node, NODE_ADDRESS6)].into_iter().chain(outside_addresses) {
+        let address = format!("{address}/64");
+        ip(&[
+            "-n", namespace, "address", "add", &address, "dev", "eth0", "nodad",
+        ])?;
+    }
     for namespace in [node, outside] {
         ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
     }
-    ip(&[
-        "-n",
-        node,
-        "route",
-        "add",
-        "default",
-        "via",
-        OUTSIDE_ADDRESSES[0],
-    ])?;
-    ip(&[
-        "-n",
-        outside,
-        "route",
-        "add",
-        POD_NETWORK,
-        "via",
-        NODE_ADDRESS,
-    ])
+    for (gateway, network, through) in [
+        (OUTSIDE_ADDRESSES[0], POD_NETWORK, NODE_ADDRESS),
+        (OUTSIDE_ADDRESSES6[0], POD_NETWORK6, NODE_ADDRESS6),
+    ] {
+        ip(&["-n", node, "route", "add", "default", "via", gateway])?;
+        ip(&["-n", outside, "route", "add", network, "via", through])?;
+    }
+    Ok(())
 }
 
 /// Takes away what is there of them.

@@ -158,6 +158,7 @@ fn mounts() -> Result<Cgroups> {
         fs::create_dir_all(&own).with_context(|| format!("failed to create {}", own.display()))?;
         bind(&own, folder)?;
     }
+    fs::create_dir_all(place::STATIC_PODS).context("failed to make the folder of static pods")?;
     let resolvers = in_state("resolv.conf");
     write(
         &resolvers,
@@ -239,7 +240,7 @@ fn programs(cgroups: &Cgroups) -> Result<()> {
             "--hostname-override",
             place::NODE,
             "--node-ip",
-            place::NODE_ADDRESS,
+            &format!("{},{}", place::NODE_ADDRESS, place::NODE_ADDRESS6),
             "--v=2",
         ],
     )?;
@@ -277,7 +278,7 @@ pub(super) fn api(pki: &str) -> Result<()> {
             "--service-account-issuer",
             &format!("https://kubernetes.default.svc.{}", place::CLUSTER_DOMAIN),
             "--service-cluster-ip-range",
-            place::SERVICE_NETWORK,
+            &format!("{},{}", place::SERVICE_NETWORK, place::SERVICE_NETWORK6),
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged",
