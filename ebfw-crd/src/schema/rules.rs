@@ -19,14 +19,14 @@ const OBJECT_NAME: &str = r"^[-.a-z0-9]+$";
 /// A token of RFC 9110.
 const TOKEN: &str = r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$";
 
-/// 1 to 65535, leading zeros as a policy file takes them.
+/// 1 to 65535 without leading zeros, as in a policy file.
 macro_rules! port {
     () => {
-        r"0{0,4}(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
+        r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
     };
 }
 const PORTS: &str = concat!("^", port!(), "(-", port!(), ")?$");
-const PROTOCOL: &str = r"^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ss][Cc][Tt][Pp]|[Ii][Cc][Mm][Pp]|25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])$";
+const PROTOCOL: &str = r"^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ss][Cc][Tt][Pp]|[Ii][Cc][Mm][Pp]|25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])$";
 
 /// A keyword of the schema at a place.
 #[derive(Clone, Copy, Debug)]
