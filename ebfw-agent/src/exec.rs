@@ -3,7 +3,7 @@
 //! Nothing is pinned. What the command leaves running is ended with it, since nobody would govern it any more.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, IsTerminal, Write},
     net::{IpAddr, Ipv6Addr},
     os::unix::process::ExitStatusExt,
@@ -17,7 +17,7 @@ use anyhow::Context;
 use ebfw_common::abi::{self, verdict};
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, getpgrp, tcgetpgrp},
 };
 use tokio::{
     process::{Child, Command},
@@ -139,7 +139,6 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    // The terminal sends its interrupt to the command as well: it decides.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
     let status = loop {
@@ -147,8 +146,8 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
             status = child.wait() => break status?,
             _ = terminate.recv() => pass_on(&child, Signal::SIGTERM),
             _ = hang_up.recv() => pass_on(&child, Signal::SIGHUP),
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
+            _ = interrupt.recv() => pass_on_unless_heard(&child, Signal::SIGINT),
+            _ = quit.recv() => pass_on_unless_heard(&child, Signal::SIGQUIT),
             done = events.drain(|bytes| intake.offer(bytes)) => done?,
             done = names.drain(|bytes| intake.offer_name(bytes)) => done?,
             demand = enforcer.demand() => enforcer.answer(demand?).await,
@@ -176,7 +175,7 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     Ok(exit_of(status))
 }
 
-fn event_lines(options: &ExecOptions) -> anyhow::Result<Option<Lines<fs::File>>> {
+fn event_lines(options: &ExecOptions) -> anyhow::Result<Option<Lines<File>>> {
     if !options.events {
         return Ok(None);
     }
@@ -234,6 +233,14 @@ fn pass_on(child: &Child, signal: Signal) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         // The child may have ended this instant; then there is nobody to tell.
         let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+/// Passes on what a terminal's keys send, unless they sent it: then the command has it as well, and decides.
+fn pass_on_unless_heard(child: &Child, signal: Signal) {
+    let foreground = File::open("/dev/tty").and_then(|terminal| Ok(tcgetpgrp(terminal)?));
+    if foreground.ok() != Some(getpgrp()) {
+        pass_on(child, signal);
     }
 }
 

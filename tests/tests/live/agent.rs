@@ -4,6 +4,8 @@ use std::{
     fs,
     io::Read as _,
     net::TcpStream,
+    os::unix::process::CommandExt as _,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -15,6 +17,10 @@ use ebfw_tests::{
         net::{v4, v6},
     },
     path::{MARK, tcp, udp},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use super::{ALL, ALL_BUT_3, BAD, GOOD, NOTHING, ONLY_2, at, code};
@@ -200,4 +206,34 @@ fn a_single_command_runs_under_a_policy() {
     assert!(lab.wire().to(v4(BAD)).is_empty());
     let own = exec(&lab, &home, NOTHING, &["bash", "-c", "exit 42"]);
     assert_eq!(own.status.code(), Some(42));
+}
+
+#[test]
+fn a_signal_to_ebfw_exec_alone_reaches_its_command() {
+    const COMMAND: &str =
+        "trap 'exit 9' INT; trap 'exit 10' TERM; echo ready; while :; do sleep 0.05; done";
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL);
+    for (signal, expected) in [(Signal::SIGINT, 9), (Signal::SIGTERM, 10)] {
+        let policy = home.policy();
+        let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "sh"];
+        let start = || {
+            let mut command = home.command(&arguments);
+            command
+                .args(["-c", COMMAND])
+                .env("PATH", "/usr/bin:/bin")
+                // A group of its own, to which no terminal sends anything.
+                .process_group(0)
+                .stdout(Stdio::piped())
+                .spawn()
+        };
+        let started = lab.net().near.enter(start).expect("the namespace exists");
+        let mut child = started.expect("ebfw starts");
+        let mut ready = [0; 6];
+        let mut output = child.stdout.take().unwrap();
+        output.read_exact(&mut ready).expect("the command starts");
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(expected), "{signal}");
+    }
 }
