@@ -179,7 +179,7 @@ fn an_agent_that_starts_while_the_api_server_is_away_leaves_all_as_it_is() {
             .agent_says("/readyz")
             .is_some_and(|says| says.contains(" 200 "))
     });
-    let log = cluster.agent_log(200);
+    let log = cluster.agent_log(100_000);
     assert!(
         log.contains("waiting for the API server to tell the policies"),
         "{log}"
@@ -228,7 +228,7 @@ fn the_file_in_reserve_holds_where_nothing_is_in_force_and_the_api_server_is_awa
             && pod(by_object.address).is_some_and(|outcome| outcome.is_refused())
             && pod(by_file.address).is_some_and(|outcome| outcome.is_made())
     });
-    let log = cluster.agent_log(200);
+    let log = cluster.agent_log(100_000);
     assert!(
         log.contains("the policy file is in force until there are"),
         "{log}"

@@ -1,8 +1,12 @@
 //! Pods that kubelet has from a file: the API server knows them by objects with other uids, and later than they run.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     cluster::{Cluster, OUTSIDE, OwnNamespace, Server, cluster, eventually},
@@ -54,15 +58,20 @@ impl Drop for StaticPod {
     }
 }
 
+/// A policy that denies an address to some pods.
+fn denying(address: Ipv4Addr, selector: &Value) -> Value {
+    json!({
+        "podSelector": selector,
+        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{address}/32")] } }],
+    })
+}
+
 #[test]
 fn a_static_pod_is_known_by_the_object_that_mirrors_it() {
     let cluster = cluster();
     let namespace = cluster.namespace("static");
     let (denied, allowed) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
-    let policy = json!({
-        "podSelector": { "matchLabels": { "static": "yes" } },
-        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{}/32", OUTSIDE[0])] } }],
-    });
+    let policy = denying(OUTSIDE[0], &json!({ "matchLabels": { "static": "yes" } }));
     namespace.policy("deny", &policy);
     let twin = namespace.pod("twin", &json!({}));
     let _manifest = StaticPod::start(&namespace, "pod", denied.address);
@@ -91,6 +100,15 @@ fn unknown_pod_gets_out(cluster: &Cluster, setting: &str) -> bool {
     cluster.helm(&["--set", &format!("unknownWorkload={setting}")]);
     let namespace = cluster.namespace("unknown");
     let server = Server::start(OUTSIDE[0]);
+    // Where there is no policy at all, nobody needs to know of a pod.
+    namespace.policy("some", &denying(OUTSIDE[1], &json!({})));
+    let (other, known) = (
+        Server::start(OUTSIDE[1]),
+        namespace.pod("known", &json!({})),
+    );
+    eventually("a policy is in force", || {
+        known.connect(other.address).is_refused()
+    });
     let dropped = || {
         cluster
             .metric("ebfw_packets_dropped_total{reason=\"pending\"}")
@@ -121,6 +139,10 @@ fn unknown_pod_gets_out(cluster: &Cluster, setting: &str) -> bool {
 fn a_pod_that_nobody_told_of_gets_out_only_where_the_settings_say_so() {
     let cluster = cluster();
     assert!(unknown_pod_gets_out(&cluster, "allow"));
-    assert!(!unknown_pod_gets_out(&cluster, "drop"));
+    assert!(
+        !unknown_pod_gets_out(&cluster, "drop"),
+        "{}",
+        cluster.agent_log(400)
+    );
     cluster.helm(&[]);
 }
