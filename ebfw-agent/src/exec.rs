@@ -93,8 +93,6 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
         own: None,
         // The command's own cgroup has no services.
         services: Vec::new(),
-        pods: None,
-        cluster_dns: None,
     };
     let selects_pods = policy.pod_selector.is_some();
     let rules = Some(Rulebook::File(Arc::new(policy)));
@@ -130,6 +128,11 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     let reading = tokio::spawn(reader.run(answers, move |event| told.offer_name(event)));
     enforcer.attach()?;
 
+    // Before the command runs: who sees that it does may send one at once.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
     let mut child = match spawn(options, &cgroup) {
         Ok(child) => child,
         Err(error) => {
@@ -137,10 +140,6 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
             return Err(error);
         }
     };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut quit = signal(SignalKind::quit())?;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
