@@ -149,13 +149,8 @@ const OPTIONS: u32 = 20;
 #[inline(never)]
 pub extern "C" fn ebfw_joins(context: *mut __sk_buff) -> u32 {
     let skb = Skb(context);
-    let Some([first]) = skb.fixed::<0, 1>() else {
+    let Some(tcp) = skb.tcp() else {
         return 0;
-    };
-    let tcp = if skb.ethertype() == ETH_P_IP {
-        (first.to_ne_bytes()[0] as u32 & 15) * 4
-    } else {
-        40
     };
     let Some([word]) = skb.words::<1>(tcp + 12) else {
         return 0;

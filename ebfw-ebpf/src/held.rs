@@ -10,7 +10,7 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_tcp_sock};
 use ebfw_common::{
     abi::{AnswerPiece, Counter, Held, PIECE},
     dns::MAX_MESSAGE,
-    packet::{Source as _, protocol},
+    packet::Source as _,
 };
 
 use crate::{
@@ -163,17 +163,7 @@ fn prefix(skb: Skb, talk: &Heard) -> u32 {
 /// the parser's results, for the sake of egress' stack.
 #[inline(always)]
 fn sequence_of(skb: Skb) -> Option<u32> {
-    let [head] = skb.words::<1>(0)?;
-    let first = u32::from(head.to_ne_bytes()[0]);
-    let header = if first >> 4 == 4 {
-        (first & 15) * 4
-    } else {
-        let [next] = skb.words::<1>(4)?;
-        if next.to_ne_bytes()[2] != protocol::TCP {
-            return None;
-        }
-        40
-    };
+    let header = skb.tcp()?;
     let [sequence] = skb.words::<1>(header + 4)?;
     Some(u32::from_be(sequence))
 }

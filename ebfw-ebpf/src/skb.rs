@@ -12,7 +12,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
 };
 use ebfw_common::packet::{
-    MAX_OPTIONS, Malformed, Packet, Ports, Source, Transport, Upper, parse_v4, parse_v6,
+    MAX_OPTIONS, Malformed, Packet, Ports, Source, Transport, Upper, parse_v4, parse_v6, protocol,
 };
 
 use crate::verifier::forget;
@@ -59,6 +59,17 @@ impl Skb {
     pub fn ethertype(self) -> u32 {
         // SAFETY: the context outlives the program's run.
         unsafe { (*self.0).protocol }
+    }
+
+    /// Where the header of a TCP segment begins, without the parser; `None` behind IPv6 extension headers.
+    #[inline(always)]
+    pub fn tcp(self) -> Option<u32> {
+        let [first]: [u32; 1] = self.fixed::<0, 1>()?;
+        if self.ethertype() == ETH_P_IP {
+            return Some(u32::from(first.to_ne_bytes()[0] & 15) * 4);
+        }
+        let [second]: [u32; 1] = self.fixed::<4, 1>()?;
+        (second.to_ne_bytes()[2] == protocol::TCP).then_some(40)
     }
 
     /// `N` 32-bit words at byte `OFFSET`, if they lie in the linear part.
