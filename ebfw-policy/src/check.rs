@@ -10,7 +10,11 @@ mod rule;
 mod value;
 
 pub use self::manifest::{Manifests, Violation, is_manifest, parse_manifests};
-pub(crate) use self::{field::did_you_mean, object::parse_object, value::protocols};
+pub(crate) use self::{
+    field::did_you_mean,
+    object::parse_object,
+    value::{address_and_length, protocols},
+};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -224,9 +228,7 @@ impl Check<'_, '_> {
 
     fn is_null(&self, node: NodeId) -> bool {
         match self.tree.value(node) {
-            Value::Scalar { text, plain } => {
-                *plain && matches!(&**text, "" | "~" | "null" | "Null" | "NULL")
-            }
+            Value::Scalar { text, plain } => *plain && yaml::is_null(text),
             Value::List(_) | Value::Map(_) => false,
         }
     }

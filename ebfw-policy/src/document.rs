@@ -1,6 +1,9 @@
 //! Any YAML file as plain values that know their places, read as policies are: for files beside them, such as the agent's configuration.
 
+use ipnet::IpNet;
+
 use crate::{
+    check,
     diagnostics::{Code, Diagnostic, Diagnostics, Place},
     yaml::{self, Documents, NodeId, Tree},
 };
@@ -79,6 +82,12 @@ pub fn read(source: &str) -> Result<Node, Diagnostics> {
     Err(Diagnostics::new(problems))
 }
 
+/// A prefix as policies read it, host bits kept: an address, `/` and a length, of which no number begins with a zero.
+#[must_use]
+pub fn prefix(text: &str) -> Option<IpNet> {
+    check::address_and_length(text)
+}
+
 fn node(tree: &Tree<'_>, id: NodeId, problems: &mut Vec<Diagnostic>) -> Node {
     let value = match tree.value(id) {
         yaml::Value::Scalar { text, plain: true } => plain(text),
@@ -124,12 +133,11 @@ fn name(tree: &Tree<'_>, id: NodeId, problems: &mut Vec<Diagnostic>) -> Option<K
 
 /// A text without quotes, by the core schema of YAML 1.2.
 fn plain(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Boolean(true),
-        "false" | "False" | "FALSE" => Value::Boolean(false),
-        _ if is_number(text) => Value::Number,
-        _ => Value::Text(text.to_owned()),
+    match yaml::truth(text) {
+        Some(truth) => Value::Boolean(truth),
+        None if yaml::is_null(text) => Value::Null,
+        None if is_number(text) => Value::Number,
+        None => Value::Text(text.to_owned()),
     }
 }
 

@@ -36,6 +36,20 @@ pub(crate) enum Value<'a> {
     Map(Vec<(NodeId, NodeId)>),
 }
 
+/// Whether a scalar without quotes stands for nothing (YAML 1.2.2, 10.3.2).
+pub(crate) fn is_null(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// The truth value that a scalar without quotes is (YAML 1.2.2, 10.3.2).
+pub(crate) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
 #[derive(Debug, PartialEq)]
 struct Node<'a> {
     value: Value<'a>,

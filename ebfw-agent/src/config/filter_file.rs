@@ -202,11 +202,7 @@ impl Reader {
     }
 
     fn cidr(&mut self, text: &str, place: &Place) -> Option<IpNet> {
-        // `IpNet` reads numbers with leading zeros, which are other numbers to others.
-        let plain = text
-            .split_once('/')
-            .is_some_and(|(address, _)| address.parse::<IpAddr>().is_ok());
-        let Some(prefix) = text.parse::<IpNet>().ok().filter(|_| plain) else {
+        let Some(prefix) = document::prefix(text) else {
             let message = format!("`{}` is not a prefix", text.escape_debug());
             let hint = match text.parse::<IpAddr>() {
                 Ok(address) => format!("did you mean `{}`?", IpNet::from(address)),

@@ -4,7 +4,7 @@ use super::Check;
 use crate::{
     diagnostics::Code,
     policy::AnyOf,
-    yaml::{NodeId, Value},
+    yaml::{self, NodeId, Value},
 };
 
 /// Likeness (Jaro-Winkler, 0 to 1) from which a word is taken for a misspelling of another.
@@ -181,20 +181,14 @@ impl<'t> Check<'t, '_> {
 
     /// `true` or `false`.
     pub(super) fn flag(&mut self, node: NodeId) -> Option<bool> {
-        match self.tree.value(node) {
-            Value::Scalar { text, plain: true } if matches!(&**text, "true" | "True" | "TRUE") => {
-                Some(true)
-            }
-            Value::Scalar { text, plain: true }
-                if matches!(&**text, "false" | "False" | "FALSE") =>
-            {
-                Some(false)
-            }
-            Value::Scalar { .. } | Value::List(_) | Value::Map(_) => {
-                self.wrong_type(node, "`true` or `false`", None);
-                None
-            }
+        let found = match self.tree.value(node) {
+            Value::Scalar { text, plain: true } => yaml::truth(text),
+            Value::Scalar { .. } | Value::List(_) | Value::Map(_) => None,
+        };
+        if found.is_none() {
+            self.wrong_type(node, "`true` or `false`", None);
         }
+        found
     }
 
     /// One of a few words.
@@ -250,19 +244,7 @@ impl<'t> Check<'t, '_> {
 
 /// Whether YAML reads a plain scalar as text, not as a number, a truth value or nothing.
 fn is_text(text: &str) -> bool {
-    let word = matches!(
-        text,
-        "" | "~"
-            | "null"
-            | "Null"
-            | "NULL"
-            | "true"
-            | "True"
-            | "TRUE"
-            | "false"
-            | "False"
-            | "FALSE"
-    );
+    let word = yaml::is_null(text) || yaml::truth(text).is_some();
     let digits = text.trim_start_matches(['-', '+', '.']);
     let number = digits.starts_with(|c: char| c.is_ascii_digit())
         && (digits.parse::<f64>().is_ok()

@@ -317,11 +317,10 @@ fn to_json(tree: &Tree<'_>, node: NodeId) -> serde_json::Value {
             serde_json::Value::Object(pairs.iter().map(field).collect())
         }
         Value::Scalar { text, plain: false } => (&**text).into(),
-        Value::Scalar { text, plain: true } => match &**text {
-            "" | "~" | "null" | "Null" | "NULL" => serde_json::Value::Null,
-            "true" | "True" | "TRUE" => true.into(),
-            "false" | "False" | "FALSE" => false.into(),
-            text => number(text).unwrap_or_else(|| text.into()),
+        Value::Scalar { text, plain: true } if yaml::is_null(text) => serde_json::Value::Null,
+        Value::Scalar { text, plain: true } => match yaml::truth(text) {
+            Some(truth) => truth.into(),
+            None => number(text).unwrap_or_else(|| (&**text).into()),
         },
     }
 }

@@ -219,7 +219,7 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, (String, String)> {
 }
 
 /// Stricter than `IpNet`'s own reading: `010.0.0.0/8` is ten to some and eight to others.
-fn address_and_length(text: &str) -> Option<IpNet> {
+pub(crate) fn address_and_length(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let digits = !has_leading_zero(length) && length.bytes().all(|b| b.is_ascii_digit());
     IpNet::new(
