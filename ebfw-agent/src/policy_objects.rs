@@ -176,12 +176,6 @@ impl PolicyObjects {
         self.complete.iter().all(|complete| *complete)
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.objects.len()
-    }
-
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -153,8 +153,6 @@ impl<'a> Agent<'a> {
             tree: Arc::clone(&tree),
             own,
             services: config.dns.local_resolvers.clone(),
-            pods: None,
-            cluster_dns: None,
         };
         let watched = scope.hierarchy.clone();
         let mut enforcer = Enforcer::load(

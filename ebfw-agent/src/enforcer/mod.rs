@@ -101,10 +101,6 @@ pub struct Scope {
     pub own: Option<CgroupId>,
     /// Services that resolve for others.
     pub services: Vec<CgroupGlob>,
-    /// The pods of the node; `None` where nobody knows of pods.
-    pub pods: Option<watch::Receiver<Pods>>,
-    /// The addresses of the cluster's DNS; `None` in no cluster.
-    pub cluster_dns: Option<watch::Receiver<BTreeSet<IpAddr>>>,
 }
 
 /// A loaded datapath, what is wanted of it and what was told about it.
@@ -113,6 +109,10 @@ pub struct Enforcer {
     requests: Ring,
     terms: Terms,
     scope: Scope,
+    /// The pods of the node; `None` where nobody knows of pods.
+    pods: Option<watch::Receiver<Pods>>,
+    /// The addresses of the cluster's DNS; `None` in no cluster.
+    cluster_dns: Option<watch::Receiver<BTreeSet<IpAddr>>>,
     changes: watch::Receiver<Arc<Cgroups>>,
     /// Without one nothing is governed.
     planner: Option<Planner>,
@@ -178,6 +178,8 @@ impl Enforcer {
             planner: rules.map(Planner::new),
             destroyer: Destroyer::start(scope.hierarchy.clone(), path_of)?,
             scope,
+            pods: None,
+            cluster_dns: None,
             counted: Counted::default(),
             history: Arc::default(),
             metrics,
@@ -242,7 +244,7 @@ impl Enforcer {
 
     /// Looks where the resolvers are found, and makes those the ones whose answers count. What was trusted stays where that fails.
     pub fn trust_resolvers(&mut self) {
-        let cluster = match &mut self.scope.cluster_dns {
+        let cluster = match &mut self.cluster_dns {
             Some(addresses) => addresses.borrow_and_update().clone(),
             None => BTreeSet::new(),
         };
@@ -305,8 +307,8 @@ impl Enforcer {
 
     /// Takes note of the cluster: the pods of the node, and the addresses of its DNS.
     pub fn join(&mut self, pods: watch::Receiver<Pods>, dns: watch::Receiver<BTreeSet<IpAddr>>) {
-        self.scope.pods = Some(pods);
-        self.scope.cluster_dns = Some(dns);
+        self.pods = Some(pods);
+        self.cluster_dns = Some(dns);
     }
 
     /// Makes `rules` what [`Enforcer::enforce`] enforces.
@@ -370,8 +372,8 @@ impl Enforcer {
                 self.changes.mark_unchanged();
                 Ok(Demand::Cgroups)
             }
-            () = changed(&mut self.scope.pods) => Ok(Demand::Pods),
-            () = changed(&mut self.scope.cluster_dns) => Ok(Demand::Resolvers),
+            () = changed(&mut self.pods) => Ok(Demand::Pods),
+            () = changed(&mut self.cluster_dns) => Ok(Demand::Resolvers),
             _ = self.expiry.tick() => Ok(Demand::Names),
         }
     }
@@ -445,10 +447,9 @@ impl Enforcer {
 
     /// Makes what the plan says about the cgroups of `tree` the state of the kernel. What did not change is not touched.
     fn apply(&mut self, tree: &Cgroups) -> anyhow::Result<()> {
-        let Scope {
-            root, own, pods, ..
-        } = &mut self.scope;
-        let pods = pods.as_mut().map(|pods| pods.borrow_and_update().clone());
+        let Scope { root, own, .. } = &self.scope;
+        let pods = self.pods.as_mut();
+        let pods = pods.map(|pods| pods.borrow_and_update().clone());
         let mut desired = match &mut self.planner {
             Some(planner) => planner
                 .desired(tree, root, *own, pods.as_ref())
