@@ -77,37 +77,13 @@ impl Cluster {
 
     /// Installs the chart, or changes what is installed, and waits until the agent is ready.
     pub(crate) fn helm(&self, values: &[&str]) {
-        let output = self.helm_command(values).output().expect("helm starts");
+        let output = helm(values).output().expect("helm starts");
         assert!(
             output.status.success(),
             "{}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr) + &*self.agent_log(40)
         );
-    }
-
-    /// What [`Cluster::helm`] does.
-    #[expect(
-        clippy::unused_self,
-        reason = "there is nothing to install to without a cluster"
-    )]
-    pub(crate) fn helm_command(&self, values: &[&str]) -> Command {
-        let chart = PathBuf::from(env::var_os("EBFW_TEST_CHART").expect("xtask names the chart"));
-        let image = env::var("EBFW_TEST_IMAGE").expect("xtask names the image");
-        let (repository, tag) = image.rsplit_once(':').expect("an image has a tag");
-        let image = format!("image.repository={repository},image.tag={tag},image.pullPolicy=Never");
-        let mut helm = Command::new("helm");
-        helm.args(["upgrade", "--install", "ebfw"])
-            .arg(chart)
-            .args(["--namespace", SYSTEM, "--create-namespace"])
-            .args(["--wait", "--timeout=120s"])
-            .args(["--set", &image, "--set", "mode=enforce"])
-            .args([
-                "--set-json",
-                "events.exclude={\"cidrs\":[],\"domainSuffixes\":[]}",
-            ])
-            .args(values);
-        helm
     }
 
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
@@ -262,6 +238,44 @@ impl Drop for OwnPolicy<'_> {
             .cluster
             .block_on(self.api.delete(&self.name, &DeleteParams::default()));
     }
+}
+
+/// What [`Cluster::helm`] does.
+pub(crate) fn helm(values: &[&str]) -> Command {
+    let chart = PathBuf::from(env::var_os("EBFW_TEST_CHART").expect("xtask names the chart"));
+    let image = env::var("EBFW_TEST_IMAGE").expect("xtask names the image");
+    let (repository, tag) = image.rsplit_once(':').expect("an image has a tag");
+    let image = format!("image.repository={repository},image.tag={tag},image.pullPolicy=Never");
+    let mut helm = Command::new("helm");
+    helm.args(["upgrade", "--install", "ebfw"])
+        .arg(chart)
+        .args(["--namespace", SYSTEM, "--create-namespace"])
+        .args(["--wait", "--timeout=120s"])
+        .args(["--set", &image, "--set", "mode=enforce"])
+        .args([
+            "--set-json",
+            "events.exclude={\"cidrs\":[],\"domainSuffixes\":[]}",
+        ])
+        .args(values);
+    helm
+}
+
+/// Has the agents replaced (`restart`), or waits until they are (`status`).
+pub(crate) fn rollout(arguments: &[&str]) -> Command {
+    let mut kubectl = Command::new("kubectl");
+    kubectl
+        .args(["--namespace", SYSTEM, "rollout"])
+        .args(arguments)
+        .arg("daemonset/ebfw");
+    kubectl
+}
+
+/// A policy that denies one address to the pods of `selector`.
+pub(crate) fn deny(address: Ipv4Addr, selector: &Value) -> Value {
+    json!({
+        "podSelector": selector,
+        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{address}/32")] } }],
+    })
 }
 
 fn put(

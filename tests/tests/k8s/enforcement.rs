@@ -1,25 +1,18 @@
 //! What policies of the cluster do to pods.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::cluster::{OUTSIDE, Server, cluster, eventually};
+use super::cluster::{OUTSIDE, Server, cluster, deny, eventually};
 
 /// How often a policy is changed to measure how long that takes: enough for the slowest hundredth to be more than one.
 const CHANGES: usize = 200;
 /// From the request to the API server until a pod feels it.
 const ENFORCED_WITHIN: Duration = Duration::from_millis(500);
-
-fn deny(address: std::net::Ipv4Addr, selector: &Value) -> Value {
-    json!({
-        "podSelector": selector,
-        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{address}/32")] } }],
-    })
-}
 
 #[test]
 fn a_policy_reaches_its_own_namespace_and_no_other() {
@@ -134,14 +127,7 @@ fn services_are_reached_by_their_names_and_nothing_else_is() {
     }
     let pod = namespace.pod("pod", &json!({}));
     let full = |name: &str| format!("{name}.{}.svc.cluster.local", namespace.name);
-    let resolve = |name: &str| {
-        let mut found = None;
-        eventually("the cluster's DNS knows the service", || {
-            found = pod.resolve(&full(name)).parse::<IpAddr>().ok();
-            found.is_some()
-        });
-        SocketAddr::from((found.expect("the loop ended because of it"), PORT))
-    };
+    let resolve = |name: &str| SocketAddr::from((pod.address_of(&full(name)), PORT));
     for name in ["good", "good-vip", "bad", "bad-vip"] {
         let address = resolve(name);
         eventually("everything is reached without a policy", || {

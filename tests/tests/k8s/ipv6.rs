@@ -1,6 +1,6 @@
 //! Pods with addresses of both families.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde_json::json;
 
@@ -63,12 +63,7 @@ fn names_and_services_work_over_ipv6() {
     let service = format!("web.{}.svc.cluster.local", namespace.name);
     let pod = namespace.pod("pod", &json!({}));
     let at = |name: &str, port: u16| {
-        let mut found = None;
-        eventually("the cluster's DNS knows the name", || {
-            found = pod.resolve(name).parse::<IpAddr>().ok();
-            found.is_some()
-        });
-        let address = found.expect("the loop ended because of it");
+        let address = pod.address_of(name);
         assert!(address.is_ipv6(), "{name}: {address}");
         SocketAddr::from((address, port))
     };

@@ -11,7 +11,9 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    cluster::{OUTSIDE, OwnNamespace, PATIENCE, SYSTEM, Server, cluster, eventually},
+    cluster::{
+        OUTSIDE, OwnNamespace, PATIENCE, SYSTEM, Server, cluster, deny, eventually, helm, rollout,
+    },
     pod::Pod,
 };
 
@@ -93,11 +95,7 @@ struct Traffic<'a> {
 impl<'a> Traffic<'a> {
     fn start(namespace: &'a OwnNamespace<'a>) -> Self {
         let (denied, allowed) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
-        let deny = json!({
-            "podSelector": {},
-            "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{}/32", OUTSIDE[0])] } }],
-        });
-        namespace.policy("deny", &deny);
+        namespace.policy("deny", &deny(OUTSIDE[0], &json!({})));
         let pod = namespace.pod("pod", &json!({}));
         eventually("it is in force", || {
             pod.connect(denied.address).is_refused()
@@ -140,14 +138,7 @@ fn no_verdict_is_wrong_while_agents_are_replaced() {
     let cluster = cluster();
     let namespace = cluster.namespace("rollout");
     let traffic = Traffic::start(&namespace);
-    let rollout = |arguments: &[&str]| {
-        let mut kubectl = Command::new("kubectl");
-        kubectl
-            .args(["--namespace", SYSTEM, "rollout"])
-            .args(arguments)
-            .arg("daemonset/ebfw");
-        kubectl.spawn().expect("kubectl starts")
-    };
+    let rollout = |arguments: &[&str]| rollout(arguments).spawn().expect("kubectl starts");
     for _ in 0..2 {
         traffic.go_on_during("the order", rollout(&["restart"]));
         traffic.go_on_during("a rollout", rollout(&["status", "--timeout=120s"]));
@@ -167,8 +158,8 @@ fn no_verdict_is_wrong_during_an_upgrade_and_a_rollback() {
         status["version"].as_u64()
     };
     let first = revision().expect("the chart is installed").to_string();
-    let upgrade = cluster.helm_command(&["--set", "podAnnotations.rolled=forward,log=debug"]);
-    traffic.go_on_during("an upgrade", { upgrade }.spawn().expect("helm starts"));
+    let mut upgrade = helm(&["--set", "podAnnotations.rolled=forward,log=debug"]);
+    traffic.go_on_during("an upgrade", upgrade.spawn().expect("helm starts"));
     let mut back = Command::new("helm");
     back.args(["--namespace", SYSTEM, "rollback", "ebfw", &first])
         .args(["--wait", "--timeout=120s"]);

@@ -15,7 +15,7 @@ use nix::{
 use serde_json::json;
 
 use super::{
-    cluster::{Cluster, OUTSIDE, Server, cluster, eventually},
+    cluster::{Cluster, OUTSIDE, Server, cluster, deny, eventually},
     node::node_connects,
 };
 
@@ -65,10 +65,7 @@ fn what_is_known_stays_while_the_api_server_is_away_and_nothing_is_missed() {
     let cluster = cluster();
     let namespace = cluster.namespace("outage");
     let (denied, allowed) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
-    let deny = json!({
-        "podSelector": { "matchLabels": { "tier": "web" } },
-        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{}/32", OUTSIDE[0])] } }],
-    });
+    let deny = deny(OUTSIDE[0], &json!({ "matchLabels": { "tier": "web" } }));
     namespace.policy("deny", &deny);
     let pod = namespace.pod("pod", &json!({ "tier": "web" }));
     eventually("the policy is in force", || {
@@ -139,12 +136,7 @@ fn an_agent_that_starts_while_the_api_server_is_away_leaves_all_as_it_is() {
     let cluster = cluster();
     let namespace = cluster.namespace("alone");
     let (denied, allowed) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
-    let deny = |address| {
-        json!({
-            "podSelector": {},
-            "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{address}/32")] } }],
-        })
-    };
+    let deny = |address| deny(address, &json!({}));
     // The file says the opposite: who has heard of no object, and finds those of an earlier agent, must not take it.
     let file =
         tempfile("rules:\n  - {name: other, action: Deny, match: {cidrs: [10.99.0.3/32]}}\n");
@@ -205,13 +197,7 @@ fn the_file_in_reserve_holds_where_nothing_is_in_force_and_the_api_server_is_awa
         "--set=onExit=open",
     ]);
     let pod = namespace.pod("pod", &json!({}));
-    namespace.policy(
-        "deny",
-        &json!({
-            "podSelector": {},
-            "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{}/32", OUTSIDE[0])] } }],
-        }),
-    );
+    namespace.policy("deny", &deny(OUTSIDE[0], &json!({})));
     eventually("the object is in force", || {
         pod.connect(by_object.address).is_refused()
     });

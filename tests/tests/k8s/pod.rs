@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -105,18 +105,7 @@ impl OwnNamespace<'_> {
     fn request(&self, name: &str, labels: &Value, arguments: &[&str], host_network: bool) {
         let pod = json!({
             "metadata": { "name": name, "labels": labels },
-            "spec": {
-                "hostNetwork": host_network,
-                "terminationGracePeriodSeconds": 0,
-                "automountServiceAccountToken": false,
-                "enableServiceLinks": false,
-                "containers": [{
-                    "name": "pod",
-                    "image": "lab.ebfw/pod:latest",
-                    "imagePullPolicy": "Never",
-                    "args": arguments,
-                }],
-            },
+            "spec": pod_spec(arguments, host_network),
         });
         let pod = serde_json::from_value(pod).expect("it is a pod");
         self.cluster
@@ -151,6 +140,22 @@ impl OwnNamespace<'_> {
     }
 }
 
+/// What a pod of the tests runs.
+pub(crate) fn pod_spec(arguments: &[&str], host_network: bool) -> Value {
+    json!({
+        "hostNetwork": host_network,
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "containers": [{
+            "name": "pod",
+            "image": "lab.ebfw/pod:latest",
+            "imagePullPolicy": "Never",
+            "args": arguments,
+        }],
+    })
+}
+
 impl Pod<'_> {
     /// Gives an order; `None` where it is not answered.
     pub(crate) fn order(&self, order: &str) -> Option<String> {
@@ -177,6 +182,16 @@ impl Pod<'_> {
     pub(crate) fn try_connect(&self, to: SocketAddr) -> Option<Outcome> {
         let answer = self.order(&format!("connect {to} 5000"))?;
         Some(Outcome::read(&answer))
+    }
+
+    /// The address that the cluster's DNS has for a name, once it knows it.
+    pub(crate) fn address_of(&self, name: &str) -> IpAddr {
+        let mut found = None;
+        eventually(&format!("the cluster's DNS knows {name}"), || {
+            found = self.resolve(name).parse().ok();
+            found.is_some()
+        });
+        found.expect("the loop ended because of it")
     }
 
     /// Lets the pod resolve a name.

@@ -1,17 +1,14 @@
 //! Pods that kubelet has from a file: the API server knows them by objects with other uids, and later than they run.
 
-use std::{
-    fs,
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    cluster::{Cluster, OUTSIDE, OwnNamespace, Server, cluster, eventually},
+    cluster::{Cluster, OUTSIDE, OwnNamespace, Server, cluster, deny, eventually},
     identity::{events, identity},
     outage::{Away, processes},
+    pod::pod_spec,
 };
 
 /// Where the lab's kubelet looks for pods.
@@ -33,17 +30,7 @@ impl StaticPod {
                 "namespace": namespace.name,
                 "labels": { "static": "yes" },
             },
-            "spec": {
-                "terminationGracePeriodSeconds": 0,
-                "automountServiceAccountToken": false,
-                "enableServiceLinks": false,
-                "containers": [{
-                    "name": "pod",
-                    "image": "lab.ebfw/pod:latest",
-                    "imagePullPolicy": "Never",
-                    "args": ["first", first.to_string()],
-                }],
-            },
+            "spec": pod_spec(&["first", &first.to_string()], false),
         });
         let path = PathBuf::from(FOLDER).join(format!("{}-{name}.json", namespace.name));
         fs::write(&path, pod.to_string()).expect("kubelet has a folder for it");
@@ -58,20 +45,12 @@ impl Drop for StaticPod {
     }
 }
 
-/// A policy that denies an address to some pods.
-fn denying(address: Ipv4Addr, selector: &Value) -> Value {
-    json!({
-        "podSelector": selector,
-        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{address}/32")] } }],
-    })
-}
-
 #[test]
 fn a_static_pod_is_known_by_the_object_that_mirrors_it() {
     let cluster = cluster();
     let namespace = cluster.namespace("static");
     let (denied, allowed) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
-    let policy = denying(OUTSIDE[0], &json!({ "matchLabels": { "static": "yes" } }));
+    let policy = deny(OUTSIDE[0], &json!({ "matchLabels": { "static": "yes" } }));
     namespace.policy("deny", &policy);
     let twin = namespace.pod("twin", &json!({}));
     let _manifest = StaticPod::start(&namespace, "pod", denied.address);
@@ -101,7 +80,7 @@ fn unknown_pod_gets_out(cluster: &Cluster, setting: &str) -> bool {
     let namespace = cluster.namespace("unknown");
     let server = Server::start(OUTSIDE[0]);
     // Where there is no policy at all, nobody needs to know of a pod.
-    namespace.policy("some", &denying(OUTSIDE[1], &json!({})));
+    namespace.policy("some", &deny(OUTSIDE[1], &json!({})));
     let (other, known) = (
         Server::start(OUTSIDE[1]),
         namespace.pod("known", &json!({})),

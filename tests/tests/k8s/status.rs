@@ -1,17 +1,8 @@
 //! What the status of a policy says, and what a broken one does.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
-use super::cluster::{OUTSIDE, OwnNamespace, SYSTEM, Server, cluster, eventually};
-
-fn deny(address: std::net::Ipv4Addr) -> Value {
-    json!({
-        "podSelector": {},
-        "rules": [{ "name": "no", "action": "Deny", "match": { "cidrs": [format!("{address}/32")] } }],
-    })
-}
+use super::cluster::{OUTSIDE, OwnNamespace, Server, cluster, deny, eventually, rollout};
 
 /// A glob that the API server cannot know for one that is none.
 fn broken() -> Value {
@@ -38,7 +29,7 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
     let namespace = cluster.namespace("status");
     let (first, second) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
     let pod = namespace.pod("pod", &json!({}));
-    namespace.policy("breaks", &deny(OUTSIDE[0]));
+    namespace.policy("breaks", &deny(OUTSIDE[0], &json!({})));
     eventually("it is accepted and on all nodes", || {
         said(&namespace, "breaks") == "True True 1"
     });
@@ -61,11 +52,11 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
         "the last good version stays"
     );
 
-    namespace.policy("other", &deny(OUTSIDE[1]));
+    namespace.policy("other", &deny(OUTSIDE[1], &json!({})));
     eventually("another is not affected", || {
         pod.connect(second.address).is_refused()
     });
-    namespace.policy("breaks", &deny(OUTSIDE[1]));
+    namespace.policy("breaks", &deny(OUTSIDE[1], &json!({})));
     eventually("it is mended", || pod.connect(first.address).is_made());
     eventually("and says so", || {
         said(&namespace, "breaks") == "True True 1"
@@ -78,7 +69,7 @@ fn an_agent_that_starts_after_a_policy_broke_knows_what_it_said_last() {
     let namespace = cluster.namespace("restart");
     let (first, second) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
     let pod = namespace.pod("pod", &json!({}));
-    namespace.policy("breaks", &deny(OUTSIDE[0]));
+    namespace.policy("breaks", &deny(OUTSIDE[0], &json!({})));
     eventually("it is in force", || pod.connect(first.address).is_refused());
     namespace.policy("breaks", &broken());
     let kept = || namespace.read_policy("breaks").data["status"]["lastValid"].clone();
@@ -88,22 +79,16 @@ fn an_agent_that_starts_after_a_policy_broke_knows_what_it_said_last() {
                 .as_str()
                 .is_some_and(|spec| spec.contains("10.99.0.1/32"))
     });
-    let rollout = |arguments: &[&str]| {
-        let mut kubectl = Command::new("kubectl");
-        kubectl
-            .args(["--namespace", SYSTEM, "rollout"])
-            .args(arguments)
-            .arg("daemonset/ebfw");
-        assert!(kubectl.status().is_ok_and(|status| status.success()));
-    };
-    rollout(&["restart"]);
-    rollout(&["status", "--timeout=120s"]);
+    for arguments in [&["restart"][..], &["status", "--timeout=120s"]] {
+        let status = rollout(arguments).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    }
     assert!(
         pod.connect(first.address).is_refused(),
         "the new agent knows"
     );
     // It did not only leave what it found in the kernel: it makes new rules, and these have the old ones in them.
-    namespace.policy("other", &deny(OUTSIDE[1]));
+    namespace.policy("other", &deny(OUTSIDE[1], &json!({})));
     eventually("another policy", || {
         pod.connect(second.address).is_refused()
     });
@@ -111,7 +96,7 @@ fn an_agent_that_starts_after_a_policy_broke_knows_what_it_said_last() {
     let late = namespace.pod("late", &json!({}));
     assert!(late.connect(first.address).is_refused(), "a new pod");
     assert_eq!(kept()["generation"], 1, "it stays there");
-    namespace.policy("breaks", &deny(OUTSIDE[1]));
+    namespace.policy("breaks", &deny(OUTSIDE[1], &json!({})));
     eventually("it is mended", || pod.connect(first.address).is_made());
     eventually("what it said before is of no account", || kept().is_null());
 }
