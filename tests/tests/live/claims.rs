@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     time::Duration,
 };
@@ -13,47 +13,15 @@ use ebfw_tests::{
         Lab, eventually,
         net::{v4, v6},
         recorder::Recorder,
-        resolver::{A, AAAA, answer, ask, wire},
     },
     path,
 };
 
-/// Only the names below good.example are allowed.
-pub(super) const GOOD_NAMES: &str = "
-defaultAction: Deny
-rules:
-- name: good names
-  action: Allow
-  match: {domains: ['*.good.example']}
-";
+use super::said::{
+    self, AT_ONCE, GOOD_NAMES, NO_EVIL, all_came, converse, is_ended, open, resolve, say,
+};
 
-/// All is allowed but the names below evil.example.
-pub(super) const NO_EVIL: &str = "
-defaultAction: Allow
-rules:
-- name: evil names
-  action: Deny
-  match: {domains: ['*.evil.example']}
-";
-
-const RESOLVER: u8 = 9;
 const TLS: u16 = 443;
-/// A client whose socket is destroyed hears of it within this time; without that it would wait for minutes.
-const AT_ONCE: Duration = Duration::from_secs(2);
-
-/// A lab with a resolver for which `N.anything` is peer N, and a server that keeps what it gets.
-fn lab(policy: &str) -> Option<(Lab, Recorder)> {
-    let mut lab = Lab::open()?;
-    lab.resolver(|asked| {
-        let name = asked.queries[0].name().to_ascii();
-        let peer = name.split('.').next().and_then(|first| first.parse().ok());
-        let addresses: Vec<IpAddr> = peer.map_or(vec![], |peer| vec![v4(peer), v6(peer)]);
-        vec![wire(&answer(asked, &addresses))]
-    });
-    let server = Recorder::start(&lab.net().far, TLS);
-    lab.policy(policy);
-    Some((lab, server))
-}
 
 /// A handshake message with these extensions.
 fn message(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
@@ -108,53 +76,12 @@ pub(super) fn hello(name: &str) -> Vec<u8> {
     records(&message, 1 << 14)
 }
 
-/// Resolves `names`, in both families.
-fn resolve(names: &[&str]) -> io::Result<()> {
-    for name in names {
-        ask(v4(RESOLVER), name, A)?;
-        ask(v4(RESOLVER), name, AAAA)?;
-    }
-    Ok(())
-}
-
-fn open(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(AT_ONCE))?;
-    Ok(stream)
-}
-
-/// Sends `parts` one after the other, and waits until the server says that it has all of them.
-fn converse(mut stream: TcpStream, parts: &[&[u8]]) -> io::Result<()> {
-    for part in parts {
-        stream.write_all(part)?;
-    }
-    all_came(stream, parts.iter().map(|part| part.len()).sum())
-}
-
-fn all_came(mut stream: TcpStream, length: usize) -> io::Result<()> {
-    stream.shutdown(Shutdown::Write)?;
-    let mut sum = [0; 8];
-    stream.read_exact(&mut sum)?;
-    assert_eq!(u64::from_ne_bytes(sum), length as u64);
-    Ok(())
-}
-
-fn say(to: SocketAddr, parts: &[&[u8]]) -> io::Result<()> {
-    converse(open(to)?, parts)
-}
-
 fn at(address: IpAddr) -> SocketAddr {
     SocketAddr::new(address, TLS)
 }
 
-/// Whether the client was told at once: its socket is destroyed, so that what it does fails with an error and not by waiting.
-pub(super) fn is_ended(result: &io::Result<()>) -> bool {
-    let code = result.as_ref().err().and_then(io::Error::raw_os_error);
-    matches!(
-        code,
-        Some(libc::ECONNABORTED | libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)
-    )
+fn lab(policy: &str) -> Option<(Lab, Recorder)> {
+    said::lab(policy, TLS)
 }
 
 #[test]
@@ -240,7 +167,7 @@ fn a_hello_is_read_however_it_is_sent() {
                     }
                     let parts = way(name);
                     let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
-                    converse(stream, &parts)
+                    converse(&stream, &parts)
                 }
             };
             let good = lab.tended(say("2.good.example"));
@@ -490,7 +417,7 @@ fn urgent_data_is_no_way_around() {
                 return Err(io::Error::last_os_error());
             }
             stream.write_all(&hello[20..])?;
-            all_came(stream, hello.len())
+            all_came(&stream, hello.len())
         });
         assert_eq!(result.is_ok(), passes, "{result:?}");
         assert_eq!(
@@ -548,7 +475,7 @@ fn a_hello_that_can_still_change_is_not_believed() {
                 libc::IP_TTL,
                 &64i32.to_ne_bytes(),
             )?;
-            all_came(stream, page.len())
+            all_came(&stream, page.len())
         });
         assert_eq!(result.is_ok(), passes, "{result:?}");
         assert_eq!(server.connections().is_empty(), !passes);
@@ -575,7 +502,7 @@ fn a_new_policy_judges_what_was_claimed_before() {
             stream.write_all(&[hello(name), vec![23, 3, 3, 0, 1, 0]].concat())?;
             line.step();
             stream.write_all(b"more")?;
-            all_came(stream, hello(name).len() + 10)
+            all_came(&stream, hello(name).len() + 10)
         });
         process.reached();
         lab.policy(GOOD_NAMES);
@@ -614,7 +541,7 @@ fn a_connection_begins_anew_on_the_same_socket() {
             unreachable!()
         };
         nix::sys::socket::connect(stream.as_raw_fd(), &nix::sys::socket::SockaddrIn::from(to))?;
-        converse(stream, &[&hello("2.evil.example")])
+        converse(&stream, &[&hello("2.evil.example")])
     });
     assert!(is_ended(&result), "{result:?}");
     assert!(!server.has(b"2.evil.example"));
@@ -765,7 +692,7 @@ fn a_hello_in_the_first_packet_is_read_too() {
             )?;
             let stream = TcpStream::from(socket);
             stream.set_read_timeout(Some(AT_ONCE))?;
-            all_came(stream, said.len())
+            all_came(&stream, said.len())
         });
         assert_eq!(result.is_ok(), passes, "{name}: {result:?}");
         assert_eq!(server.has(name.as_bytes()), passes, "{name}");

@@ -1,10 +1,6 @@
 //! HTTP in clear text: every request on a connection is judged by whom and what it asks for.
 
-use std::{
-    io::{self, Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::{io, net::SocketAddr};
 
 use ebfw_common::abi::{claim_kind, inspect, verdict};
 use ebfw_test_need::tool;
@@ -13,8 +9,9 @@ use ebfw_tests::lab::{
     agent::{Agent, Home},
     net::{v4, v6},
     recorder::Recorder,
-    resolver::{A, AAAA, answer, ask, wire},
 };
+
+use super::said::{self, NO_EVIL, is_ended, resolve, say as say_to};
 
 /// Reading below /public of good names is allowed, and nothing else.
 const READ_ONLY: &str = "
@@ -34,66 +31,17 @@ rules:
   match: {methods: [DELETE]}
 ";
 
-/// All is allowed but the names below evil.example.
-const NO_EVIL: &str = "
-defaultAction: Allow
-rules:
-- name: evil names
-  action: Deny
-  match: {domains: ['*.evil.example']}
-";
-
-const RESOLVER: u8 = 9;
 /// Any port: it is not the port that makes it HTTP.
 const HTTP: u16 = 8123;
-const AT_ONCE: Duration = Duration::from_secs(2);
-
 fn lab(policy: &str) -> Option<(Lab, Recorder)> {
-    let mut lab = Lab::open()?;
-    lab.resolver(|asked| {
-        let name = asked.queries[0].name().to_ascii();
-        let peer = name.split('.').next().and_then(|first| first.parse().ok());
-        let addresses: Vec<IpAddr> = peer.map_or(vec![], |peer| vec![v4(peer), v6(peer)]);
-        vec![wire(&answer(asked, &addresses))]
-    });
-    let server = Recorder::start(&lab.net().far, HTTP);
-    lab.policy(policy);
-    lab.inside(|| {
-        for name in ["2.good.example", "2.evil.example"] {
-            ask(v4(RESOLVER), name, A)?;
-            ask(v4(RESOLVER), name, AAAA)?;
-        }
-        Ok(())
-    })
-    .expect("the resolver answers");
+    let (lab, server) = said::lab(policy, HTTP)?;
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example"]))
+        .expect("the resolver answers");
     Some((lab, server))
 }
 
 fn say(parts: &[&[u8]]) -> io::Result<()> {
     say_to(SocketAddr::new(v4(2), HTTP), parts)
-}
-
-fn say_to(to: SocketAddr, parts: &[&[u8]]) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(AT_ONCE))?;
-    for part in parts {
-        stream.write_all(part)?;
-    }
-    stream.shutdown(Shutdown::Write)?;
-    let mut sum = [0; 8];
-    stream.read_exact(&mut sum)?;
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    assert_eq!(u64::from_ne_bytes(sum), length as u64);
-    Ok(())
-}
-
-fn is_ended(result: &io::Result<()>) -> bool {
-    let code = result.as_ref().err().and_then(io::Error::raw_os_error);
-    matches!(
-        code,
-        Some(libc::ECONNABORTED | libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)
-    )
 }
 
 const GOOD: &str = "GET /public/a HTTP/1.1\r\nHost: 2.good.example\r\n\r\n";

@@ -1,19 +1,12 @@
 //! HTTP/2 without TLS, from its first byte: every request of a connection is judged.
 
-use std::{
-    io::{self, Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::{io, net::SocketAddr};
 
 use ebfw_common::abi::{inspect, verdict};
 use ebfw_test_need::tool;
-use ebfw_tests::lab::{
-    Lab,
-    net::{v4, v6},
-    recorder::Recorder,
-    resolver::{A, answer, ask, wire},
-};
+use ebfw_tests::lab::{Lab, net::v4, recorder::Recorder};
+
+use super::said::{self, is_ended, resolve};
 
 /// Reading below /public of good names is allowed, and nothing else.
 const READ_ONLY: &str = "
@@ -24,27 +17,15 @@ rules:
   match: {domains: ['*.good.example'], methods: [GET], pathPrefix: /public}
 ";
 
-const RESOLVER: u8 = 9;
 const HTTP: u16 = 8123;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 
 fn lab() -> Option<(Lab, Recorder)> {
-    let mut lab = Lab::open()?;
-    lab.resolver(|asked| {
-        let name = asked.queries[0].name().to_ascii();
-        let peer = name.split('.').next().and_then(|first| first.parse().ok());
-        let addresses: Vec<IpAddr> = peer.map_or(vec![], |peer| vec![v4(peer), v6(peer)]);
-        vec![wire(&answer(asked, &addresses))]
-    });
-    let server = Recorder::start(&lab.net().far, HTTP);
-    lab.policy(READ_ONLY);
-    lab.inside(|| {
-        ask(v4(RESOLVER), "2.good.example", A)?;
-        ask(v4(RESOLVER), "2.evil.example", A)
-    })
-    .expect("the resolver answers");
+    let (lab, server) = said::lab(READ_ONLY, HTTP)?;
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example"]))
+        .expect("the resolver answers");
     Some((lab, server))
 }
 
@@ -99,26 +80,8 @@ fn requests(got: &[u8]) -> usize {
 }
 
 fn say(said: &[u8], piece: usize) -> io::Result<()> {
-    let to = SocketAddr::new(v4(2), HTTP);
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    for part in said.chunks(piece) {
-        stream.write_all(part)?;
-    }
-    stream.shutdown(Shutdown::Write)?;
-    let mut sum = [0; 8];
-    stream.read_exact(&mut sum)?;
-    assert_eq!(u64::from_ne_bytes(sum), said.len() as u64);
-    Ok(())
-}
-
-fn is_ended(result: &io::Result<()>) -> bool {
-    let code = result.as_ref().err().and_then(io::Error::raw_os_error);
-    matches!(
-        code,
-        Some(libc::ECONNABORTED | libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)
-    )
+    let parts: Vec<_> = said.chunks(piece).collect();
+    said::say(SocketAddr::new(v4(2), HTTP), &parts)
 }
 
 #[test]

@@ -22,12 +22,12 @@ use ebfw_tests::{
 
 use super::{
     ALL,
-    claims::{GOOD_NAMES, NO_EVIL, gift, hello, is_ended},
+    claims::{gift, hello},
+    said::{GOOD_NAMES, NO_EVIL, RESOLVER, all_came, is_ended},
 };
 
 const GOOD: &str = "2.good.example";
 const EVIL: &str = "2.evil.example";
-const RESOLVER: u8 = 9;
 const TLS: u16 = 443;
 /// The kernel sends again after 0.2 s, then after twice as long each time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,17 +84,14 @@ fn lose(
     send: impl FnOnce(&TcpStream) -> io::Result<()>,
     meanwhile: impl FnOnce(),
 ) -> io::Result<u64> {
-    let mut stream = TcpStream::connect_timeout(&peer(), PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&peer(), PATIENCE)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     hops(&stream, 1)?;
     send(&stream)?;
     meanwhile();
     hops(&stream, 64)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut sum = [0; 8];
-    stream.read_exact(&mut sum)?;
-    assert_eq!(u64::from_ne_bytes(sum), length as u64);
+    all_came(&stream, length)?;
     sent_again(&stream)
 }
 

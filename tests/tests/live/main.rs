@@ -16,6 +16,7 @@ mod openssl;
 mod paths;
 mod remembered;
 mod rules;
+mod said;
 mod servers;
 mod uploads;
 

@@ -1,8 +1,8 @@
 //! Multipath TCP: what is said on its subflows is read as on any connection.
 
 use std::{
-    io::{self, Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Command,
     time::Duration,
 };
@@ -14,19 +14,19 @@ use ebfw_tests::{
         Lab, eventually,
         net::{v4, v6},
         recorder::Recorder,
-        resolver::{A, AAAA, answer, ask, wire},
+        resolver::{answer, wire},
     },
     path,
 };
 
 use super::{
     ALL,
-    claims::{GOOD_NAMES, NO_EVIL, hello, is_ended},
+    claims::hello,
+    said::{GOOD_NAMES, NO_EVIL, all_came, is_ended, resolve},
 };
 
 const GOOD: &str = "2.good.example";
 const EVIL: &str = "2.evil.example";
-const RESOLVER: u8 = 9;
 const TLS: u16 = 443;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The option of a TCP header by which both sides say that they know it (RFC 8684).
@@ -55,14 +55,8 @@ fn lab(policy: &str) -> Option<(Lab, Recorder)> {
     let server = Recorder::on(listener);
     lab.resolver(|asked| vec![wire(&answer(asked, &[v4(2), v6(2)]))]);
     lab.policy(policy);
-    lab.inside(|| {
-        for name in [GOOD, EVIL] {
-            ask(v4(RESOLVER), name, A)?;
-            ask(v4(RESOLVER), name, AAAA)?;
-        }
-        Ok(())
-    })
-    .expect("the resolver answers");
+    lab.inside(|| resolve(&[GOOD, EVIL]))
+        .expect("the resolver answers");
     Some((lab, server))
 }
 
@@ -84,12 +78,7 @@ fn say(parts: &[&[u8]], between: impl FnOnce()) -> io::Result<()> {
     }
     between();
     stream.write_all(last)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut sum = [0; 8];
-    stream.read_exact(&mut sum)?;
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    assert_eq!(u64::from_ne_bytes(sum), length as u64);
-    Ok(())
+    all_came(&stream, parts.iter().map(|part| part.len()).sum())
 }
 
 /// The subtypes of Multipath TCP's options in the packets that came to peer 2: with a SYN, and without.

@@ -30,7 +30,10 @@ use hickory_proto::{
 };
 
 pub(super) use self::clients::go_program;
-use super::{at, code};
+use super::{
+    at, code,
+    said::{NO_EVIL, RESOLVER},
+};
 
 /// Only the names below good.example are allowed.
 const GOOD_NAMES: &str = "
@@ -40,18 +43,6 @@ rules:
   action: Allow
   match: {domains: ['*.good.example', good.example]}
 ";
-
-/// All is allowed but the names below evil.example.
-const NO_EVIL: &str = "
-defaultAction: Allow
-rules:
-- name: evil names
-  action: Deny
-  match: {domains: ['*.evil.example']}
-";
-
-/// The trusted resolver, in both families.
-const RESOLVER: u8 = 9;
 
 fn tcp(to: SocketAddr) -> io::Result<()> {
     TcpStream::connect_timeout(&to, Duration::from_secs(3)).map(drop)

@@ -15,21 +15,13 @@ use ebfw_tests::{
         agent::{Agent, Home},
         eventually,
         net::{v4, v6},
-        resolver::{A, AAAA, answer, ask, serve, wire},
+        resolver::serve,
     },
     tls::make_certificate,
 };
 
-/// All is allowed but the names below evil.example.
-const NO_EVIL: &str = "
-defaultAction: Allow
-rules:
-- name: evil names
-  action: Deny
-  match: {domains: ['*.evil.example']}
-";
+use super::said::{NO_EVIL, peers, resolve};
 
-const RESOLVER: u8 = 9;
 const TLS: u16 = 443;
 /// A client hears that it is denied within this time.
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -123,25 +115,13 @@ fn openssl_is_told_apart_by_what_it_claims_and_hears_of_it_at_once() {
         return;
     }
     let Some(lab) = Lab::open() else { return };
-    let answers = |asked: &hickory_proto::op::Message| {
-        let name = asked.queries[0].name().to_ascii();
-        let peer = name.split('.').next().and_then(|first| first.parse().ok());
-        let addresses: Vec<IpAddr> = peer.map_or(vec![], |peer| vec![v4(peer), v6(peer)]);
-        vec![wire(&answer(asked, &addresses))]
-    };
-    serve(&lab.net().far, answers).expect("the port is free");
+    serve(&lab.net().far, peers).expect("the port is free");
     let server = Server::start(&lab);
     let home = Home::new();
     home.write_policy(NO_EVIL);
     let _agent = Agent::start(&home, &lab);
-    lab.inside(|| {
-        for name in ["2.good.example", "2.evil.example", "4.good.example"] {
-            ask(v4(RESOLVER), name, A)?;
-            ask(v4(RESOLVER), name, AAAA)?;
-        }
-        Ok(())
-    })
-    .expect("the resolver answers");
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example", "4.good.example"]))
+        .expect("the resolver answers");
 
     let with = |name: &'static str| vec!["-servername", name];
     let cases = [
