@@ -30,7 +30,10 @@ use ebfw_common::{
     trial::{self, Trial},
 };
 use ebfw_policy::{parse_policy, ruleset::Ruleset, testgen, workload::Workload};
-use ebfw_tests::packet::{Part, Upper, V4, V6, segment};
+use ebfw_tests::{
+    http::browsers_request,
+    packet::{Part, Upper, V4, V6, segment},
+};
 use nix::sched::{CloneFlags, unshare};
 use zerocopy::FromZeros as _;
 
@@ -376,12 +379,6 @@ fn what_clients_say() -> Result<bool> {
     Ok(within)
 }
 
-/// As a browser sends it.
-const REQUEST: &[u8] = b"GET /static/js/app.js?v=2024-11-25 HTTP/1.1\r\nHost: shop.example:8080\r\nConnection: keep-alive\r\n\
-User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n\
-Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
-Accept-Encoding: gzip, deflate, br\r\nAccept-Language: en-GB,en;q=0.9\r\nCookie: session=0123456789abcdef\r\n\r\n";
-
 /// The first words of a connection, from the socket's storage made to its end: read, kept, not judged.
 fn readers() -> Result<()> {
     let reader = StreamReader::load()?;
@@ -390,8 +387,9 @@ fn readers() -> Result<()> {
     let sni = server_name(NAME.as_bytes());
     let classic = [sni.clone(), extension(43, &[2; 170])];
     let large = [extension(51, &[5; 1263]), sni, extension(0xfe0d, &[6; 350])];
+    let request = browsers_request("shop.example:8080");
     let with_cookies = [
-        &REQUEST[..REQUEST.len() - 4],
+        &request[..request.len() - 4],
         &b"; id=0123456789abcdef".repeat(75),
         b"\r\n\r\n",
     ]
@@ -403,7 +401,7 @@ fn readers() -> Result<()> {
             "a hello with post-quantum keys",
             records(&hello(&large), 16384),
         ),
-        ("a request", REQUEST.to_vec()),
+        ("a request", request),
         ("a request with long cookies", with_cookies),
     ]
     .into_iter()

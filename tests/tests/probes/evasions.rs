@@ -4,10 +4,10 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 
+use ebfw_tests::lab::eventually;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{Bench, clients::url, server::program};
@@ -62,8 +62,12 @@ while True:
 /// Debian's library; others may lie elsewhere, and their tests say so.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
 
-/// A few looks at all processes, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// A bench, and Python to load a real library with; `None`, said aloud, where something is missing.
+fn with_a_library() -> Option<(Bench, PathBuf)> {
+    let bench = Bench::open()?;
+    let python = program("python3")?;
+    ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY).then_some((bench, python))
+}
 
 #[test]
 fn a_process_that_ran_before_the_agent() {
@@ -87,13 +91,9 @@ fn a_process_that_ran_before_the_agent() {
 
 #[test]
 fn a_library_under_another_name_loaded_late_and_gone() {
-    let Some(bench) = Bench::open() else { return };
-    let Some(python) = program("python3") else {
+    let Some((bench, python)) = with_a_library() else {
         return;
     };
-    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
-        return;
-    }
     let stop = bench.server.folder().join("stop");
     let stop = stop.display().to_string();
     let copy = bench.server.folder().join("libinnocent.so");
@@ -122,13 +122,9 @@ fn a_library_under_another_name_loaded_late_and_gone() {
 
 #[test]
 fn probes_go_with_the_last_process() {
-    let Some(bench) = Bench::open() else { return };
-    let Some(python) = program("python3") else {
+    let Some((bench, python)) = with_a_library() else {
         return;
     };
-    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
-        return;
-    }
     let folder = bench.server.folder();
     let (copy, stop) = (folder.join("libpassing.so"), folder.join("stop"));
     fs::copy(LIBRARY, &copy).unwrap();
@@ -149,11 +145,9 @@ fn probes_go_with_the_last_process() {
     assert!(bench.agent.attachments() > before);
     fs::write(&stop, "").unwrap();
     assert!(process.wait().unwrap().success());
-    let start = Instant::now();
-    while bench.agent.attachments() > before {
-        assert!(start.elapsed() < PATIENCE, "the probes are still there");
-        thread::sleep(Duration::from_millis(50));
-    }
+    eventually("the probes are gone", || {
+        bench.agent.attachments() <= before
+    });
 }
 
 #[test]
@@ -168,13 +162,9 @@ held = [ctypes.CDLL(path) for path in sys.argv[2:]]
 while not os.path.exists(sys.argv[1]):
     time.sleep(0.1)
 ";
-    let Some(bench) = Bench::open() else { return };
-    let Some(python) = program("python3") else {
+    let Some((bench, python)) = with_a_library() else {
         return;
     };
-    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
-        return;
-    }
     let folder = bench.server.folder();
     let stop = folder.join("stop");
     let copies: Vec<String> = (0..FILES)
@@ -189,11 +179,9 @@ while not os.path.exists(sys.argv[1]):
     arguments.extend(copies.iter().map(String::as_str));
     let before = bench.agent.attachments();
     let mut process = bench.spawn(&python, &arguments);
-    let start = Instant::now();
-    while bench.agent.attachments() < before + 3 * FILES {
-        assert!(start.elapsed() < PATIENCE, "files are without probes");
-        thread::sleep(Duration::from_millis(50));
-    }
+    eventually("all files have probes", || {
+        bench.agent.attachments() >= before + 3 * FILES
+    });
     let Bench { agent, .. } = bench;
     let start = Instant::now();
     assert!(agent.terminate().success());
@@ -242,13 +230,9 @@ impl Drop for Mounts {
 
 #[test]
 fn a_file_of_two_containers_is_probed_once() {
-    let Some(bench) = Bench::open() else { return };
-    let Some(python) = program("python3") else {
+    let Some((bench, python)) = with_a_library() else {
         return;
     };
-    if !ebfw_test_need::met(fs::exists(LIBRARY).unwrap_or(false), LIBRARY) {
-        return;
-    }
     let folder = bench.server.folder();
     let mounts = Mounts::new(folder);
     if !ebfw_test_need::met(mounts.is_ok(), "overlay file systems") {

@@ -9,10 +9,13 @@ use std::{
 use anyhow::{Result, ensure};
 use aya::sys::{Stats, enable_stats};
 use ebfw_common::abi::Counter;
-use ebfw_tests::lab::{
-    Lab, PORT,
-    net::v4,
-    resolver::{A, answer, asking, question, wire},
+use ebfw_tests::{
+    http::browsers_request,
+    lab::{
+        Lab, PORT,
+        net::v4,
+        resolver::{A, answer, asking, question, wire},
+    },
 };
 use hickory_proto::op::Message;
 
@@ -31,12 +34,6 @@ const ANY: &str =
     "defaultAction: Deny\nrules:\n- {name: net, action: Allow, match: {cidrs: [10.0.0.0/8]}}\n";
 const BY_NAME: &str = "defaultAction: Deny\nrules:\n- {name: names, action: Allow, match: {domains: ['*.good.example']}}\n";
 const BY_PATH: &str = "defaultAction: Deny\nrules:\n- {name: paths, action: Allow, match: {domains: ['*.good.example'], methods: [GET], pathPrefix: /static}}\n";
-/// As a browser sends it.
-const REQUEST: &[u8] = b"GET /static/js/app.js?v=2024-11-25 HTTP/1.1\r\nHost: n0.c1.good.example\r\nConnection: keep-alive\r\n\
-User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n\
-Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
-Accept-Encoding: gzip, deflate, br\r\nAccept-Language: en-GB,en;q=0.9\r\nCookie: session=0123456789abcdef\r\n\r\n";
-
 /// Address `index` of the name with that number.
 fn address(number: u32, index: u32) -> Ipv4Addr {
     let [.., high, low] = number.to_be_bytes();
@@ -113,11 +110,12 @@ pub(crate) fn measure(only: &str) -> Result<()> {
         &hello(&[extension(51, &[5; 1263]), sni, extension(0xfe0d, &[6; 350])]),
         16384,
     );
+    let request = browsers_request(NAMED);
     let said = |what: &str| -> Vec<&[u8]> {
         match what {
             "hello" => vec![&classic],
             "large hello" => vec![&large[..1400], &large[1400..]],
-            "request" => vec![REQUEST],
+            "request" => vec![&request],
             _ => vec![],
         }
     };
