@@ -464,10 +464,16 @@ fn probes(
         (true, true) => Headers::Redacted,
         (true, false) => Headers::Shown,
     };
-    Probes::start(hierarchy, root, headers, Arc::clone(metrics))
-        .map_err(anyhow::Error::from)
-        .inspect_err(|error| tracing::warn!("requests inside TLS are not observed: {error:#}"))
-        .ok()
+    Probes::start(
+        hierarchy,
+        root,
+        headers,
+        inspect.bodies(),
+        Arc::clone(metrics),
+    )
+    .map_err(anyhow::Error::from)
+    .inspect_err(|error| tracing::warn!("requests inside TLS are not observed: {error:#}"))
+    .ok()
 }
 
 async fn next_requests(probes: &mut Option<Probes>, intake: &Intake) -> std::io::Result<()> {

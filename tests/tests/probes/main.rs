@@ -1,6 +1,7 @@
 //! Requests inside TLS as real programs make them: OpenSSL, GnuTLS, Go, Node.js with an OpenSSL of its own. Needs root.
 //! Each program that this machine lacks is said aloud.
 
+mod bodies;
 mod clients;
 mod evasions;
 mod server;
@@ -36,7 +37,12 @@ struct Unwatched {
 impl Bench {
     /// Opens it; `None`, said aloud, where this machine cannot.
     fn open() -> Option<Self> {
-        Some(Self::prepare()?.watch())
+        Self::open_with(&[])
+    }
+
+    /// The same with more settings of the agent.
+    fn open_with(settings: &[(&str, &str)]) -> Option<Self> {
+        Some(Self::prepare()?.watch_with(settings))
     }
 
     /// Opens all but the agent.
@@ -55,10 +61,15 @@ impl Bench {
 impl Unwatched {
     /// Starts the agent.
     fn watch(self) -> Bench {
+        self.watch_with(&[])
+    }
+
+    /// The same with more settings.
+    fn watch_with(self, settings: &[(&str, &str)]) -> Bench {
         let Self { server, lab } = self;
         let home = Home::new();
         home.write_policy(ALL);
-        let agent = Agent::start(&home, &lab);
+        let agent = Agent::start_with(&home, &lab, settings);
         agent.log.wait_for(&["requests inside TLS are observed by"]);
         Bench {
             agent,
