@@ -14,7 +14,12 @@ mod syscall;
 mod target;
 pub mod trial;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use ebfw_common::plaintext::{COUNTERS, Counter};
 use nix::time::{ClockId, clock_gettime};
@@ -35,6 +40,9 @@ use crate::{
 /// How often requests are looked at that wait for their bodies.
 const LOOK_AT_WAITING: Duration = Duration::from_millis(500);
 
+/// Cgroups whose requests are counted.
+const MAX_COUNTED: usize = 16_384;
+
 /// The running probes. They end with the value.
 pub struct Probes {
     ring: Ring,
@@ -44,7 +52,10 @@ pub struct Probes {
     counters: CounterMap,
     counted: [u64; COUNTERS],
     metrics: Arc<Metrics>,
-    _discovery: Discovery,
+    way: &'static str,
+    /// Requests by the cgroup of the thread that wrote them.
+    requests: HashMap<u64, u64>,
+    discovery: Discovery,
 }
 
 impl Probes {
@@ -68,6 +79,7 @@ impl Probes {
             &hierarchy.directory(root),
             bodies.map_or(0, |capture| capture.limit),
         )?;
+        let way = kernel.way();
         let scope = Scope::new(hierarchy.clone(), root.clone());
         let discovery =
             Discovery::start(kernel, scope, Arc::clone(&metrics)).map_err(|source| {
@@ -83,7 +95,9 @@ impl Probes {
             counters,
             counted: [0; COUNTERS],
             metrics,
-            _discovery: discovery,
+            way,
+            requests: HashMap::new(),
+            discovery,
         })
     }
 
@@ -98,8 +112,13 @@ impl Probes {
             streams,
             look,
             metrics,
+            requests,
             ..
         } = self;
+        let mut found = |seen: Seen| {
+            note(requests, &seen);
+            found(seen);
+        };
         let is_waiting = streams.is_waiting();
         let drained = ring.drain(|bytes| take(streams, metrics, bytes, &mut found));
         if is_waiting {
@@ -130,6 +149,24 @@ impl Probes {
         streams.give_up(None, found);
     }
 
+    /// How they are attached, in words.
+    #[must_use]
+    pub fn way(&self) -> &'static str {
+        self.way
+    }
+
+    /// Files with probes by kind of library.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<&'static str, usize> {
+        self.discovery.census()
+    }
+
+    /// How many requests were seen, by the id of the cgroup of the thread that wrote them.
+    #[must_use]
+    pub fn requests(&self) -> &HashMap<u64, u64> {
+        &self.requests
+    }
+
     /// Adds what the programs lost to the metrics.
     pub fn count(&mut self) {
         let Ok(now) = self.counters.read() else {
@@ -145,6 +182,14 @@ impl Probes {
                 .unread(reason, now[index].saturating_sub(self.counted[index]));
         }
         self.counted = now;
+    }
+}
+
+/// Counts a request. Cgroups that come and go must not take memory: beyond the limit, new ones are not counted.
+fn note(requests: &mut HashMap<u64, u64>, seen: &Seen) {
+    let cgroup = seen.header.cgroup_id;
+    if requests.len() < MAX_COUNTED || requests.contains_key(&cgroup) {
+        *requests.entry(cgroup).or_default() += 1;
     }
 }
 

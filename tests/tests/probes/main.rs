@@ -4,7 +4,9 @@
 mod bodies;
 mod clients;
 mod evasions;
+mod grpc;
 mod server;
+mod status;
 mod ways;
 
 use std::{
@@ -23,7 +25,7 @@ const ALL: &str = "defaultAction: Allow\nrules: []\n";
 /// A lab with a server at the far end, and an agent that looks inside TLS.
 struct Bench {
     agent: Agent,
-    _home: Home,
+    home: Home,
     server: server::Server,
     lab: Lab,
 }
@@ -73,7 +75,7 @@ impl Unwatched {
         agent.log.wait_for(&["requests inside TLS are observed by"]);
         Bench {
             agent,
-            _home: home,
+            home,
             server,
             lab,
         }
