@@ -6,6 +6,7 @@ mod clients;
 mod evasions;
 mod grpc;
 mod server;
+mod soak;
 mod status;
 mod ways;
 
