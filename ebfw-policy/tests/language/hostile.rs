@@ -57,6 +57,11 @@ fn a_million_errors_are_counted_and_not_kept() {
     assert_eq!(problems.len(), ebfw_policy::diagnostics::MAX_KEPT + 1);
     assert!(problems.to_string().ends_with("and 499000 more"));
     assert!(problems.render("policy", &file, false).len() < 1_000_000);
+    for part in ["!t a, ", "a: b, "] {
+        let file = format!("rules: [{{{}}}]", part.repeat(200_000));
+        let problems = parse_policy(&file).unwrap_err();
+        assert_eq!(problems.len(), ebfw_policy::diagnostics::MAX_KEPT + 1);
+    }
 }
 
 #[test]
