@@ -167,6 +167,9 @@ fn check(file: &str) {
     match parse_policy(file) {
         Ok(policy) => {
             let _ = policy.lint(file).render("policy", file, true);
+            if let Some(Err(error)) = crate::schema::judge(file) {
+                panic!("the schema refuses what the reader accepts: {error}");
+            }
             if let Ok(formatted) = format_policy(file) {
                 assert_eq!(
                     parse_policy(&formatted).as_ref(),
