@@ -22,7 +22,7 @@ use std::{
 };
 
 use crate::{
-    diagnostics::{Code, Diagnostic, Diagnostics},
+    diagnostics::{Code, Diagnostic, Diagnostics, Found},
     domain::DomainMatch,
     object::ObjectId,
     policy::{Action, AnyOf, MAX_RULES, Match, Policy, Quic, Rule},
@@ -45,13 +45,10 @@ pub(crate) const POLICY_FIELDS: [&str; 7] = [
 /// # Errors
 /// Every error of the file, in the order of their places.
 pub fn parse_policy(source: &str) -> Result<Policy, Diagnostics> {
-    let mut problems = Vec::new();
+    let mut problems = Found::default();
     let tree = match yaml::read(source, Documents::One, &mut problems) {
         Ok(tree) => tree,
-        Err(error) => {
-            problems.push(error);
-            return Err(Diagnostics::new(problems));
-        }
+        Err(error) => return Err(problems.ended_by(error)),
     };
     let mut check = Check::new(&tree, problems);
     let policy = check.policy(tree.root());
@@ -64,10 +61,9 @@ pub fn parse_policy(source: &str) -> Result<Policy, Diagnostics> {
 /// The walk: the tree, what was found wrong so far, and what the policy says for all its rules.
 struct Check<'t, 'a> {
     tree: &'t Tree<'a>,
-    problems: Vec<Diagnostic>,
+    problems: Found,
     /// Of each problem the node that it is about.
     about: Vec<Option<NodeId>>,
-    more: usize,
     domain_match: DomainMatch,
     strict_l7: bool,
     /// The object that is read, if it is none of a policy file.
@@ -78,12 +74,11 @@ struct Check<'t, 'a> {
 type PolicyFields = [Option<NodeId>; POLICY_FIELDS.len()];
 
 impl<'t, 'a> Check<'t, 'a> {
-    fn new(tree: &'t Tree<'a>, problems: Vec<Diagnostic>) -> Self {
+    fn new(tree: &'t Tree<'a>, problems: Found) -> Self {
         Self {
             tree,
-            about: vec![None; problems.len()],
+            about: vec![None; problems.kept.len()],
             problems,
-            more: 0,
             domain_match: DomainMatch::Glob,
             strict_l7: false,
             object: None,
@@ -192,16 +187,17 @@ impl Check<'_, '_> {
         message: impl Into<String>,
         hint: Option<String>,
     ) {
-        if self.problems.len() >= 2 * crate::diagnostics::MAX_KEPT {
-            self.more += 1;
-            return;
-        }
-        let problem = Diagnostic::error(code, message, self.tree.place(node));
-        self.problems.push(match hint {
-            Some(hint) => problem.with_hint(hint),
-            None => problem,
+        let place = self.tree.place(node);
+        let kept = self.problems.push(|| {
+            let problem = Diagnostic::error(code, message, place);
+            match hint {
+                Some(hint) => problem.with_hint(hint),
+                None => problem,
+            }
         });
-        self.about.push(Some(node));
+        if kept {
+            self.about.push(Some(node));
+        }
     }
 
     /// Gives each problem from `first` on the way to it from `root`, which itself is called `name`.
@@ -211,7 +207,7 @@ impl Check<'_, '_> {
             return;
         }
         let paths: HashMap<NodeId, String> = self.tree.paths(root, &wanted);
-        for (problem, about) in self.problems.iter_mut().zip(&self.about).skip(first) {
+        for (problem, about) in self.problems.kept.iter_mut().zip(&self.about).skip(first) {
             let Some(path) = about.and_then(|node| paths.get(&node)) else {
                 continue;
             };
@@ -223,7 +219,7 @@ impl Check<'_, '_> {
     }
 
     fn into_diagnostics(self) -> Diagnostics {
-        Diagnostics::with_uncounted(self.problems, self.more)
+        self.problems.into()
     }
 
     fn is_null(&self, node: NodeId) -> bool {

@@ -5,8 +5,11 @@ use std::{fmt, ops::Range};
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-/// A line of the source that is longer is not shown, only named.
+/// Of a longer line of the source only what stands around the place is shown.
 const MAX_LINE: usize = 1000;
+/// Characters of such a line that are shown before the place, and from it on.
+const BEFORE: usize = 40;
+const AFTER: usize = 80;
 /// Problems that are kept of one file; what comes after is counted only.
 pub const MAX_KEPT: usize = 1000;
 
@@ -239,6 +242,42 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// Problems as they are found: a multiple of what is shown is kept, the rest counted, so that a hostile file costs no memory.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) kept: Vec<Diagnostic>,
+    pub(crate) more: usize,
+}
+
+impl Found {
+    /// Adds a problem; whether it was kept.
+    pub(crate) fn push(&mut self, problem: impl FnOnce() -> Diagnostic) -> bool {
+        let keeps = self.kept.len() < 2 * MAX_KEPT;
+        if keeps {
+            self.kept.push(problem());
+        } else {
+            self.more += 1;
+        }
+        keeps
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// With the error that ended the reading.
+    pub(crate) fn ended_by(mut self, error: Diagnostic) -> Diagnostics {
+        self.kept.push(error);
+        self.into()
+    }
+}
+
+impl From<Found> for Diagnostics {
+    fn from(found: Found) -> Self {
+        Self::with_uncounted(found.kept, found.more)
+    }
+}
+
 /// The problems of a file in the order of their places.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -252,7 +291,7 @@ impl Diagnostics {
     }
 
     /// As [`Diagnostics::new`], after `dropped` further problems were not even recorded.
-    pub(crate) fn with_uncounted(mut problems: Vec<Diagnostic>, dropped: usize) -> Self {
+    fn with_uncounted(mut problems: Vec<Diagnostic>, dropped: usize) -> Self {
         problems.sort_by_key(|problem| (problem.line, problem.column, problem.severity));
         let more = problems.len().saturating_sub(MAX_KEPT) + dropped;
         problems.truncate(MAX_KEPT);
@@ -350,18 +389,21 @@ fn report<'a>(problem: &'a Diagnostic, name: &'a str, source: &'a str) -> Vec<Gr
         .primary_title(&*problem.message)
         .id(problem.code.as_str());
     let group = if line.len() > MAX_LINE {
-        title.element(
-            Origin::path(name)
-                .line(problem.line)
-                .char_column(problem.column),
+        let (window, span) = window(line, &span);
+        let origin = Origin::path(name)
+            .line(problem.line)
+            .char_column(problem.column);
+        title.element(origin).element(
+            Snippet::source(window)
+                .line_start(problem.line)
+                .annotation(AnnotationKind::Primary.span(span)),
         )
     } else {
-        let annotation = AnnotationKind::Primary.span(span);
         title.element(
             Snippet::source(line)
                 .path(name)
                 .line_start(problem.line)
-                .annotation(annotation),
+                .annotation(AnnotationKind::Primary.span(span)),
         )
     };
     match &problem.hint {
@@ -385,4 +427,24 @@ fn excerpt<'a>(source: &'a str, span: &Range<usize>) -> (&'a str, Range<usize>) 
     let end = end.saturating_sub(from).clamp(start, line.len());
     let end = start + line[start..end].trim_end().len();
     (line, start..end)
+}
+
+/// What stands around `span` on a long line, and where the span is in it.
+fn window(line: &str, span: &Range<usize>) -> (String, Range<usize>) {
+    let (before, after) = line.split_at(span.start);
+    let from = before
+        .char_indices()
+        .rev()
+        .take(BEFORE)
+        .last()
+        .map_or(span.start, |(at, _)| at);
+    let to = after
+        .char_indices()
+        .nth(AFTER)
+        .map_or(line.len(), |(at, _)| span.start + at);
+    let mark = |cut: bool| if cut { "…" } else { "" };
+    let (left, right) = (mark(from > 0), mark(to < line.len()));
+    let shift = |at: usize| at.min(to) - from + left.len();
+    let text = format!("{left}{}{right}", &line[from..to]);
+    (text, shift(span.start)..shift(span.end))
 }

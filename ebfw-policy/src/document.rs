@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use crate::{
     check,
-    diagnostics::{Code, Diagnostic, Diagnostics, Place},
+    diagnostics::{Code, Diagnostic, Diagnostics, Found, Place},
     yaml::{self, Documents, NodeId, Tree},
 };
 
@@ -63,7 +63,7 @@ impl Value {
 /// # Errors
 /// What is no YAML, and every key that comes twice.
 pub fn read(source: &str) -> Result<Node, Diagnostics> {
-    let mut problems = Vec::new();
+    let mut problems = Found::default();
     match yaml::read(source, Documents::One, &mut problems) {
         Ok(tree) => {
             let root = node(&tree, tree.root(), &mut problems);
@@ -77,9 +77,9 @@ pub fn read(source: &str) -> Result<Node, Diagnostics> {
                 place: Place::START,
             });
         }
-        Err(error) => problems.push(error),
+        Err(error) => return Err(problems.ended_by(error)),
     }
-    Err(Diagnostics::new(problems))
+    Err(problems.into())
 }
 
 /// A prefix as policies read it, host bits kept: an address, `/` and a length, of which no number begins with a zero.
@@ -88,7 +88,7 @@ pub fn prefix(text: &str) -> Option<IpNet> {
     check::address_and_length(text)
 }
 
-fn node(tree: &Tree<'_>, id: NodeId, problems: &mut Vec<Diagnostic>) -> Node {
+fn node(tree: &Tree<'_>, id: NodeId, problems: &mut Found) -> Node {
     let value = match tree.value(id) {
         yaml::Value::Scalar { text, plain: true } => plain(text),
         yaml::Value::Scalar { text, plain: false } => Value::Text(text.to_string()),
@@ -113,7 +113,7 @@ fn node(tree: &Tree<'_>, id: NodeId, problems: &mut Vec<Diagnostic>) -> Node {
     }
 }
 
-fn name(tree: &Tree<'_>, id: NodeId, problems: &mut Vec<Diagnostic>) -> Option<Key> {
+fn name(tree: &Tree<'_>, id: NodeId, problems: &mut Found) -> Option<Key> {
     let place = tree.place(id);
     match tree.value(id) {
         yaml::Value::Scalar { text, .. } => Some(Key {
@@ -121,11 +121,7 @@ fn name(tree: &Tree<'_>, id: NodeId, problems: &mut Vec<Diagnostic>) -> Option<K
             place,
         }),
         yaml::Value::List(_) | yaml::Value::Map(_) => {
-            problems.push(Diagnostic::error(
-                Code::WrongType,
-                "a field name is wanted",
-                place,
-            ));
+            problems.push(|| Diagnostic::error(Code::WrongType, "a field name is wanted", place));
             None
         }
     }
@@ -136,23 +132,9 @@ fn plain(text: &str) -> Value {
     match yaml::truth(text) {
         Some(truth) => Value::Boolean(truth),
         None if yaml::is_null(text) => Value::Null,
-        None if is_number(text) => Value::Number,
+        None if yaml::is_number(text) => Value::Number,
         None => Value::Text(text.to_owned()),
     }
-}
-
-fn is_number(text: &str) -> bool {
-    let digits = text.trim_start_matches(['+', '-']);
-    let based = |prefix, base| {
-        text.strip_prefix(prefix).is_some_and(|digits: &str| {
-            !digits.is_empty() && digits.chars().all(|c| c.is_digit(base))
-        })
-    };
-    digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
-        || based("0x", 16)
-        || based("0o", 8)
-        || matches!(digits, ".inf" | ".Inf" | ".INF")
-        || matches!(text, ".nan" | ".NaN" | ".NAN")
 }
 
 #[cfg(test)]
@@ -172,6 +154,19 @@ mod tests {
             ("-1.5e3", "a number"),
             ("0x1f", "a number"),
             (".inf", "a number"),
+            ("-.Inf", "a number"),
+            (".NaN", "a number"),
+            ("0o17", "a number"),
+            ("0o9", "a text"),
+            ("0x", "a text"),
+            ("-0x1f", "a text"),
+            ("+.5E-3", "a number"),
+            ("5.", "a number"),
+            (".", "a text"),
+            ("--5", "a text"),
+            ("1e", "a text"),
+            ("1_000", "a text"),
+            ("infinity", "a text"),
             ("'5'", "a text"),
             ("1.2.3.4", "a text"),
             ("10.0.0.0/8", "a text"),

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::{
     check::parse_policy,
-    diagnostics::{Code, Diagnostic, Diagnostics, Place},
+    diagnostics::{Code, Diagnostic, Diagnostics, Found, Place},
     yaml::{self, Comment, Documents, NodeId, Tree, Value},
 };
 
@@ -20,7 +20,7 @@ const WIDTH: usize = 100;
 pub fn format_policy(source: &str) -> Result<String, Diagnostics> {
     let policy = parse_policy(source)?;
     let refuse = |problem| Diagnostics::new(vec![problem]);
-    let tree = yaml::read(source, Documents::One, &mut Vec::new()).map_err(refuse)?;
+    let tree = yaml::read(source, Documents::One, &mut Found::default()).map_err(refuse)?;
     if let Some(place) = tree.first_anchor() {
         let problem = Diagnostic::error(
             Code::Alias,

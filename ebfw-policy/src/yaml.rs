@@ -12,7 +12,7 @@ use std::{
 
 use serde_saphyr::granit_parser::{self, Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
-use crate::diagnostics::{Code, Diagnostic, Place};
+use crate::diagnostics::{Code, Diagnostic, Found, Place};
 
 /// Bytes of a file at most.
 pub const MAX_BYTES: usize = 16 << 20;
@@ -48,6 +48,35 @@ pub(crate) fn truth(text: &str) -> Option<bool> {
         "false" | "False" | "FALSE" => Some(false),
         _ => None,
     }
+}
+
+/// Whether a scalar without quotes is a number (YAML 1.2.2, 10.3.2).
+pub(crate) fn is_number(text: &str) -> bool {
+    let all = |text: &str, base| !text.is_empty() && text.chars().all(|c| c.is_digit(base));
+    if let Some(digits) = text.strip_prefix("0x") {
+        return all(digits, 16);
+    }
+    if let Some(digits) = text.strip_prefix("0o") {
+        return all(digits, 8);
+    }
+    if matches!(text, ".nan" | ".NaN" | ".NAN") {
+        return true;
+    }
+    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if matches!(text, ".inf" | ".Inf" | ".INF") {
+        return true;
+    }
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (text, None),
+    };
+    let exponent = exponent.map(|text| text.strip_prefix(['-', '+']).unwrap_or(text));
+    let is_mantissa = match mantissa.split_once('.') {
+        Some(("", after)) => all(after, 10),
+        Some((before, after)) => all(before, 10) && (after.is_empty() || all(after, 10)),
+        None => all(mantissa, 10),
+    };
+    is_mantissa && exponent.is_none_or(|exponent| all(exponent, 10))
 }
 
 #[derive(Debug, PartialEq)]
@@ -258,11 +287,12 @@ pub(crate) enum Documents {
 /// Reads the documents of `source`.
 ///
 /// # Errors
-/// The first error of syntax ends the reading; duplicate keys are all reported in `problems`, and the first of each counts.
+/// The first error of syntax ends the reading. What can be read past is in `problems`: tags; duplicate keys, of which the first counts; a second
+/// document, which is left out.
 pub(crate) fn read<'a>(
     source: &'a str,
     documents: Documents,
-    problems: &mut Vec<Diagnostic>,
+    problems: &mut Found,
 ) -> Result<Tree<'a>, Diagnostic> {
     if source.len() > MAX_BYTES {
         let message = format!(
@@ -282,7 +312,7 @@ pub(crate) fn read<'a>(
 fn read_whole<'a>(
     source: &'a str,
     documents: Documents,
-    problems: &mut Vec<Diagnostic>,
+    problems: &mut Found,
 ) -> Result<Tree<'a>, Diagnostic> {
     let mut builder = Builder::new(source, documents, MAX_DEPTH, problems);
     fill(source, &mut builder)?;
@@ -316,6 +346,9 @@ fn fill<'a>(source: &'a str, builder: &mut Builder<'a, '_>) -> Result<(), Diagno
     for event in Parser::new_from_str_with_options(source, options(false, builder.max_depth)) {
         let (event, span) = event.map_err(|error| syntax(source, &error))?;
         builder.take(event, &span)?;
+        if builder.has_ended {
+            break;
+        }
     }
     Ok(())
 }
@@ -426,6 +459,7 @@ impl<'t> Keys<'t> {
 }
 
 struct Builder<'a, 'p> {
+    source: &'a str,
     nodes: Vec<Node<'a>>,
     open: Vec<Open>,
     /// The children so far of all open collections, those of the innermost last.
@@ -438,17 +472,20 @@ struct Builder<'a, 'p> {
     max_depth: usize,
     /// Whether there was a text in block style.
     block_scalars: bool,
-    problems: &'p mut Vec<Diagnostic>,
+    /// Whether what follows is of no interest.
+    has_ended: bool,
+    problems: &'p mut Found,
 }
 
 impl<'a, 'p> Builder<'a, 'p> {
     fn new(
-        source: &str,
+        source: &'a str,
         documents: Documents,
         max_depth: usize,
-        problems: &'p mut Vec<Diagnostic>,
+        problems: &'p mut Found,
     ) -> Self {
         Self {
+            source,
             nodes: Vec::with_capacity(source.len() / 8),
             open: Vec::new(),
             children: Vec::new(),
@@ -458,6 +495,7 @@ impl<'a, 'p> Builder<'a, 'p> {
             documents,
             max_depth,
             block_scalars: false,
+            has_ended: false,
             problems,
         }
     }
@@ -465,7 +503,7 @@ impl<'a, 'p> Builder<'a, 'p> {
     fn take(&mut self, event: Event<'a>, span: &Span) -> Result<(), Diagnostic> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                refuse_tag(tag.as_deref(), span)?;
+                self.refuse_tag(tag.as_deref(), span);
                 let plain = style == ScalarStyle::Plain;
                 self.block_scalars |= matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
                 let id = self.add(Value::Scalar { text, plain }, span)?;
@@ -497,10 +535,12 @@ impl<'a, 'p> Builder<'a, 'p> {
                 Ok(())
             }
             Event::DocumentStart(..) if self.root.is_some() => {
-                Err(
+                self.problems.push(|| {
                     Diagnostic::error(Code::Documents, "a file holds one document", place(span))
-                        .with_hint("put the second into a file of its own"),
-                )
+                        .with_hint("put the second into a file of its own")
+                });
+                self.has_ended = true;
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -528,7 +568,7 @@ impl<'a, 'p> Builder<'a, 'p> {
         tag: Option<&Tag>,
         span: &Span,
     ) -> Result<(), Diagnostic> {
-        refuse_tag(tag, span)?;
+        self.refuse_tag(tag, span);
         if self.open.len() == self.max_depth {
             return Err(Diagnostic::error(
                 Code::TooDeep,
@@ -589,17 +629,29 @@ impl<'a, 'p> Builder<'a, 'p> {
             if let Value::Scalar { text, .. } = &node.value
                 && let Some(line) = seen.insert(text, node.spot.line)
             {
-                let message = format!("duplicate key `{text}`");
-                let hint = format!("it stands on line {line} already; join the two");
-                self.problems.push(
+                self.problems.push(|| {
+                    let message = format!("duplicate key `{text}`");
+                    let hint = format!("it stands on line {line} already; join the two");
                     Diagnostic::error(Code::DuplicateKey, message, node.spot.place())
-                        .with_hint(hint),
-                );
+                        .with_hint(hint)
+                });
                 continue;
             }
             pairs.push((key, value));
         }
         pairs
+    }
+
+    fn refuse_tag(&mut self, tag: Option<&Tag>, span: &Span) {
+        if let Some(tag) = tag {
+            let source = self.source;
+            self.problems.push(|| {
+                let tag = tag.original();
+                let message = format!("tags such as `{tag}` have no meaning here");
+                Diagnostic::error(Code::Tag, message, before(source, &tag, place(span)))
+                    .with_hint("write a text in quotes and a number without")
+            });
+        }
     }
 
     fn finish(&mut self, id: NodeId, anchor: usize, span: &Span) -> Result<(), Diagnostic> {
@@ -622,14 +674,29 @@ impl<'a, 'p> Builder<'a, 'p> {
     }
 }
 
-fn refuse_tag(tag: Option<&Tag>, span: &Span) -> Result<(), Diagnostic> {
-    match tag {
-        None => Ok(()),
-        Some(tag) => {
-            let message = format!("tags such as `{}` have no meaning here", tag.original());
-            Err(Diagnostic::error(Code::Tag, message, place(span))
-                .with_hint("write a text in quotes and a number without"))
+/// The place of `word` where it is the last before `place` but white space; else `place`.
+fn before(source: &str, word: &str, place: Place) -> Place {
+    let front = source.get(..place.bytes.start).map(str::trim_end);
+    let Some(start) = front
+        .and_then(|front| front.strip_suffix(word))
+        .map(str::len)
+    else {
+        return place;
+    };
+    let between = &source[start..place.bytes.start];
+    let lines = between.matches('\n').count();
+    let column = match lines {
+        // What comes before on a line may be long.
+        0 => place.column - between.chars().count(),
+        _ => {
+            let line = source[..start].rfind('\n').map_or(0, |at| at + 1);
+            source[line..start].chars().count() + 1
         }
+    };
+    Place {
+        line: place.line - lines,
+        column,
+        bytes: start..start + word.len(),
     }
 }
 

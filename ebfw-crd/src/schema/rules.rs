@@ -2,7 +2,10 @@
 //!
 //! The limits bound what the rules can cost: the API server refuses a definition whose rules could become too expensive.
 
-use ebfw_policy::object::{Kind, MAX_PRIORITY};
+use ebfw_policy::{
+    object::{Kind, MAX_PRIORITY},
+    spec::pattern::{DOMAIN, LABEL, LABEL_KEY, OBJECT_NAME, PORTS, PROTOCOL, TOKEN},
+};
 use serde_json::{Map, Value};
 
 /// Rules of one object at most.
@@ -11,22 +14,6 @@ pub const MAX_RULES: u32 = 256;
 pub const MAX_ENTRIES: u32 = 256;
 /// Entries of `cidrs` at most.
 pub const MAX_CIDRS: u32 = 512;
-
-/// The end of a label key, and a label value.
-const LABEL: &str = r"^(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?$";
-const LABEL_KEY: &str = r"^([^/]{1,253}/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$";
-const OBJECT_NAME: &str = r"^[-.a-z0-9]+$";
-/// A token of RFC 9110.
-const TOKEN: &str = r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$";
-
-/// 1 to 65535 without leading zeros, as in a policy file.
-macro_rules! port {
-    () => {
-        r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
-    };
-}
-const PORTS: &str = concat!("^", port!(), "(-", port!(), ")?$");
-const PROTOCOL: &str = r"^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ss][Cc][Tt][Pp]|[Ii][Cc][Mm][Pp]|25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])$";
 
 /// A keyword of the schema at a place.
 #[derive(Clone, Copy, Debug)]
@@ -130,10 +117,7 @@ pub const LIMITS: &[Limit] = &[
     number("spec.rules[].match.domains", "maxItems", MAX_ENTRIES),
     number("spec.rules[].match.domains[]", "minLength", 1),
     number("spec.rules[].match.domains[]", "maxLength", 254),
-    pattern(
-        "spec.rules[].match.domains[]",
-        r"^[-A-Za-z0-9_.,!^*?\[\]{}]+$",
-    ),
+    pattern("spec.rules[].match.domains[]", DOMAIN),
     number("spec.rules[].match.cidrs", "maxItems", MAX_CIDRS),
     number("spec.rules[].match.cidrs[]", "maxLength", 49),
     number("spec.rules[].match.ports", "maxItems", MAX_ENTRIES),
@@ -247,6 +231,11 @@ pub const RULES: &[CelRule] = &[
         "spec.rules[].match.domains[]",
         "!self.startsWith('.') && !self.contains('..') && self != '*.'",
         "a name has no empty label",
+    ),
+    rule(
+        "spec.rules[].match.domains[]",
+        "!self.contains('**')",
+        "one star goes across dots already, two have no meaning",
     ),
     rule(
         "spec.rules[].match.cidrs[]",

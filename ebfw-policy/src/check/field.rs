@@ -244,17 +244,7 @@ impl<'t> Check<'t, '_> {
 
 /// Whether YAML reads a plain scalar as text, not as a number, a truth value or nothing.
 fn is_text(text: &str) -> bool {
-    let word = yaml::is_null(text) || yaml::truth(text).is_some();
-    let digits = text.trim_start_matches(['-', '+', '.']);
-    let number = digits.starts_with(|c: char| c.is_ascii_digit())
-        && (digits.parse::<f64>().is_ok()
-            || digits
-                .strip_prefix("0x")
-                .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
-            || digits
-                .strip_prefix("0o")
-                .is_some_and(|octal| octal.bytes().all(|b| b.is_ascii_digit())));
-    !word && !number
+    !yaml::is_null(text) && yaml::truth(text).is_none() && !yaml::is_number(text)
 }
 
 /// As much of a user's text as a message should repeat.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{Check, field::did_you_mean, field::shorten};
 use crate::{
-    diagnostics::{Code, Diagnostic, Diagnostics, Severity},
+    diagnostics::{Code, Diagnostic, Diagnostics, Found, Severity},
     object::{Kind, ObjectId, PolicyObject},
     yaml::{self, Documents, NodeId, Tree, Value},
 };
@@ -41,7 +41,7 @@ pub struct Violation {
 /// Whether `source` looks like manifests and not like a policy file: a document of it has an `apiVersion` or a `kind`.
 #[must_use]
 pub fn is_manifest(source: &str) -> bool {
-    let Ok(tree) = yaml::read(source, Documents::Many, &mut Vec::new()) else {
+    let Ok(tree) = yaml::read(source, Documents::Many, &mut Found::default()) else {
         return false;
     };
     tree.roots().any(|root| {
@@ -59,13 +59,10 @@ pub fn parse_manifests(
     source: &str,
     schema: &dyn Fn(Kind, &serde_json::Value) -> Vec<Violation>,
 ) -> Result<Manifests, Diagnostics> {
-    let mut problems = Vec::new();
+    let mut problems = Found::default();
     let tree = match yaml::read(source, Documents::Many, &mut problems) {
         Ok(tree) => tree,
-        Err(error) => {
-            problems.push(error);
-            return Err(Diagnostics::new(problems));
-        }
+        Err(error) => return Err(problems.ended_by(error)),
     };
     let mut reader = Reader {
         check: Check::new(&tree, problems),
@@ -176,7 +173,7 @@ impl Reader<'_, '_, '_> {
     }
 
     fn policy(&mut self, kind: Kind, root: NodeId) {
-        let first = self.check.problems.len();
+        let first = self.check.problems.kept.len();
         let Some([_, _, metadata, spec, _]) = self.check.fields(root, "an object", OBJECT_FIELDS)
         else {
             return;
@@ -233,7 +230,7 @@ impl Reader<'_, '_, '_> {
     /// Reports what the schema refuses, unless what stands there was complained about already.
     fn schema(&mut self, kind: Kind, root: NodeId, first: usize) {
         let tree = self.check.tree;
-        let known: Vec<String> = self.check.problems[first..]
+        let known: Vec<String> = self.check.problems.kept[first..]
             .iter()
             .filter_map(|problem| problem.field.clone())
             .collect();
@@ -246,9 +243,9 @@ impl Reader<'_, '_, '_> {
                 continue;
             }
             let node = follow(tree, root, &field);
-            let at = self.check.problems.len();
+            let at = self.check.problems.kept.len();
             self.check.report(Code::Schema, node, message, None);
-            if let Some(problem) = self.check.problems.get_mut(at) {
+            if let Some(problem) = self.check.problems.kept.get_mut(at) {
                 problem.field = Some(field);
             }
         }
@@ -326,12 +323,16 @@ fn to_json(tree: &Tree<'_>, node: NodeId) -> serde_json::Value {
 }
 
 fn number(text: &str) -> Option<serde_json::Value> {
-    let begins = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
-    if !begins {
+    if !yaml::is_number(text) {
         return None;
     }
-    let whole = text.parse::<i64>().map(serde_json::Value::from).ok();
-    whole.or_else(|| {
+    let based = |prefix, base| {
+        let digits = text.strip_prefix(prefix)?;
+        i64::from_str_radix(digits, base).ok()
+    };
+    let whole = based("0x", 16).or_else(|| based("0o", 8));
+    let whole = whole.or_else(|| text.parse::<i64>().ok());
+    whole.map(serde_json::Value::from).or_else(|| {
         text.parse::<f64>()
             .ok()
             .filter(|number| number.is_finite())

@@ -2,7 +2,7 @@
 
 use super::{Check, field::shorten};
 use crate::{
-    diagnostics::{Code, Diagnostics},
+    diagnostics::{Code, Diagnostics, Found},
     object::{DEFAULT_PRIORITY, Kind, MAX_PRIORITY, ObjectId, PolicyObject, Scope},
     selector::Selector,
     yaml::{NodeId, Tree, Value},
@@ -38,7 +38,7 @@ pub(crate) fn parse_object(
     spec: &serde_json::Value,
 ) -> Result<PolicyObject, Diagnostics> {
     let tree = Tree::of_json(spec);
-    let mut check = Check::new(&tree, Vec::new());
+    let mut check = Check::new(&tree, Found::default());
     let object = check.object(id, tree.root());
     check.name_fields(0, tree.root(), "spec");
     match object {

@@ -5,6 +5,8 @@
 
 use std::{num::NonZero, ops::Range, thread};
 
+use crate::diagnostics::Found;
+
 use super::{Builder, Documents, MAX_DEPTH, MAX_NODES, Node, NodeId, Tree, Value, fill};
 
 /// Files below this are read as a whole in a few milliseconds.
@@ -131,7 +133,7 @@ impl Cut {
 
 /// Reads one part, if there is nothing about it that concerns others; places count from the file's beginning.
 fn piece<'a>(source: &'a str, part: &Part) -> Option<Vec<Node<'a>>> {
-    let mut problems = Vec::new();
+    let mut problems = Found::default();
     let mut builder = Builder::new(
         source,
         Documents::One,
@@ -249,7 +251,7 @@ mod tests {
 
     /// Reads in pieces, if it can be, and compares with the whole. Whether it could.
     fn agrees(source: &str) -> bool {
-        let mut problems = Vec::new();
+        let mut problems = Found::default();
         let whole = read_whole(source, Documents::One, &mut problems);
         let mut cut = false;
         for pieces in [2, 3, 4, 1000] {

@@ -2,6 +2,8 @@
 
 use ebfw_policy::{diagnostics::Code, parse_policy};
 
+use crate::schema;
+
 /// A file with one error.
 struct Case {
     why: &'static str,
@@ -48,7 +50,7 @@ fn one_error_is_reported_at_its_place_with_a_hint() {
             (2, 1),
             "one document",
         ),
-        case("a tag", "rules: !x []", Code::Tag, (1, 11), "tags"),
+        case("a tag", "rules: !x []", Code::Tag, (1, 8), "tags"),
         case(
             "an alias to nothing",
             "rules: *x",
@@ -213,7 +215,8 @@ fn one_error_is_reported_at_its_place_with_a_hint() {
             "takes no",
         ),
     ];
-    check(&cases);
+    // The first is a merge key for the validator's reader of YAML, the second a truth value.
+    check(&cases, &["a merge key", "yes is no truth value"]);
 }
 
 #[test]
@@ -613,14 +616,24 @@ fn one_error_in_a_match_is_reported_at_its_place_with_a_hint() {
         file: format!("rules: [{{action: Deny, match: {{{}}}}}]", case.file).leak(),
         ..case
     });
-    check(&cases.map(|case| Case {
-        at: (1, case.at.1 + 6),
-        ..case
-    }));
+    check(
+        &cases.map(|case| Case {
+            at: (1, case.at.1 + 6),
+            ..case
+        }),
+        &[
+            "a port with leading zeros, which YAML 1.1 reads as another one",
+            "a protocol with leading zeros",
+            "a reversed range",
+            "a path that is too long",
+        ],
+    );
 }
 
-fn check(cases: &[Case]) {
+/// Checks each case, and that the schema refuses it too; `left`: those of which it cannot know.
+fn check(cases: &[Case], left: &[&str]) {
     let mut wrong = Vec::new();
+    let mut unseen = Vec::new();
     for Case {
         why,
         file,
@@ -635,6 +648,9 @@ fn check(cases: &[Case]) {
                 let [problem] = problems.iter().as_slice() else {
                     panic!("{why}: {problems}")
                 };
+                if schema::can_know(*code) && schema::judge(file) == Some(Ok(())) {
+                    unseen.push(*why);
+                }
                 let fits = problem.code == *code && (problem.line, problem.column) == *at;
                 if fits && problem.to_string().contains(says) {
                     continue;
@@ -648,6 +664,7 @@ fn check(cases: &[Case]) {
         ));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(unseen, left, "accepted by the schema");
 }
 
 #[test]
@@ -702,6 +719,60 @@ fn a_rendered_error_shows_line_mark_and_hint() {
         .unwrap_err()
         .render("policy.yaml", file, true);
     assert!(colour.contains('\u{1b}'), "colour was asked for");
+}
+
+#[test]
+fn of_a_long_line_what_stands_around_the_place_is_shown() {
+    let many = "\"é.example.com\", ".repeat(200);
+    let file =
+        format!("rules: [{{action: Deny, match: {{domains: [a.b, {many} c.d], port: [1]}}}}]");
+    let column = file.chars().count() - "port: [1]}}]".len() + 1;
+    let rendered = parse_policy(&file)
+        .unwrap_err()
+        .render("policy.yaml", &file, false);
+    let last = rendered.split("\n\n").last().unwrap();
+    let lines: Vec<&str> = last.lines().collect();
+    let [title, place, _, _, source, mark, ..] = lines[..] else {
+        panic!("{last}");
+    };
+    assert_eq!(title, "error[unknown-field]: unknown field `port`");
+    assert_eq!(place, format!(" --> policy.yaml:1:{column}"));
+    assert!(source.starts_with("1 | …"), "{last}");
+    assert!(source.ends_with("c.d], port: [1]}}]"), "{last}");
+    let at = |line: &str, text: &str| line[..line.find(text).unwrap()].chars().count();
+    assert_eq!(at(mark, "^^^^"), at(source, "port"), "{last}");
+
+    let endless = format!("rules: [{{action: \"{}\"}}]", "x".repeat(5000));
+    let rendered = parse_policy(&endless)
+        .unwrap_err()
+        .render("policy.yaml", &endless, false);
+    assert!(
+        rendered.contains("1 | rules: [{action: \"xxx"),
+        "{rendered}"
+    );
+    assert!(rendered.contains("x…\n"), "{rendered}");
+    assert!(rendered.lines().all(|line| line.len() < 200), "{rendered}");
+}
+
+#[test]
+fn what_can_be_read_past_hides_no_other_error() {
+    let file = "!a defaultAction: !!str allow\nrules: !x\n  - !y\n    action: Dny\n  - action: Deny\n    action: Deny\n---\nrulez: []\n";
+    let problems = parse_policy(file).unwrap_err();
+    let found: Vec<_> = problems
+        .iter()
+        .map(|problem| (problem.line, problem.code))
+        .collect();
+    let want = [
+        (1, Code::Tag),
+        (1, Code::Tag),
+        (1, Code::BadValue),
+        (2, Code::Tag),
+        (3, Code::Tag),
+        (4, Code::BadValue),
+        (6, Code::DuplicateKey),
+        (7, Code::Documents),
+    ];
+    assert_eq!(found, want, "{problems}");
 }
 
 #[test]

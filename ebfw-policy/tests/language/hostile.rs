@@ -57,6 +57,11 @@ fn a_million_errors_are_counted_and_not_kept() {
     assert_eq!(problems.len(), ebfw_policy::diagnostics::MAX_KEPT + 1);
     assert!(problems.to_string().ends_with("and 499000 more"));
     assert!(problems.render("policy", &file, false).len() < 1_000_000);
+    for part in ["!t a, ", "a: b, "] {
+        let file = format!("rules: [{{{}}}]", part.repeat(200_000));
+        let problems = parse_policy(&file).unwrap_err();
+        assert_eq!(problems.len(), ebfw_policy::diagnostics::MAX_KEPT + 1);
+    }
 }
 
 #[test]
@@ -162,6 +167,9 @@ fn check(file: &str) {
     match parse_policy(file) {
         Ok(policy) => {
             let _ = policy.lint(file).render("policy", file, true);
+            if let Some(Err(error)) = crate::schema::judge(file) {
+                panic!("the schema refuses what the reader accepts: {error}");
+            }
             if let Ok(formatted) = format_policy(file) {
                 assert_eq!(
                     parse_policy(&formatted).as_ref(),

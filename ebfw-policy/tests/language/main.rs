@@ -16,6 +16,7 @@ mod model;
 mod names;
 mod objects;
 mod patterns;
+mod schema;
 mod selection;
 
 use ebfw_policy::{
