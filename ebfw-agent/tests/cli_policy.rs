@@ -281,21 +281,22 @@ fn lines_of_json_are_judged_as_they_come() {
 }
 
 #[test]
-fn a_bad_line_ends_with_2_and_its_number_after_the_verdicts_before_it() {
+fn each_bad_line_is_told_with_its_number_and_the_others_are_judged() {
     let long = format!("{{\"name\":\"{}\"}}\n", "x".repeat(1 << 20));
     for (line, expected, why) in [
         ("{\"dst\":\"203.0.113\"}\n", "dst", "no address"),
         ("{\"dstt\":\"1.2.3.4\"}\n", "dstt", "no such field"),
         ("port=443\n", "JSON", "no JSON"),
         ("[1]\n", "JSON", "no object"),
-        ("{\"port\":", "JSON", "truncated"),
+        ("{\"port\":\n", "JSON", "truncated"),
         (
             long.as_str(),
             "longer than 1048576 bytes",
             "endless lines must not fill the memory",
         ),
     ] {
-        let input = format!("{{\"port\":80}}\n\n{line}{{\"port\":80}}\n");
+        let input =
+            format!("{{\"port\":80}}\n\n{line}{{\"port\":81,\"expect\":\"allow\"}}\n{line}");
         let run = Files::with(POLICY).test_lines(&[], &input);
         assert_eq!(run.code, 2, "{why}: {run:?}");
         assert!(
@@ -304,7 +305,14 @@ fn a_bad_line_ends_with_2_and_its_number_after_the_verdicts_before_it() {
             run.stderr
         );
         assert!(run.stderr.contains(expected), "{why}: {}", run.stderr);
-        assert_eq!(run.stdout, "Modify  rule=tag  port=80\n", "{why}");
+        assert!(run.stderr.contains("\nebfw: line 5: "), "{why}");
+        assert!(
+            run.stderr
+                .ends_with("1 of 2 flows are not decided as expected\n")
+        );
+        let verdicts =
+            "Modify  rule=tag  port=80\nDeny    rule=(default)  port=81  expected=Allow\n";
+        assert_eq!(run.stdout, verdicts, "{why}");
     }
 }
 
@@ -594,6 +602,37 @@ fn fmt_of_standard_input_goes_to_standard_output() {
         2,
         "one or the other"
     );
+}
+
+#[test]
+fn fmt_formats_the_policies_of_manifests_and_of_directories() {
+    let manifest = "kind: EgressPolicy   # ours\napiVersion: ebfw.dvrkn.com/v1\nmetadata: {name: a}\nspec: {podSelector: {}}\n---\nkind:   ConfigMap\napiVersion: v1\n";
+    let files = Files::with("rules:   []\n");
+    fs::write(files.path("objects.yml"), manifest).unwrap();
+    let directory = files.0.path().to_str().unwrap();
+    let run = ebfw(&["policy", "fmt", "--check", directory]);
+    let told = format!(
+        "{} is not formatted\n{} is not formatted\n",
+        files.path("objects.yml"),
+        files.policy()
+    );
+    assert_eq!((run.code, run.stdout), (1, told));
+    assert_eq!(ebfw(&["policy", "fmt", directory]).code, 0);
+    assert_eq!(
+        fs::read_to_string(files.path("objects.yml")).unwrap(),
+        "kind: EgressPolicy  # ours\napiVersion: ebfw.dvrkn.com/v1\nmetadata:\n  name: a\nspec:\n  podSelector: {}\n---\nkind:   ConfigMap\napiVersion: v1\n"
+    );
+    assert_eq!(fs::read_to_string(files.policy()).unwrap(), "rules: []\n");
+    assert_eq!(ebfw(&["policy", "fmt", "--check", directory]).code, 0);
+
+    fs::write(
+        files.path("objects.yml"),
+        manifest.replace("spec: {", "spec: {x: 1, "),
+    )
+    .unwrap();
+    let run = ebfw(&["policy", "fmt", directory]);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("unknown field `x`"), "{run:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod value;
 pub use self::manifest::{Manifests, Violation, is_manifest, parse_manifests};
 pub(crate) use self::{
     field::did_you_mean,
+    manifest::{is_object, to_json},
     object::parse_object,
     value::{address_and_length, protocols},
 };

@@ -1,12 +1,13 @@
-//! One layout for every policy file: two spaces, block mappings, short lists in brackets, comments where they were.
+//! One layout for every policy file and policy object: two spaces, block mappings, short lists in brackets, comments where they were.
 //!
 //! Order and words stay the author's. The result is read again and compared, so that formatting can neither change a policy nor lose a comment.
 
 use std::ops::Range;
 
 use crate::{
-    check::parse_policy,
+    check::{Violation, is_object, parse_manifests, parse_policy, to_json},
     diagnostics::{Code, Diagnostic, Diagnostics, Found, Place},
+    object::Kind,
     yaml::{self, Comment, Documents, NodeId, Tree, Value},
 };
 
@@ -19,8 +20,33 @@ const WIDTH: usize = 100;
 /// The errors of an invalid policy; or what in a valid one cannot be formatted without loss (anchors and aliases).
 pub fn format_policy(source: &str) -> Result<String, Diagnostics> {
     let policy = parse_policy(source)?;
+    let formatted = format(source, Documents::One)?;
+    match parse_policy(&formatted) {
+        Ok(kept) if kept == policy => Ok(formatted),
+        _ => Err(changed()),
+    }
+}
+
+/// Formats the policy objects of a file of manifests; objects of other kinds stay as they are. `schema` as in [`parse_manifests`].
+///
+/// # Errors
+/// As [`format_policy`], of any object.
+pub fn format_manifests(
+    source: &str,
+    schema: &dyn Fn(Kind, &serde_json::Value) -> Vec<Violation>,
+) -> Result<String, Diagnostics> {
+    parse_manifests(source, schema)?;
+    let formatted = format(source, Documents::Many)?;
+    if objects(source) == objects(&formatted) {
+        Ok(formatted)
+    } else {
+        Err(changed())
+    }
+}
+
+fn format(source: &str, documents: Documents) -> Result<String, Diagnostics> {
     let refuse = |problem| Diagnostics::new(vec![problem]);
-    let tree = yaml::read(source, Documents::One, &mut Found::default()).map_err(refuse)?;
+    let tree = yaml::read(source, documents, &mut Found::default()).map_err(refuse)?;
     if let Some(place) = tree.first_anchor() {
         let problem = Diagnostic::error(
             Code::Alias,
@@ -40,18 +66,28 @@ pub fn format_policy(source: &str) -> Result<String, Diagnostics> {
         done: 0,
         out: String::new(),
     };
-    writer.document();
-    let formatted = writer.out;
-    let kept = yaml::comments(&formatted).is_ok_and(|kept| texts(&kept) == texts(&comments));
-    if kept && parse_policy(&formatted).as_ref() == Ok(&policy) {
-        Ok(formatted)
-    } else {
-        let message = "this file cannot be formatted without changing what it says";
-        Err(refuse(
-            Diagnostic::error(Code::Syntax, message, Place::START)
-                .with_hint("it is valid and stays as it is"),
-        ))
+    match documents {
+        Documents::One => writer.document(tree.root(), usize::MAX),
+        Documents::Many => writer.documents(),
     }
+    let formatted = writer.out;
+    match yaml::comments(&formatted) {
+        Ok(kept) if texts(&kept) == texts(&comments) => Ok(formatted),
+        _ => Err(changed()),
+    }
+}
+
+fn changed() -> Diagnostics {
+    let message = "this file cannot be formatted without changing what it says";
+    let problem = Diagnostic::error(Code::Syntax, message, Place::START);
+    Diagnostics::new(vec![problem.with_hint("it is valid and stays as it is")])
+}
+
+/// What an API server would get of each document; `None` of what is no YAML.
+fn objects(source: &str) -> Option<Vec<serde_json::Value>> {
+    let tree = yaml::read(source, Documents::Many, &mut Found::default()).ok()?;
+    let values = tree.roots().map(|root| to_json(&tree, root));
+    Some(values.filter(|value| !value.is_null()).collect())
 }
 
 fn texts<'c>(comments: &'c [Comment<'_>]) -> Vec<&'c str> {
@@ -73,17 +109,50 @@ struct Writer<'t, 'a> {
 }
 
 impl<'t> Writer<'t, '_> {
-    fn document(&mut self) {
-        match self.tree.value(self.tree.root()) {
-            Value::Map(pairs) if !pairs.is_empty() => self.map(pairs, 0, false),
-            Value::Map(_) | Value::List(_) | Value::Scalar { .. } => {
-                let text = self.inline(self.tree.root());
-                self.lead(self.bytes(self.tree.root()).start, 0);
-                self.out.push_str(&text);
-                self.trail(self.bytes(self.tree.root()).end);
+    fn documents(&mut self) {
+        let starts = self.tree.starts();
+        let ends = starts.iter().skip(1).copied().chain([usize::MAX]);
+        for ((root, start), end) in self.tree.roots().zip(starts).zip(ends) {
+            // What stands before the first document is the first document's.
+            let start = if self.out.is_empty() {
+                self.done
+            } else {
+                *start
+            };
+            if is_object(self.tree, root) {
+                if !self.out.is_empty() {
+                    self.out.push_str("---\n");
+                    let mark = self.source[start..].starts_with("---");
+                    self.done = start + if mark { 3 } else { 0 };
+                }
+                self.document(root, end);
+            } else {
+                self.verbatim(start, end.min(self.source.len()));
             }
         }
-        self.lead(usize::MAX, 0);
+    }
+
+    /// Writes a part of the source as it is.
+    fn verbatim(&mut self, start: usize, end: usize) {
+        self.out.push_str(&self.source[start..end]);
+        let later = |comment: &Comment<'_>| comment.bytes.start >= end;
+        let passed = self.comments[self.next..].iter().position(later);
+        self.next = passed.map_or(self.comments.len(), |passed| self.next + passed);
+        self.done = end;
+    }
+
+    /// Writes a document with all comments before `end`.
+    fn document(&mut self, root: NodeId, end: usize) {
+        match self.tree.value(root) {
+            Value::Map(pairs) if !pairs.is_empty() => self.map(pairs, 0, false),
+            Value::Map(_) | Value::List(_) | Value::Scalar { .. } => {
+                let text = self.inline(root);
+                self.lead(self.bytes(root).start, 0);
+                self.out.push_str(&text);
+                self.trail(self.bytes(root).end);
+            }
+        }
+        self.lead(end, 0);
     }
 
     /// Writes a mapping; its first key goes on the line that is begun if `begun`.

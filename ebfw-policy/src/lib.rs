@@ -27,5 +27,5 @@ pub mod workload;
 mod yaml;
 
 pub use check::{Manifests, Violation, is_manifest, parse_manifests, parse_policy};
-pub use format::format_policy;
+pub use format::{format_manifests, format_policy};
 pub use yaml::{MAX_BYTES, MAX_DEPTH, MAX_NODES};

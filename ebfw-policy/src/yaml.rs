@@ -136,6 +136,8 @@ pub(crate) struct Tree<'a> {
     root: NodeId,
     /// The documents after the first.
     further: Vec<NodeId>,
+    /// Where each document begins; only if there may be many.
+    starts: Vec<usize>,
     anchor: Option<Place>,
 }
 
@@ -149,6 +151,11 @@ impl<'a> Tree<'a> {
         std::iter::once(self.root).chain(self.further.iter().copied())
     }
 
+    /// Where each document begins in the source, with its `---` if it has one.
+    pub(crate) fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
     /// The tree of a JSON value: its nodes have no place in any text.
     pub(crate) fn of_json(value: &'a serde_json::Value) -> Self {
         let mut nodes = Vec::new();
@@ -157,6 +164,7 @@ impl<'a> Tree<'a> {
             nodes,
             root,
             further: Vec::new(),
+            starts: Vec::new(),
             anchor: None,
         }
     }
@@ -320,18 +328,17 @@ fn read_whole<'a>(
         nodes,
         root,
         further,
-        anchors,
+        starts,
+        anchor,
         ..
     } = builder;
-    let anchor = anchors
-        .values()
-        .min()
-        .map(|id| nodes[id.0 as usize].spot.place());
+    let anchor = anchor.map(|id| nodes[id.0 as usize].spot.place());
     match root {
         Some(root) => Ok(Tree {
             nodes,
             root,
             further,
+            starts,
             anchor,
         }),
         None => Err(
@@ -467,6 +474,9 @@ struct Builder<'a, 'p> {
     anchors: HashMap<usize, NodeId>,
     root: Option<NodeId>,
     further: Vec<NodeId>,
+    starts: Vec<usize>,
+    /// The first node with an anchor.
+    anchor: Option<NodeId>,
     documents: Documents,
     /// Collections inside each other at most.
     max_depth: usize,
@@ -492,6 +502,8 @@ impl<'a, 'p> Builder<'a, 'p> {
             anchors: HashMap::new(),
             root: None,
             further: Vec::new(),
+            starts: Vec::new(),
+            anchor: None,
             documents,
             max_depth,
             block_scalars: false,
@@ -532,6 +544,7 @@ impl<'a, 'p> Builder<'a, 'p> {
             Event::DocumentStart(..) if self.documents == Documents::Many => {
                 // An anchor means something in its own document only.
                 self.anchors.clear();
+                self.starts.push(place(span).bytes.start);
                 Ok(())
             }
             Event::DocumentStart(..) if self.root.is_some() => {
@@ -657,6 +670,7 @@ impl<'a, 'p> Builder<'a, 'p> {
     fn finish(&mut self, id: NodeId, anchor: usize, span: &Span) -> Result<(), Diagnostic> {
         if anchor != 0 {
             self.anchors.insert(anchor, id);
+            self.anchor = self.anchor.into_iter().chain([id]).min();
         }
         match self.open.last() {
             Some(_) => self.children.push(id),

@@ -69,7 +69,7 @@ pub(super) const POLICY: &str = "\
 Examples:
   ebfw policy test --policy policy.yaml --flow 'domain=example.com port=443'
   ebfw policy lint policies/*.yaml
-  ebfw policy fmt --check policies/*.yaml
+  ebfw policy fmt --check policies
   ebfw policy schema > policy.schema.json
   ebfw policy crds | kubectl apply --server-side -f -
 
@@ -112,7 +112,7 @@ Exit codes: 0 nothing at or above --fail-on, 1 bad policy, 2 bad usage, 3 findin
 pub(super) const POLICY_FMT: &str = "\
 Examples:
   ebfw policy fmt policy.yaml
-  ebfw policy fmt --check policies/*.yaml
+  ebfw policy fmt --check policies
   ebfw policy fmt - < policy.yaml
 
 Exit codes: 0 done, 1 bad policy, or --check found a file that is not formatted, 2 bad usage.";

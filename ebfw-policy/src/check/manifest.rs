@@ -265,6 +265,13 @@ fn is_list(kind: &str) -> bool {
     kind == "List" || kind.strip_suffix("List").is_some_and(of_ours)
 }
 
+/// Whether a document is an object of one of the two kinds.
+pub(crate) fn is_object(tree: &Tree<'_>, root: NodeId) -> bool {
+    let says = |key| value_of(tree, root, key).map(|node| text_of(tree, node));
+    let is_kind = |kind: String| Kind::ALL.iter().any(|known| known.as_str() == kind);
+    says("apiVersion").as_deref() == Some(API_VERSION) && says("kind").is_some_and(is_kind)
+}
+
 fn value_of(tree: &Tree<'_>, node: NodeId, name: &str) -> Option<NodeId> {
     let Value::Map(pairs) = tree.value(node) else {
         return None;
@@ -305,7 +312,7 @@ fn follow(tree: &Tree<'_>, root: NodeId, field: &str) -> NodeId {
 }
 
 /// The value that the API server would get.
-fn to_json(tree: &Tree<'_>, node: NodeId) -> serde_json::Value {
+pub(crate) fn to_json(tree: &Tree<'_>, node: NodeId) -> serde_json::Value {
     match tree.value(node) {
         Value::List(items) => items.iter().map(|item| to_json(tree, *item)).collect(),
         Value::Map(pairs) => {

@@ -101,13 +101,7 @@ impl Check<'_, '_> {
         match protocols(text) {
             Some(protocols) => entries.extend(protocols),
             None => {
-                let meant = did_you_mean(text, PROTOCOLS.iter().map(|(name, _)| *name));
-                let meant = meant.map_or_else(
-                    || "allowed".to_owned(),
-                    |meant| format!("did you mean `{meant}`? Allowed"),
-                );
-                let hint =
-                    format!("{meant} are `TCP`, `UDP`, `SCTP`, `ICMP` and the numbers 0 to 255");
+                let hint = protocol_hint(text);
                 self.report(
                     Code::BadValue,
                     node,
@@ -157,6 +151,34 @@ impl Check<'_, '_> {
             );
         }
         prefix
+    }
+}
+
+/// Names that `protocols` does not know and people write: as in `/etc/protocols`, without what stands between letters.
+const NUMBERS: [(&str, u8); 9] = [
+    ("ICMPV6", 58),
+    ("IPV6ICMP", 58),
+    ("ICMP6", 58),
+    ("UDPLITE", 136),
+    ("GRE", 47),
+    ("ESP", 50),
+    ("AH", 51),
+    ("IGMP", 2),
+    ("DCCP", 33),
+];
+
+fn protocol_hint(text: &str) -> String {
+    let word: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+    let known = NUMBERS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(&word));
+    let allowed = "llowed are `TCP`, `UDP`, `SCTP`, `ICMP` and the numbers 0 to 255";
+    let named = PROTOCOLS.iter().map(|(name, _)| *name);
+    match (known, did_you_mean(text, named)) {
+        (Some((_, 58)), _) => format!("write `ICMP`, which is that of IPv6 too, or 58; a{allowed}"),
+        (Some((_, number)), _) => format!("write its number, {number}; a{allowed}"),
+        (None, Some(meant)) => format!("did you mean `{meant}`? A{allowed}"),
+        (None, None) => format!("a{allowed}"),
     }
 }
 

@@ -237,6 +237,7 @@ fn join<'a>(mut nodes: Vec<Node<'a>>, lists: Vec<Vec<Node<'a>>>) -> Option<Tree<
         nodes,
         root: NodeId(0),
         further: Vec::new(),
+        starts: Vec::new(),
         anchor: None,
     })
 }

@@ -487,6 +487,20 @@ fn one_error_in_a_match_is_reported_at_its_place_with_a_hint() {
         ),
         case(
             "protocol 256",
+            "protocols: [UDP-Lite]",
+            Code::BadValue,
+            (1, 38),
+            "write its number, 136; allowed are",
+        ),
+        case(
+            "a name for one of two",
+            "protocols: [ipv6-icmp]",
+            Code::BadValue,
+            (1, 38),
+            "write `ICMP`",
+        ),
+        case(
+            "a number that is too high",
             "protocols: [256]",
             Code::BadValue,
             (1, 38),

@@ -74,7 +74,34 @@ fn a_long_list_is_broken_into_lines() {
 }
 
 #[test]
+fn objects_of_a_file_are_formatted_and_those_of_other_kinds_stay() {
+    let file = "---\n# first\napiVersion: ebfw.dvrkn.com/v1\nkind:   EgressPolicy\nmetadata: {name: a, namespace: shop, labels: {x: \"1\"}} # of a\nspec:\n    podSelector: {}\n    rules:\n    - {action: Deny, match: {ports: [25]}}\n\
+                # end of a\n--- # the map\napiVersion: v1\nkind: ConfigMap\nmetadata:   {name: c}\ndata:\n  text: |\n    # no comment\n      ---\n    b   \n# after c\n---\n\n---\nkind: ClusterEgressPolicy\n# version\napiVersion: ebfw.dvrkn.com/v1\nmetadata:   {name: d}\nspec: {podSelector: {matchLabels: {a: b}}}\n...\n# tail\n";
+    let want = "# first\napiVersion: ebfw.dvrkn.com/v1\nkind: EgressPolicy\nmetadata:\n  name: a\n  namespace: shop\n  labels:\n    x: \"1\"  # of a\nspec:\n  podSelector: {}\n  rules:\n    - action: Deny\n      match:\n        ports: [25]\n\
+                # end of a\n--- # the map\napiVersion: v1\nkind: ConfigMap\nmetadata:   {name: c}\ndata:\n  text: |\n    # no comment\n      ---\n    b   \n# after c\n---\n\n---\nkind: ClusterEgressPolicy\n# version\napiVersion: ebfw.dvrkn.com/v1\nmetadata:\n  name: d\nspec:\n  podSelector:\n    matchLabels:\n      a: b\n# tail\n";
+    let format = |file: &str| ebfw_policy::format_manifests(file, &|_, _| Vec::new());
+    let formatted = format(file).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(formatted, want);
+    assert_eq!(format(&formatted).unwrap(), formatted, "a second time");
+    for file in [
+        include_str!("../../../examples/crds/shop.yaml"),
+        include_str!("../../../examples/crds/baseline.yaml"),
+        include_str!("../../../examples/crds/lockdown.yaml"),
+    ] {
+        let formatted = format(file).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(formatted, file, "the examples are formatted");
+    }
+}
+
+#[test]
 fn what_would_be_lost_is_refused() {
+    let manifests = "apiVersion: ebfw.dvrkn.com/v1\nkind: EgressPolicy\nmetadata: {name: a}\nspec: &s {podSelector: {}}\n---\napiVersion: ebfw.dvrkn.com/v1\nkind: EgressPolicy\nmetadata: {name: b}\nspec: {podSelector: {}}\n";
+    let refused = ebfw_policy::format_manifests(manifests, &|_, _| Vec::new()).unwrap_err();
+    assert!(
+        refused.to_string().contains("4:10: error[alias]: anchors"),
+        "{refused}"
+    );
+
     let anchors = "rules:\n- {action: Deny, match: {ports: &p [25]}}\n- {action: Allow, match: {ports: *p}}\n";
     assert!(
         format_policy(anchors)

@@ -1,6 +1,7 @@
-//! `ebfw policy fmt`: one form for policy files, in place, on standard output, or as a check.
+//! `ebfw policy fmt`: one form for policy files and manifests, in place, on standard output, or as a check.
 
 use std::{
+    cell::LazyCell,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -9,14 +10,15 @@ use std::{
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueHint};
+use ebfw_crd::schema::Offline;
 
-use super::source::Source;
+use super::source::{self, Source};
 use crate::{cli::output::Stdout, exit::Exit, input::Input};
 
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct FormatArgs {
-    /// Policy files, rewritten in place; `-` is standard input, written to standard output
-    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// Policy files, manifests, or directories of them, rewritten in place; `-` is standard input, written to standard output
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::AnyPath)]
     files: Vec<PathBuf>,
     /// Change nothing; name the files that are not formatted, and exit with 1 if there is any
     #[arg(long, conflicts_with = "stdout")]
@@ -29,8 +31,9 @@ pub(in crate::cli) struct FormatArgs {
 pub(super) fn main(args: &FormatArgs) -> anyhow::Result<Exit> {
     let mut out = Stdout::lock();
     let mut worst = Exit::SUCCESS;
-    for path in &args.files {
-        match format(args, path, &mut out) {
+    let schema: LazyCell<Offline> = LazyCell::new(Offline::new);
+    for path in &source::files(&args.files)? {
+        match format(args, path, &schema, &mut out) {
             Ok(Exit::SUCCESS) => {}
             Ok(exit) => worst = exit,
             Err(error) if crate::cli::output::is_closed_pipe(&error) => return Err(error),
@@ -44,15 +47,21 @@ pub(super) fn main(args: &FormatArgs) -> anyhow::Result<Exit> {
     Ok(worst)
 }
 
-fn format(args: &FormatArgs, path: &Path, out: &mut impl Write) -> anyhow::Result<Exit> {
+fn format(
+    args: &FormatArgs,
+    path: &Path,
+    schema: &LazyCell<Offline>,
+    out: &mut impl Write,
+) -> anyhow::Result<Exit> {
     ensure!(
         args.stdout || !is_json(path),
         "{} is JSON by its name, and formatting writes YAML: use --stdout, or give it another name",
         path.display()
     );
     let source = Source::read(path)?;
-    let formatted =
-        ebfw_policy::format_policy(&source.text).map_err(|problems| source.refused(&problems))?;
+    let formatted = source
+        .formatted(schema)
+        .map_err(|problems| source.refused(&problems))?;
     if args.check {
         if formatted == source.text {
             return Ok(Exit::SUCCESS);

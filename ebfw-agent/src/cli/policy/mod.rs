@@ -24,7 +24,7 @@ pub(super) enum PolicyCommand {
     /// Find rules that mean something else than they look, or nothing
     #[command(after_help = help::POLICY_LINT)]
     Lint(LintArgs),
-    /// Format policy files
+    /// Format policy files and manifests
     #[command(after_help = help::POLICY_FMT)]
     Fmt(FormatArgs),
     /// Print the JSON Schema of the policy file, so that editors complete it

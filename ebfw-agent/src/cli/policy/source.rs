@@ -1,6 +1,7 @@
 //! Policy files and manifests with their text, and how their problems reach the terminal.
 
 use std::{
+    cell::LazyCell,
     collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
@@ -60,6 +61,15 @@ impl Source {
     pub(super) fn manifests(&self, schema: &Offline) -> Result<Manifests, Diagnostics> {
         let violations = |kind, object: &_| schema.violations(kind, object);
         ebfw_policy::parse_manifests(&self.text, &violations)
+    }
+
+    /// Its text in the one layout.
+    pub(super) fn formatted(&self, schema: &LazyCell<Offline>) -> Result<String, Diagnostics> {
+        if !self.is_manifest() {
+            return ebfw_policy::format_policy(&self.text);
+        }
+        let violations = |kind, object: &_| schema.violations(kind, object);
+        ebfw_policy::format_manifests(&self.text, &violations)
     }
 
     pub(super) fn refused(&self, problems: &Diagnostics) -> BadPolicy {

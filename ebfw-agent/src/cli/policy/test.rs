@@ -26,6 +26,9 @@ use crate::{
 /// Bytes of a line of JSON at most: far more than a flow has, far less than would hurt.
 const MAX_LINE: u64 = 1 << 20;
 
+/// Lines that are no flow of which each is told; a file that holds no flows at all has many.
+const MAX_TOLD: u64 = 100;
+
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct TestArgs {
     /// Policy file, or file or directory of manifests; of manifests several
@@ -63,6 +66,7 @@ pub(super) fn main(args: TestArgs) -> anyhow::Result<Exit> {
         form: form.output,
         judged: 0,
         unexpected: 0,
+        misread: 0,
     };
     match report.write(questions) {
         Err(error) if !output::is_closed_pipe(&error) => Err(error),
@@ -90,6 +94,8 @@ struct Report {
     form: Output,
     judged: u64,
     unexpected: u64,
+    /// Lines that are no flow.
+    misread: u64,
 }
 
 impl Report {
@@ -123,7 +129,7 @@ impl Report {
         Ok(())
     }
 
-    /// Judges a flow a line. Verdicts are flushed whenever the input runs dry, so that a program
+    /// Judges a flow a line; of a line that is none it says so, and goes on. Verdicts are flushed whenever the input runs dry, so that a program
     /// that asks line by line gets its answers.
     fn lines(
         &mut self,
@@ -140,10 +146,20 @@ impl Report {
             if line.is_empty() {
                 break;
             }
-            let question =
-                parse_line(&line).map_err(|why| Usage(format!("line {number}: {why:#}")))?;
-            if let Some(question) = question {
-                self.question(out, question)?;
+            match parse_line(&line) {
+                Ok(Some(question)) => self.question(out, question)?,
+                Ok(None) => {}
+                Err(why) => {
+                    // In the order of the lines, where both go to one terminal.
+                    out.flush()?;
+                    self.misread += 1;
+                    if self.misread <= MAX_TOLD {
+                        cli::complain(&format!("line {number}: {why:#}"));
+                    }
+                    if line.len() as u64 == MAX_LINE && !line.ends_with(b"\n") {
+                        input.skip_until(b'\n')?;
+                    }
+                }
             }
         }
         Ok(())
@@ -151,10 +167,20 @@ impl Report {
 
     fn exit(&self) -> Exit {
         let Self {
-            unexpected, judged, ..
+            unexpected,
+            judged,
+            misread,
+            ..
         } = self;
+        let otherwise = match misread {
+            0 => Exit::SUCCESS,
+            _ => Exit::USAGE,
+        };
+        if *misread > MAX_TOLD {
+            cli::complain(&format!("{misread} lines are no flows"));
+        }
         if *unexpected == 0 {
-            return Exit::SUCCESS;
+            return otherwise;
         }
         let (flows, were) = if *judged == 1 {
             ("flow", "is")
@@ -164,7 +190,10 @@ impl Report {
         cli::complain(&format!(
             "{unexpected} of {judged} {flows} {were} not decided as expected"
         ));
-        Exit::FINDINGS
+        match otherwise {
+            Exit::SUCCESS => Exit::FINDINGS,
+            worse => worse,
+        }
     }
 }
 
