@@ -530,6 +530,7 @@ fn probes(
         root,
         headers,
         inspect.bodies(),
+        inspect.responses,
         Arc::clone(metrics),
     )
     .map_err(|error| format!("{:#}", anyhow::Error::from(error)))

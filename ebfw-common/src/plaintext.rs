@@ -63,6 +63,8 @@ pub mod kind {
     pub const CLOSE: u8 = 2;
     /// The next part of the write before it, where bodies are captured: numbered as a write of its own.
     pub const MORE: u8 = 3;
+    /// What was read from the connection, or a part of it; numbered apart from what was written.
+    pub const READ: u8 = 4;
 }
 
 /// Counters of the probes: indexes into their per-CPU map.

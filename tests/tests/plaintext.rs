@@ -116,13 +116,13 @@ impl Installed {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("ebfw-tiny-{}-{number}", std::process::id()));
-        fs::write(&path, program(text)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&path, program(text)).expect("there is a folder for temporary files");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is our own");
         Self(path)
     }
 
     fn run(&self) {
-        let status = Command::new(&self.0).status().unwrap();
+        let status = Command::new(&self.0).status().expect("the kernel runs it");
         assert!(status.success(), "{status}");
     }
 }
@@ -134,7 +134,7 @@ impl Drop for Installed {
 }
 
 fn everything() -> PathBuf {
-    let hierarchy = Hierarchy::find().unwrap();
+    let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");
     hierarchy.directory(&CgroupPath::top())
 }
 

@@ -174,6 +174,8 @@ pub struct Inspect {
     pub body: bool,
     /// Bytes of each body at most.
     pub body_limit: usize,
+    /// The status of answers.
+    pub responses: bool,
 }
 
 /// Whether and how a policy is applied (SEMANTICS 7).
@@ -274,10 +276,11 @@ impl fmt::Display for Config {
             headers,
             body,
             body_limit,
+            responses,
         } = inspect;
         write!(
             f,
-            " inspect={claims} inspect_paths={paths} inspect_headers={headers} inspect_body={body} body_limit={body_limit} redact={redact}"
+            " inspect={claims} inspect_paths={paths} inspect_headers={headers} inspect_body={body} body_limit={body_limit} inspect_responses={responses} redact={redact}"
         )?;
         match metrics {
             None => write!(f, " metrics=none")?,

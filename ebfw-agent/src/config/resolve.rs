@@ -222,6 +222,7 @@ impl Given {
             body_limit: self
                 .parse(Key::BodyLimit, value::body_limit)
                 .unwrap_or(defaults::BODY_LIMIT),
+            responses: self.flag(Key::InspectResponses, defaults::INSPECT_RESPONSES),
         }
     }
 

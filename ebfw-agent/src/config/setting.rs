@@ -26,6 +26,7 @@ pub enum Key {
     InspectHeaders,
     InspectBody,
     BodyLimit,
+    InspectResponses,
     Output,
     MetricsAddr,
     EnforceMode,
@@ -272,6 +273,16 @@ pub const SETTINGS: &[Setting] = &[
         help: "Bytes of each body that are captured at most",
     },
     Setting {
+        key: Key::InspectResponses,
+        variable: "EBFW_INSPECT_RESPONSES",
+        flag: "inspect-responses",
+        values: Values::Boolean,
+        empty: Empty::Unset,
+        default: "false",
+        group: Group::Events,
+        help: "Whether there are events about the status of answers to requests inside TLS (OpenSSL)",
+    },
+    Setting {
         key: Key::Redact,
         variable: "EBFW_REDACT",
         flag: "redact",
@@ -398,7 +409,7 @@ mod tests {
     #[test]
     fn every_row_has_a_key_variable_and_flag_of_its_own() {
         let count = SETTINGS.len();
-        assert_eq!(count, 21, "a new key needs its row here");
+        assert_eq!(count, 22, "a new key needs its row here");
         assert_eq!(
             SETTINGS
                 .iter()

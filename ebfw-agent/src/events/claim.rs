@@ -125,6 +125,7 @@ pub(super) fn decode(
                 headers: headers(head, inspection),
                 // The kernel gives the head alone.
                 body: None,
+                status: None,
             })
         }
         value => {

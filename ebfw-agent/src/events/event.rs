@@ -271,6 +271,8 @@ pub struct Request {
     pub headers: Vec<Header>,
     /// The beginning of its body, where it has one and bodies are captured.
     pub body: Option<Body>,
+    /// The status of its answer, in an event about that.
+    pub status: Option<u16>,
 }
 
 /// The beginning of a request's body.

@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf};
 
 use super::{
     Colour, Text,
-    event::{Action, Event, Mode, Outcome, Pod, Process, Reason, Request, Ruling, Subject},
+    event::{Action, Body, Event, Mode, Outcome, Pod, Process, Reason, Request, Ruling, Subject},
     json::write_event,
     samples::{bare, connect_to, curl, flow, request, ruling},
 };
@@ -93,6 +93,33 @@ fn events() -> Vec<Event> {
             ..in_pod(Subject::Https {
                 flow: Some(flow("93.184.216.34", 443, 6)),
                 request: request(&[]),
+            })
+        },
+        Event {
+            process: Some(curl()),
+            ..in_pod(Subject::Https {
+                flow: None,
+                request: Request {
+                    body: Some(Body {
+                        content_type: Some("application/json".into()),
+                        size: None,
+                        captured: 9,
+                        text: Some("{\"pin\":\"(redacted)\"".into()),
+                        truncated: true,
+                        redacted: true,
+                    }),
+                    ..request(&[("Accept", "*/*")])
+                },
+            })
+        },
+        Event {
+            process: Some(curl()),
+            ..in_pod(Subject::Https {
+                flow: None,
+                request: Request {
+                    status: Some(404),
+                    ..request(&[])
+                },
             })
         },
         in_pod(Subject::Connect {

@@ -51,6 +51,7 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
                 })
                 .collect(),
             body: request.body.as_ref().map(body),
+            status: request.status,
         },
     })
 }
@@ -101,6 +102,7 @@ mod tests {
                     truncated: true,
                     redacted: false,
                 }),
+                status: None,
             },
         };
         let Https {

@@ -67,6 +67,8 @@ struct Line<'a> {
     ech: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<BodyObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
 }
 
 #[derive(Serialize)]
@@ -198,6 +200,7 @@ impl<'a> From<&'a Event> for Line<'a> {
             body: request
                 .and_then(|request| request.body.as_ref())
                 .map(BodyObject::from),
+            status: request.and_then(|request| request.status),
         }
     }
 }

@@ -120,6 +120,7 @@ pub(crate) fn request(headers: &[(&str, &str)]) -> Request {
             })
             .collect(),
         body: None,
+        status: None,
     }
 }
 

@@ -97,6 +97,9 @@ impl<'a> Text<'a> {
         if subject.is_ech() {
             f.write_str("  ech")?;
         }
+        if let Some(status) = subject.request().and_then(|request| request.status) {
+            write!(f, "  status={status}")?;
+        }
         if let Some((outcome, _)) = subject.outcome()
             && outcome != Outcome::Asked
         {
@@ -220,6 +223,7 @@ impl Display for RequestLine<'_> {
             path,
             headers: _,
             body: _,
+            status: _,
         } = self.0;
         write!(f, "{} {}", method.word(), host.word())?;
         path.as_ref().map_or(Ok(()), |path| path.word().fmt(f))

@@ -1,9 +1,13 @@
 //! HTTP/1.x as a client writes it: heads, and where bodies lie between them.
 
+use std::collections::VecDeque;
+
 use super::{Lost, MAX_HEAD, MAX_HEADERS, MAX_VALUE, Part, Request, kept, name_of, split_at};
 
 /// Longest line of a chunk's size that is followed.
 const MAX_CHUNK_LINE: usize = 256;
+/// Requests without an answer that are kept.
+const MAX_ASKED: usize = 64;
 /// Bytes of the line end behind a chunk.
 const CHUNK_END: u64 = 2;
 /// One request after the other: all belong to one stream.
@@ -30,6 +34,15 @@ enum State {
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     state: State,
+    side: Side,
+}
+
+/// Whose side of a connection is read.
+#[derive(Clone, Debug)]
+enum Side {
+    Client,
+    /// With the requests that are not answered yet.
+    Server(VecDeque<Request>),
 }
 
 /// What the first bytes of a connection, or of a write, can be.
@@ -47,6 +60,26 @@ impl Reader {
     pub(super) fn new() -> Self {
         Self {
             state: State::Head(Vec::new()),
+            side: Side::Client,
+        }
+    }
+
+    /// Follows the answers to `request` and to those that come behind it.
+    pub(super) fn of_answers(request: Request) -> Self {
+        Self {
+            state: State::Head(Vec::new()),
+            side: Side::Server(VecDeque::from([request])),
+        }
+    }
+
+    /// Another request was written, whose answer comes behind those to the ones before.
+    pub(super) fn asked(&mut self, request: Request) -> Result<(), Lost> {
+        match &mut self.side {
+            Side::Server(asked) if asked.len() < MAX_ASKED => {
+                asked.push_back(request);
+                Ok(())
+            }
+            Side::Server(_) | Side::Client => Err(Lost),
         }
     }
 
@@ -91,7 +124,17 @@ impl Reader {
                 if !(head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n")) {
                     return Ok(rest);
                 }
-                let (request, next) = read(head)?;
+                let (request, next) = match &mut self.side {
+                    Side::Client => read(head)?,
+                    Side::Server(asked) => match answer(head, asked)? {
+                        Some(answer) => answer,
+                        // One of those that only say that the answer is to come.
+                        None => {
+                            head.clear();
+                            return Ok(rest);
+                        }
+                    },
+                };
                 self.state = next;
                 found(Part::Head {
                     stream: STREAM,
@@ -227,6 +270,7 @@ fn read(head: &[u8]) -> Result<(Request, State), Lost> {
             .map(|header| (header.name.as_bytes().to_vec(), kept(header.value)))
             .collect(),
         body: None,
+        status: None,
     };
     // What follows these may be another protocol, and who does not know must not guess.
     if method == "CONNECT" || value("upgrade").is_some_and(|to| !to.eq_ignore_ascii_case(b"h2c")) {
@@ -239,14 +283,58 @@ fn read(head: &[u8]) -> Result<(Request, State), Lost> {
     } else {
         match value("content-length") {
             None => State::Head(Vec::new()),
-            Some(length) => match std::str::from_utf8(length).map(str::trim).map(str::parse) {
-                Ok(Ok(0)) => State::Head(Vec::new()),
-                Ok(Ok(length)) => State::Body(length),
-                Ok(Err(_)) | Err(_) => return Err(Lost),
+            Some(value) => match length(value)? {
+                0 => State::Head(Vec::new()),
+                length => State::Body(length),
             },
         }
     };
     Ok((request, next))
+}
+
+/// Reads the whole head of an answer to the first of `asked`; what follows it. `None`: the answer proper is to come.
+fn answer(head: &[u8], asked: &mut VecDeque<Request>) -> Result<Option<(Request, State)>, Lost> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut headers);
+    match parsed.parse(head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) | Err(_) => return Err(Lost),
+    }
+    let status = parsed.code.ok_or(Lost)?;
+    if matches!(status, 100 | 102..=199) {
+        return Ok(None);
+    }
+    let mut request = asked.pop_front().ok_or(Lost)?;
+    request.status = Some(status);
+    let value = |name: &str| {
+        let mut headers = parsed.headers.iter();
+        headers
+            .find(|header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value)
+    };
+    // RFC 9112, 6.3.
+    let next = if request.method == b"HEAD" || matches!(status, 204 | 304) {
+        State::Head(Vec::new())
+    } else if status == 101 || (request.method == b"CONNECT" && status < 300) {
+        State::Tunnel
+    } else if value("transfer-encoding")
+        .is_some_and(|coding| coding.to_ascii_lowercase().ends_with(b"chunked"))
+    {
+        State::ChunkSize(Vec::new())
+    } else {
+        match value("content-length").map(length) {
+            Some(Ok(0)) => State::Head(Vec::new()),
+            Some(length) => State::Body(length?),
+            // To the end of the connection.
+            None => State::Tunnel,
+        }
+    };
+    Ok(Some((request, next)))
+}
+
+fn length(value: &[u8]) -> Result<u64, Lost> {
+    let text = std::str::from_utf8(value).map_err(|_| Lost)?;
+    text.trim().parse().map_err(|_| Lost)
 }
 
 /// Authority, where the target has one, and path of a request's target (RFC 9112, 3.2).

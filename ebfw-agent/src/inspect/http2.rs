@@ -71,6 +71,9 @@ pub(super) struct Reader {
     decoder: Decoder<'static>,
 }
 
+/// Frames that open streams the client did not ask for: their blocks go through the table too, and nobody reads them.
+const PUSH_PROMISE: u8 = 5;
+
 impl Reader {
     pub(super) fn new() -> Self {
         let mut decoder = Decoder::new();
@@ -79,6 +82,14 @@ impl Reader {
             state: State::Preface(0),
             block: None,
             decoder,
+        }
+    }
+
+    /// Follows the server's side from its first byte.
+    pub(super) fn of_answers() -> Self {
+        Self {
+            state: State::FrameHeader(Vec::new()),
+            ..Self::new()
         }
     }
 
@@ -173,7 +184,7 @@ impl Reader {
             (HEADERS, None) => true,
             (CONTINUATION, Some(stream)) if stream == frame.stream => true,
             // Nothing may stand between the parts of a block (RFC 9113, 6.10).
-            (_, Some(_)) | (CONTINUATION, None) => return Err(Lost),
+            (_, Some(_)) | (CONTINUATION | PUSH_PROMISE, None) => return Err(Lost),
             (_, None) => false,
         };
         if !is_block {
@@ -245,6 +256,11 @@ impl Reader {
             .decode_with_cb(block, |name, value| match &name[..] {
                 b":method" => request.method = kept(&value),
                 b":path" => request.path = kept(&value),
+                b":status" => {
+                    request.status = std::str::from_utf8(&value)
+                        .ok()
+                        .and_then(|status| status.parse().ok());
+                }
                 b":authority" => request.host = kept(name_of(&value)),
                 b"host" => host = Some(kept(name_of(&value))),
                 _ if name.first() == Some(&b':') => {}
@@ -257,7 +273,8 @@ impl Reader {
         if request.host.is_empty() {
             request.host = host.unwrap_or_default();
         }
-        Ok((!request.method.is_empty()).then_some(request))
+        let is_head = !request.method.is_empty() || request.status.is_some();
+        Ok(is_head.then_some(request))
     }
 
     /// Goes on where a frame has come to its end.

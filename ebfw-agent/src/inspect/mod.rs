@@ -2,6 +2,7 @@
 //!
 //! Nothing is guessed: what cannot be followed from a point that is known for certain gives no request, and is counted.
 
+mod answers;
 mod body;
 mod fields;
 mod http1;
@@ -55,6 +56,8 @@ pub struct Request {
     pub headers: Vec<(Vec<u8>, Vec<u8>)>,
     /// The beginning of its body, where it has one and bodies are captured.
     pub body: Option<Body>,
+    /// The status of its answer: this is not the request but what became of it.
+    pub status: Option<u16>,
 }
 
 impl Request {

@@ -9,6 +9,7 @@ use ebfw_common::plaintext::{Header, kind, library};
 
 use super::{
     Capture, Headers, Lost, Part, Record, Request,
+    answers::Answers,
     body::{PATIENCE_NS, Waiting},
     http1,
     http1::Look,
@@ -54,6 +55,8 @@ struct Connection {
     is_repeated: bool,
     spoken: Spoken,
     waiting: Waiting,
+    /// What is read, where that is looked at.
+    answers: Answers,
 }
 
 /// A connection's first write. OpenSSL takes nothing before the handshake is done, and programs that do not wait for it (Node.js) try until
@@ -96,6 +99,7 @@ enum Spoken {
 pub struct Streams {
     headers: Headers,
     bodies: Option<Capture>,
+    responses: bool,
     hasher: RandomState,
     connections: HashMap<Key, Connection>,
     by_use: BTreeMap<u64, Key>,
@@ -113,6 +117,7 @@ impl Streams {
         Self {
             headers,
             bodies,
+            responses: false,
             hasher: RandomState::new(),
             connections: HashMap::new(),
             by_use: BTreeMap::new(),
@@ -121,6 +126,12 @@ impl Streams {
             waiting: 0,
             unknown: 0,
         }
+    }
+
+    /// The same, with the answers to requests.
+    #[must_use]
+    pub fn with_responses(self, responses: bool) -> Self {
+        Self { responses, ..self }
     }
 
     /// Takes a record; gives each request that it completes to `found`.
@@ -150,12 +161,31 @@ impl Streams {
         }
     }
 
+    /// Takes what was read from a connection.
+    fn answer(&mut self, key: Key, record: &Record<'_>, found: &mut impl FnMut(Seen)) {
+        let Record { header, data } = record;
+        // Nothing was written on it yet: there is no request that this could answer.
+        let Some(connection) = self.connections.get_mut(&key) else {
+            return;
+        };
+        let missing = header.total - data.len() as u64;
+        let is_http2 = connection.is_http2();
+        let answers = &mut connection.answers;
+        answers.take(header.sequence, data, missing, is_http2, |request| {
+            let header = *header;
+            found(Seen { header, request });
+        });
+    }
+
     fn follow(&mut self, record: &Record<'_>, found: &mut impl FnMut(Seen)) {
         let Record { header, data } = record;
         let key = Key {
             pid: header.pid,
             object: header.connection,
         };
+        if header.kind == kind::READ {
+            return self.answer(key, record, found);
+        }
         if header.kind == kind::CLOSE || header.sequence == 0 {
             self.forget(key, found);
         }
@@ -178,6 +208,7 @@ impl Streams {
                     Spoken::Unknown
                 },
                 waiting: Waiting::default(),
+                answers: Answers::default(),
             },
         };
         self.http2 -= usize::from(connection.is_http2());
@@ -205,9 +236,19 @@ impl Streams {
         let missing = header.total - data.len() as u64;
         let room = MAX_WAITING.saturating_sub(self.waiting);
         let Connection {
-            spoken, waiting, ..
+            spoken,
+            waiting,
+            answers,
+            ..
         } = &mut connection;
         spoken.take(data, missing, begins, |part| {
+            if let Part::Head {
+                stream, request, ..
+            } = &part
+                && self.responses
+            {
+                answers.asked(*stream, request);
+            }
             let room = waiting.len() < room;
             waiting.take(header, part, self.bodies, room, found);
         });

@@ -34,7 +34,7 @@ use super::{
     mapping::{self, FileKey, Mapping, Record},
     prologue::Calls,
     syscall::{self, Mappings},
-    target::Target,
+    target::{Function, Target},
 };
 use crate::{
     host::cgroup::{CgroupPath, Hierarchy},
@@ -92,13 +92,18 @@ impl Census {
 }
 
 impl Discovery {
-    /// Starts it.
-    pub(super) fn start(kernel: Kernel, scope: Scope, metrics: Arc<Metrics>) -> io::Result<Self> {
+    /// Starts it. `responses`: whether what is read is looked at too.
+    pub(super) fn start(
+        kernel: Kernel,
+        scope: Scope,
+        responses: bool,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
         let census = Census::default();
-        let finder = Finder::new(kernel, scope, metrics, census.clone());
+        let finder = Finder::new(kernel, scope, responses, metrics, census.clone());
         let bell = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("ebfw-probes".into())
@@ -198,6 +203,7 @@ struct Finder {
     known: HashMap<FileKey, Instant>,
     attached: HashMap<Identity, Attached>,
     full: bool,
+    responses: bool,
 }
 
 impl Drop for Finder {
@@ -223,7 +229,13 @@ fn take_out(files: impl Iterator<Item = Attached>) {
 }
 
 impl Finder {
-    fn new(kernel: Kernel, scope: Scope, metrics: Arc<Metrics>, census: Census) -> Self {
+    fn new(
+        kernel: Kernel,
+        scope: Scope,
+        responses: bool,
+        metrics: Arc<Metrics>,
+        census: Census,
+    ) -> Self {
         let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Self {
             scope,
@@ -234,6 +246,7 @@ impl Finder {
             known: HashMap::new(),
             attached: HashMap::new(),
             full: false,
+            responses,
         }
     }
 
@@ -423,7 +436,8 @@ impl Finder {
         // The kernel follows the link to the very file that was looked into, deleted or not.
         let own = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let mut links = Vec::new();
-        for (function, points) in &target.0 {
+        let wanted = |function: &Function| self.responses || function.end().is_none();
+        for (function, points) in target.0.iter().filter(|(function, _)| wanted(function)) {
             match self.kernel.attach(&own, *function, points) {
                 Ok(made) => links.extend(made),
                 Err(error) => {

@@ -14,7 +14,7 @@ use ebfw_common::plaintext::{COUNTERS, MAX_COPY, MAX_PARTS};
 
 use super::{
     object,
-    syscall::{self, Way},
+    syscall::{self, At, Way},
     target::{Function, Point},
 };
 use crate::datapath::Ring;
@@ -209,7 +209,11 @@ fn load_programs(
         Attachment::Multi => Way::Multi,
         Attachment::Perf(_) => Way::Perf,
     };
-    let names: HashSet<_> = Function::ALL.map(Function::program).into_iter().collect();
+    let names: HashSet<_> = Function::ALL
+        .into_iter()
+        .flat_map(|function| [Some(function.program()), function.end()])
+        .flatten()
+        .collect();
     names
         .into_iter()
         .map(|name| load_program(object, name, way).map(|program| (name, program)))
@@ -243,7 +247,7 @@ fn attachment(object: &Object) -> Result<Attachment, LoadError> {
 fn has_multi(object: &Object) -> Result<io::Result<()>, LoadError> {
     let program = load_program(object, Function::SslWrite.program(), Way::Multi)?;
     Ok(
-        match syscall::attach_multi(program.as_fd(), Path::new("/"), &[1]) {
+        match syscall::attach_multi(program.as_fd(), Path::new("/"), &[1], At::Place) {
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
             Err(error) => Err(error),
             Ok(_) => Err(io::Error::other("a directory was probed")),
@@ -272,15 +276,31 @@ impl Kernel {
         function: Function,
         points: &[Point],
     ) -> io::Result<Vec<OwnedFd>> {
-        let program = self.programs[function.program()].as_fd();
         let offsets: Vec<_> = points.iter().map(|point| point.offset).collect();
+        let mut links = self.attach_at(path, function.program(), &offsets, At::Place)?;
+        if let Some(program) = function.end() {
+            // The kernel finds where to return to at the entry alone.
+            let entries: Vec<_> = points.iter().map(|point| point.entry).collect();
+            links.extend(self.attach_at(path, program, &entries, At::Return)?);
+        }
+        Ok(links)
+    }
+
+    fn attach_at(
+        &self,
+        path: &Path,
+        program: &str,
+        offsets: &[u64],
+        at: At,
+    ) -> io::Result<Vec<OwnedFd>> {
+        let program = self.programs[program].as_fd();
         match self.attachment {
             Attachment::Multi => {
-                syscall::attach_multi(program, path, &offsets).map(|link| vec![link])
+                syscall::attach_multi(program, path, offsets, at).map(|link| vec![link])
             }
             Attachment::Perf(kind) => offsets
-                .into_iter()
-                .map(|offset| syscall::attach_perf(program, kind, path, offset))
+                .iter()
+                .map(|offset| syscall::attach_perf(program, kind, path, *offset, at))
                 .collect(),
         }
     }

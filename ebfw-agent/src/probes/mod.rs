@@ -69,6 +69,7 @@ impl Probes {
         root: &CgroupPath,
         headers: Headers,
         bodies: Option<Capture>,
+        responses: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
         let Loaded {
@@ -82,7 +83,7 @@ impl Probes {
         let way = kernel.way();
         let scope = Scope::new(hierarchy.clone(), root.clone());
         let discovery =
-            Discovery::start(kernel, scope, Arc::clone(&metrics)).map_err(|source| {
+            Discovery::start(kernel, scope, responses, Arc::clone(&metrics)).map_err(|source| {
                 LoadError::Io {
                     what: "start to look for programs with TLS",
                     source,
@@ -90,7 +91,7 @@ impl Probes {
             })?;
         Ok(Self {
             ring,
-            streams: Streams::new(headers, bodies),
+            streams: Streams::new(headers, bodies).with_responses(responses),
             look: Instant::now(),
             counters,
             counted: [0; COUNTERS],
@@ -187,6 +188,9 @@ impl Probes {
 
 /// Counts a request. Cgroups that come and go must not take memory: beyond the limit, new ones are not counted.
 fn note(requests: &mut HashMap<u64, u64>, seen: &Seen) {
+    if seen.request.status.is_some() {
+        return;
+    }
     let cgroup = seen.header.cgroup_id;
     if requests.len() < MAX_COUNTED || requests.contains_key(&cgroup) {
         *requests.entry(cgroup).or_default() += 1;

@@ -61,7 +61,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    const ENTRY: Self = Self {
+    /// The entry itself, whatever instruction is there.
+    pub(super) const ENTRY: Self = Self {
         offset: 0,
         emulated: false,
     };

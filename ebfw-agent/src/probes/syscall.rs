@@ -69,6 +69,15 @@ pub(super) enum Way {
     Perf,
 }
 
+/// When a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// Before the instruction.
+    Place,
+    /// When the function returns that begins there.
+    Return,
+}
+
 #[repr(C)]
 #[derive(FromBytes, IntoBytes, Immutable)]
 struct ProgLoad {
@@ -171,7 +180,10 @@ pub(super) fn attach_multi(
     program: BorrowedFd<'_>,
     path: &Path,
     offsets: &[u64],
+    at: At,
 ) -> io::Result<OwnedFd> {
+    /// `BPF_F_UPROBE_MULTI_RETURN`.
+    const RETURN: u32 = 1;
     let path = CString::new(path.as_os_str().as_bytes())?;
     bpf(
         command::LINK_CREATE,
@@ -185,7 +197,10 @@ pub(super) fn attach_multi(
             reference_counters: 0,
             cookies: 0,
             count: u32::try_from(offsets.len()).map_err(io::Error::other)?,
-            multi_flags: 0,
+            multi_flags: match at {
+                At::Place => 0,
+                At::Return => RETURN,
+            },
             pid: 0,
             _pad: 0,
         },
@@ -236,11 +251,18 @@ pub(super) fn attach_perf(
     kind: u32,
     path: &Path,
     offset: u64,
+    at: At,
 ) -> io::Result<OwnedFd> {
+    /// `PERF_PROBE_CONFIG_IS_RETPROBE` (kernel/events/core.c).
+    const RETURN: u64 = 1;
     let path = CString::new(path.as_os_str().as_bytes())?;
     let event = perf_event(
         PerfAttributes {
             kind,
+            config: match at {
+                At::Place => 0,
+                At::Return => RETURN,
+            },
             config1: path.as_ptr() as u64,
             config2: offset,
             ..PerfAttributes::default()

@@ -13,6 +13,8 @@ use super::{
 pub(super) enum Function {
     SslWrite,
     SslWriteEx,
+    SslRead,
+    SslReadEx,
     SslFree,
     GnutlsRecordSend,
     GnutlsDeinit,
@@ -24,9 +26,11 @@ pub(super) enum Function {
 }
 
 impl Function {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::SslWrite,
         Self::SslWriteEx,
+        Self::SslRead,
+        Self::SslReadEx,
         Self::SslFree,
         Self::GnutlsRecordSend,
         Self::GnutlsDeinit,
@@ -42,6 +46,8 @@ impl Function {
         match self {
             Self::SslWrite => "SSL_write",
             Self::SslWriteEx => "SSL_write_ex",
+            Self::SslRead => "SSL_read",
+            Self::SslReadEx => "SSL_read_ex",
             Self::SslFree => "SSL_free",
             Self::GnutlsRecordSend => "gnutls_record_send",
             Self::GnutlsDeinit => "gnutls_deinit",
@@ -58,6 +64,8 @@ impl Function {
         match self {
             Self::SslWrite => "ebfw_ssl_write",
             Self::SslWriteEx => "ebfw_ssl_write_ex",
+            Self::SslRead => "ebfw_ssl_read",
+            Self::SslReadEx => "ebfw_ssl_read_ex",
             Self::SslFree => "ebfw_ssl_free",
             Self::GnutlsRecordSend => "ebfw_gnutls_write",
             Self::GnutlsDeinit => "ebfw_gnutls_free",
@@ -71,7 +79,9 @@ impl Function {
     /// The kind of library that it belongs to.
     pub(super) fn library(self) -> &'static str {
         match self {
-            Self::SslWrite | Self::SslWriteEx | Self::SslFree => "openssl",
+            Self::SslWrite | Self::SslWriteEx | Self::SslRead | Self::SslReadEx | Self::SslFree => {
+                "openssl"
+            }
             Self::GnutlsRecordSend | Self::GnutlsDeinit => "gnutls",
             Self::PrWrite | Self::PrSend | Self::PrClose => "nss",
             Self::GoWrite | Self::GoClose => "go",
@@ -83,6 +93,8 @@ impl Function {
             Self::GoWrite | Self::GoClose => Convention::Go,
             Self::SslWrite
             | Self::SslWriteEx
+            | Self::SslRead
+            | Self::SslReadEx
             | Self::SslFree
             | Self::GnutlsRecordSend
             | Self::GnutlsDeinit
@@ -92,11 +104,21 @@ impl Function {
         }
     }
 
-    /// Whether it shows plaintext; the others only end connections.
+    /// The kernel program for its end, at which it is known what was read.
+    pub(super) fn end(self) -> Option<&'static str> {
+        matches!(self, Self::SslRead | Self::SslReadEx).then_some("ebfw_ssl_read_end")
+    }
+
+    /// Whether it shows what is written; the others read, or only end connections.
     fn writes(self) -> bool {
         !matches!(
             self,
-            Self::SslFree | Self::GnutlsDeinit | Self::PrClose | Self::GoClose
+            Self::SslRead
+                | Self::SslReadEx
+                | Self::SslFree
+                | Self::GnutlsDeinit
+                | Self::PrClose
+                | Self::GoClose
         )
     }
 }
@@ -128,7 +150,11 @@ impl Target {
         let of_go = golang::functions(&elf, |name| named(name, Convention::Go))?;
         for (function, symbol) in symbols.into_iter().chain(of_go) {
             let (entry, code) = elf.code(symbol)?;
-            let Place { offset, emulated } = place(&code, function.convention(), calls);
+            let Place { offset, emulated } = match function {
+                // Its fourth argument is needed as well.
+                Function::SslReadEx => Place::ENTRY,
+                _ => place(&code, function.convention(), calls),
+            };
             let point = Point {
                 entry,
                 offset: entry + offset,

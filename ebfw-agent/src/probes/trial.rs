@@ -58,7 +58,7 @@ impl Trial {
         })
     }
 
-    /// Puts probes into all functions of a file.
+    /// Puts probes into all functions of a file but those that read.
     ///
     /// # Errors
     ///
@@ -71,6 +71,9 @@ impl Trial {
         }
         let mut links = Vec::new();
         for (function, points) in &target.0 {
+            if function.end().is_some() {
+                continue;
+            }
             let points: Vec<_> = points
                 .iter()
                 .map(|point| match placement {

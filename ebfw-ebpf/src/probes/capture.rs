@@ -3,16 +3,21 @@
 use core::{hint::black_box, ptr};
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid,
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_user as read_user,
     generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_probe_read_user},
 };
 use ebfw_common::plaintext::{Counter, Header, MAX_PARTS, RECORD_SIZES, RECORDS_PER_SECOND, kind};
 
 use crate::maps::{
-    CONNECTIONS, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, RATES, SCOPE, Window,
+    CONNECTIONS, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, RATES, READING, Reading, SCOPE,
+    Window,
 };
 
 const HEADER: usize = size_of::<Header>();
+/// [`ConnectionKey::direction`] of what is read.
+const READS: u32 = 1;
+/// Set in the key of a workload's window for what is read: no download takes the place of requests.
+const READS_OF: u64 = 1 << 63;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Bytes of plaintext that a record of each size has room for.
 const SMALL: usize = RECORD_SIZES[0] - HEADER;
@@ -49,7 +54,7 @@ pub fn write(library: u8, object: u64, buffer: u64, total: u64) {
     let (pid, thread) = ids();
     let sequence = next(&key(object, pid));
     let mut call = call(library, kind::WRITE, object, total, sequence, pid, thread);
-    if !admit(&call) {
+    if !admit(&call, call.cgroup) {
         return count(Counter::Limited);
     }
     // The smallest record that holds it; each size is a program path of its own, since the kernel reserves constants only.
@@ -84,9 +89,74 @@ fn large(call: &mut Call, buffer: u64) {
         call.kind = kind::MORE;
         // A number that no record has shows that one is missing.
         call.sequence = next(&key(call.object, call.pid));
-        if !admit(call) {
+        if !admit(call, call.cgroup) {
             return count(Counter::Limited);
         }
+    }
+}
+
+/// Notes a call that reads into `buffer`. `read_at`: where it says how much it read; 0 where it returns that.
+#[inline(always)]
+pub fn begin_read(object: u64, buffer: u64, read_at: u64) {
+    if object == 0 || buffer == 0 || !in_scope() {
+        return;
+    }
+    let reading = Reading {
+        object,
+        buffer,
+        count: read_at,
+    };
+    let _ = READING.insert(bpf_get_current_pid_tgid(), reading, 0);
+}
+
+/// Tells what a call has read that has come back with `returned`.
+#[inline(always)]
+pub fn end_read(library: u8, returned: u64) {
+    let thread_group = bpf_get_current_pid_tgid();
+    let Some(reading) = READING.get_ptr_mut(thread_group) else {
+        return;
+    };
+    // SAFETY: entries of the map outlive the program's run.
+    let Reading {
+        object,
+        buffer,
+        count: read_at,
+    } = unsafe { *reading };
+    let _ = READING.remove(thread_group);
+    let total = if read_at == 0 {
+        returned
+    } else if returned == 1 {
+        // SAFETY: the helper checks the address.
+        unsafe { read_user(read_at as *const u64) }.unwrap_or(0)
+    } else {
+        0
+    };
+    if total == 0 {
+        return;
+    }
+    let (pid, thread) = ids();
+    let key = ConnectionKey {
+        object,
+        pid,
+        direction: READS,
+    };
+    let mut call = call(library, kind::READ, object, total, 0, pid, thread);
+    let mut from = buffer;
+    let mut left = total;
+    // What is read is at most a record of TLS, which is five of ours.
+    for _ in 0..MAX_PARTS {
+        call.sequence = next(&key);
+        if !admit(&call, call.cgroup | READS_OF) {
+            return count(Counter::Limited);
+        }
+        let is_last = left <= LARGE as u64;
+        call.total = if is_last { left } else { LARGE as u64 };
+        record::<LARGE>(&call, from);
+        if is_last {
+            return;
+        }
+        left -= LARGE as u64;
+        from += LARGE as u64;
     }
 }
 
@@ -99,6 +169,10 @@ pub fn close(library: u8, object: u64) {
         return;
     }
     let _ = CONNECTIONS.remove(key);
+    let _ = CONNECTIONS.remove(ConnectionKey {
+        direction: READS,
+        ..key
+    });
     record::<SMALL>(&call(library, kind::CLOSE, object, 0, 0, pid, thread), 0);
 }
 
@@ -118,7 +192,7 @@ fn key(object: u64, pid: u32) -> ConnectionKey {
     ConnectionKey {
         object,
         pid,
-        _pad: 0,
+        direction: 0,
     }
 }
 
@@ -164,10 +238,10 @@ fn next(key: &ConnectionKey) -> u64 {
 
 /// Whether the workload has room for one more record in this second. A race lets a few more pass.
 #[inline(always)]
-fn admit(call: &Call) -> bool {
+fn admit(call: &Call, workload: u64) -> bool {
     let number = call.now / SECOND_NS;
-    let Some(window) = RATES.get_ptr_mut(call.cgroup) else {
-        let _ = RATES.insert(call.cgroup, Window { number, written: 1 }, 0);
+    let Some(window) = RATES.get_ptr_mut(workload) else {
+        let _ = RATES.insert(workload, Window { number, written: 1 }, 0);
         return true;
     };
     // SAFETY: entries of the map outlive the program's run; their fields are whole words.

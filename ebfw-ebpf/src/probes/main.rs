@@ -31,6 +31,35 @@ pub fn ebfw_ssl_write_ex(context: ProbeContext) -> u32 {
     0
 }
 
+/// `SSL_read(ssl, buffer, int size)`.
+#[uprobe]
+pub fn ebfw_ssl_read(context: ProbeContext) -> u32 {
+    let [ssl, buffer, _] = c_arguments(&context);
+    capture::begin_read(ssl, buffer, 0);
+    0
+}
+
+/// `SSL_read_ex(ssl, buffer, size_t size, size_t *read)`.
+#[uprobe]
+pub fn ebfw_ssl_read_ex(context: ProbeContext) -> u32 {
+    let [ssl, buffer, _] = c_arguments(&context);
+    // SAFETY: as in `c_arguments`.
+    let read_at = unsafe { (&raw const (*registers(&context)).rcx).read_volatile() };
+    if read_at != 0 {
+        capture::begin_read(ssl, buffer, read_at);
+    }
+    0
+}
+
+/// The end of both.
+#[uprobe]
+pub fn ebfw_ssl_read_end(context: ProbeContext) -> u32 {
+    // SAFETY: as in `c_arguments`.
+    let returned = unsafe { (&raw const (*registers(&context)).rax).read_volatile() };
+    capture::end_read(library::OPENSSL, int(returned));
+    0
+}
+
 /// `SSL_free(ssl)`.
 #[uprobe]
 pub fn ebfw_ssl_free(context: ProbeContext) -> u32 {

@@ -12,7 +12,18 @@ use ebfw_common::plaintext::{COUNTERS as COUNTER_COUNT, Header, MAX_CONNECTIONS}
 pub struct ConnectionKey {
     pub object: u64,
     pub pid: u32,
-    pub _pad: u32,
+    /// 0 counts writes, 1 reads.
+    pub direction: u32,
+}
+
+/// A call that reads, until it comes back.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Reading {
+    pub object: u64,
+    pub buffer: u64,
+    /// Where the call says how much it read; 0 where it returns that.
+    pub count: u64,
 }
 
 /// Records of one workload in the current second.
@@ -31,7 +42,11 @@ pub static SCOPE: CgroupArray<1> = CgroupArray::new();
 #[btf_map]
 pub static PARTS: Array<u32, 1> = Array::new();
 
-/// Writes so far by connection. Written by the programs. Full: the connection that was silent longest starts anew.
+/// Calls that read, by thread. Written by the programs. Full: the one that waits longest is not seen.
+#[btf_map]
+pub static READING: LruHashMap<u64, Reading, 4096> = LruHashMap::new();
+
+/// Writes, and reads, so far by connection. Written by the programs. Full: the connection that was silent longest starts anew.
 #[btf_map]
 pub static CONNECTIONS: LruHashMap<ConnectionKey, u64, MAX_CONNECTIONS> = LruHashMap::new();
 

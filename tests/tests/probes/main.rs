@@ -1,6 +1,7 @@
 //! Requests inside TLS as real programs make them: OpenSSL, GnuTLS, Go, Node.js with an OpenSSL of its own. Needs root.
 //! Each program that this machine lacks is said aloud.
 
+mod answers;
 mod bodies;
 mod clients;
 mod evasions;

@@ -18,7 +18,9 @@ const fs = require('fs');
 const options = { key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem'), allowHTTP1: true };
 require('http2').createSecureServer(options, (request, response) => {
   request.resume();
-  request.on('end', () => response.end('ok'));
+  const status = Number(/\\d+$/.exec(request.url)?.[0]);
+  response.statusCode = status >= 200 && status < 600 ? status : 200;
+  request.on('end', () => response.end(request.url.endsWith('/long') ? 'x'.repeat(300000) : 'ok'));
 }).listen(8443, '0.0.0.0', () => console.log('ready'));
 ";
 
