@@ -5,6 +5,7 @@ use std::{
     env,
     ffi::OsStr,
     fmt::Display,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -24,6 +25,25 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         .with_context(|| format!("failed to start {}", shown(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// As [`run`], beside others: what the command wrote is shown whole, in one piece, when it has ended.
+pub(crate) fn run_beside(command: &mut Command) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to start {}", shown(command)))?;
+    let mut text = format!("    $ {}\n", shown(command)).into_bytes();
+    text.extend(output.stdout);
+    text.extend(output.stderr);
+    io::stderr()
+        .lock()
+        .write_all(&text)
+        .context("failed to show what a program wrote")?;
+    if !output.status.success() {
+        bail!("{} ended with {}", shown(command), output.status);
     }
     Ok(())
 }

@@ -10,11 +10,8 @@ mod programs;
 
 use std::{
     collections::BTreeSet,
-    fs, iter,
+    fs,
     num::NonZeroUsize,
-    panic,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -26,6 +23,7 @@ use crate::{
     command::{note, step},
     interrupt::Interrupted,
     setup::{self, KERNEL_PROGRAMS, Need, Program},
+    side_by_side,
 };
 use guest::{Outcome, Show};
 use kernels::{Kernel, Series};
@@ -169,7 +167,7 @@ fn boot_all(options: &Options) -> Result<Vec<End>> {
         .collect::<Result<Vec<_>>>()?;
 
     let interrupted = Interrupted::watch()?;
-    let workers = side_by_side(options, boots.len());
+    let workers = machines(options, boots.len());
     let show = if workers > 1 { Show::Later } else { Show::Live };
     if show == Show::Later {
         note(format_args!(
@@ -192,23 +190,9 @@ fn boot_all(options: &Options) -> Result<Vec<End>> {
         };
         one(&kernels[at], &job, &machine)
     };
-    let (next, boot) = (AtomicUsize::new(0), &boot);
-    let take = || -> Vec<(usize, Result<End>)> {
-        let numbers = iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
-        let mine = numbers.take_while(|at| *at < boots.len());
-        mine.map(|at| (at, boot(at))).collect()
-    };
-    let mut ends = thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(take)).collect();
-        let ends = workers.into_iter().flat_map(|worker| {
-            worker
-                .join()
-                .unwrap_or_else(|panic| panic::resume_unwind(panic))
-        });
-        ends.collect::<Vec<_>>()
-    });
-    ends.sort_by_key(|(at, _)| *at);
-    ends.into_iter().map(|(_, end)| end).collect()
+    side_by_side::run(workers, boots.len(), boot)
+        .into_iter()
+        .collect()
 }
 
 /// One boot, from its first word to its last.
@@ -237,11 +221,10 @@ fn one(kernel: &Kernel, job: &initrd::Job<'_>, machine: &guest::Machine<'_>) -> 
 }
 
 /// How many machines run at once: an emulated one keeps a processor busy, and all of its memory may be used.
-fn side_by_side(options: &Options, boots: usize) -> usize {
+fn machines(options: &Options, boots: usize) -> usize {
     let asked = options.jobs.map(NonZeroUsize::get).unwrap_or_else(|| {
-        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        processors.min(machines_in(&memory, options.memory))
+        side_by_side::processors().min(machines_in(&memory, options.memory))
     });
     asked.min(boots).max(1)
 }
