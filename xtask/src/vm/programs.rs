@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The test targets that need nothing but a kernel.
-pub(super) const DEFAULT: [&str; 4] = ["differential", "live", "datapath", "stream"];
+pub(super) const DEFAULT: [&str; 5] = ["differential", "live", "datapath", "stream", "plaintext"];
 /// The one that loads all programs and tries them.
 pub(super) const LOADS: &str = "datapath";
 
