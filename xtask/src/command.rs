@@ -5,8 +5,11 @@ use std::{
     env,
     ffi::OsStr,
     fmt::Display,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -24,6 +27,25 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         .with_context(|| format!("failed to start {}", shown(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// As [`run`], beside others: what the command wrote is shown whole, in one piece, when it has ended.
+pub(crate) fn run_beside(command: &mut Command) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to start {}", shown(command)))?;
+    let mut text = format!("    $ {}\n", shown(command)).into_bytes();
+    text.extend(output.stdout);
+    text.extend(output.stderr);
+    io::stderr()
+        .lock()
+        .write_all(&text)
+        .context("failed to show what a program wrote")?;
+    if !output.status.success() {
+        bail!("{} ended with {}", shown(command), output.status);
     }
     Ok(())
 }
@@ -50,6 +72,27 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// As [`succeeds`], and ends it where it takes longer than this.
+pub(crate) fn succeeds_within(command: &mut Command, limit: Duration) -> bool {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else { return false };
+    let until = Instant::now() + limit;
+    while Instant::now() < until {
+        match child.try_wait() {
+            Ok(None) => thread::sleep(Duration::from_millis(50)),
+            Ok(Some(status)) => return status.success(),
+            Err(_) => return false,
+        }
+    }
+    drop(child.kill());
+    drop(child.wait());
+    false
 }
 
 /// Finds a program in PATH, and in the folders of administrators that PATH often lacks.
@@ -80,4 +123,25 @@ fn shown(command: &Command) -> String {
         .map(OsStr::to_string_lossy)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_end_in_time_does_not_succeed() {
+        let shell = |script| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", script]);
+            shell
+        };
+        let long = Duration::from_secs(120);
+        assert!(succeeds_within(&mut shell("exit 0"), long));
+        assert!(!succeeds_within(&mut shell("exit 1"), long));
+        let begun = Instant::now();
+        let short = Duration::from_millis(100);
+        assert!(!succeeds_within(&mut shell("exec sleep 300"), short));
+        assert!(begun.elapsed() < long);
+    }
 }

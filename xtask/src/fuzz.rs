@@ -15,7 +15,7 @@ use clap::Args;
 use crate::{
     command::{self, note, step},
     setup::{self, Need},
-    workspace,
+    side_by_side, workspace,
 };
 
 /// The targets, by their files in `fuzz/fuzz_targets`.
@@ -38,7 +38,7 @@ pub(crate) struct Options {
     targets: Vec<String>,
 }
 
-/// Builds the targets, then runs one after the other. What is found is shown, kept in `fuzz/artifacts`, and fails.
+/// Builds the targets, then runs one on each processor. What is found is shown, kept in `fuzz/artifacts`, and fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if command::find("c++").is_none() {
         if ebfw_test_need::all_have_to_run() {
@@ -57,29 +57,40 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     } else {
         options.targets.iter().map(String::as_str).collect()
     };
-    for target in &targets {
-        step(format_args!("{target}, {} s", options.seconds));
-        let seeds = folder.join("corpus").join(target);
-        let files = fs::read_dir(&seeds).map_or(0, Iterator::count);
-        if files == 0 {
-            bail!("{} has no seeds", seeds.display());
-        }
-        let found = scratch(&target_dir, target)?;
-        command::run(
-            cargo_fuzz(&folder)
-                .args(["run", target])
-                .args(flags(&target_dir))
-                // What is found new goes into the first folder: the committed seeds stay what they are.
-                .args([&found, &seeds])
-                .args(["--", "-max_len=4096", "-print_final_stats=1"])
-                .arg(format!("-max_total_time={}", options.seconds)),
-        )
-        .with_context(|| {
-            format!("{target} found an input that fails: see fuzz/artifacts/{target}")
-        })?;
+    note("as many side by side as there are processors; each shows its log when it has ended");
+    let results = side_by_side::run(side_by_side::processors(), targets.len(), |at| {
+        one(&folder, &target_dir, targets[at], options.seconds)
+    });
+    let failed: Vec<String> = results
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|error| format!("{error:#}"))
+        .collect();
+    if !failed.is_empty() {
+        bail!("{}", failed.join("; "));
     }
     note(format_args!("{} targets, nothing found", targets.len()));
     Ok(())
+}
+
+fn one(folder: &Path, target_dir: &Path, target: &str, seconds: u32) -> Result<()> {
+    step(format_args!("{target}, {seconds} s"));
+    let seeds = folder.join("corpus").join(target);
+    let files = fs::read_dir(&seeds).map_or(0, Iterator::count);
+    if files == 0 {
+        bail!("{} has no seeds", seeds.display());
+    }
+    let found = scratch(target_dir, target)?;
+    command::run_beside(
+        cargo_fuzz(folder)
+            .args(["run", target])
+            .args(flags(target_dir))
+            // What is found new goes into the first folder: the committed seeds stay what they are.
+            .args([&found, &seeds])
+            .args(["--", "-max_len=4096", "-print_final_stats=1"])
+            .arg(format!("-max_total_time={seconds}")),
+    )
+    .with_context(|| format!("{target} found an input that fails: see fuzz/artifacts/{target}"))
 }
 
 /// A folder for the inputs that this run finds.

@@ -15,6 +15,7 @@ mod interrupt;
 mod lab;
 mod lint;
 mod setup;
+mod side_by_side;
 mod test;
 mod verifier;
 mod vm;

@@ -1,4 +1,4 @@
-//! One boot: QEMU with the kernel and its first root; what the tests print is shown as it comes.
+//! One boot: QEMU with the kernel and its first root; what the tests print is shown as it comes, or kept where other guests run beside it.
 
 use std::{
     fmt, fs,
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::kernels::Kernel;
+use super::{initrd::PROGRAM, kernels::Kernel};
 use crate::{command::note, interrupt::Interrupted};
 
 /// The virtual machine.
@@ -21,6 +21,16 @@ pub(super) struct Machine<'a> {
     pub(super) accel: &'a str,
     pub(super) limit: Duration,
     pub(super) interrupted: &'a Interrupted,
+    pub(super) show: Show,
+}
+
+/// What becomes of what the tests print.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Show {
+    /// Shown as it comes.
+    Live,
+    /// Left to the caller: only the beginning of each test program is told.
+    Later,
 }
 
 /// How a boot ended.
@@ -45,13 +55,13 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Boots, waits for the end and shows the console where the guest did not report a status. The second value is what the tests printed.
+/// Boots and waits for the end. The second value is what the tests printed, with the end of the console where the guest did not report a status.
 pub(super) fn boot(
     kernel: &Kernel,
     initrd: &[u8],
     machine: &Machine<'_>,
 ) -> Result<(Outcome, String)> {
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new(&kernel.release)?;
     let root = scratch.0.join("initrd");
     fs::write(&root, initrd).with_context(|| format!("failed to write {}", root.display()))?;
     let mut qemu = Process(
@@ -60,9 +70,10 @@ pub(super) fn boot(
             .context("failed to start qemu-system-x86_64")?,
     );
     let output = qemu.0.stdout.take().context("QEMU has no output")?;
-    let printed = thread::spawn(move || shown(output));
+    let (show, release) = (machine.show, kernel.release.clone());
+    let printed = thread::spawn(move || read(output, show, &release));
     let in_time = qemu.wait(machine)?;
-    let printed = printed.join().unwrap_or_default();
+    let mut printed = printed.join().unwrap_or_default();
 
     let status = fs::read_to_string(scratch.0.join("status"))
         .ok()
@@ -73,19 +84,27 @@ pub(super) fn boot(
         None => Outcome::TimedOut,
     };
     if status.is_none() {
-        show_console(&scratch.0.join("console"));
+        let console = end_of_console(&scratch.0.join("console"));
+        if show == Show::Live {
+            eprint!("{console}");
+        }
+        printed.push_str(&console);
     }
     Ok((outcome, printed))
 }
 
-/// Shows what comes as it comes, and returns all of it.
-fn shown(output: impl io::Read) -> String {
+/// Reads all of it.
+fn read(output: impl io::Read, show: Show, release: &str) -> String {
     let mut all = String::new();
     let mut output = io::BufReader::new(output);
     let mut line = Vec::new();
     while matches!(output.read_until(b'\n', &mut line), Ok(1..)) {
         let text = String::from_utf8_lossy(&line);
-        eprint!("{text}");
+        match (show, text.strip_prefix(PROGRAM)) {
+            (Show::Live, _) => eprint!("{text}"),
+            (Show::Later, Some(program)) => note(format_args!("{release}: {}", program.trim_end())),
+            (Show::Later, None) => {}
+        }
         all.push_str(&text);
         line.clear();
     }
@@ -115,14 +134,16 @@ fn qemu(kernel: &Kernel, scratch: &Path, machine: &Machine<'_>) -> Command {
 }
 
 /// The last lines say why a guest died.
-fn show_console(path: &Path) {
+fn end_of_console(path: &Path) -> String {
     let console = fs::read(path).unwrap_or_default();
     let console = String::from_utf8_lossy(&console);
     let lines: Vec<&str> = console.lines().collect();
-    note("the end of the guest's console:");
-    for line in &lines[lines.len().saturating_sub(40)..] {
-        note(line.trim_end());
-    }
+    let last = &lines[lines.len().saturating_sub(40)..];
+    let last = last.iter().map(|line| format!("    {}\n", line.trim_end()));
+    format!(
+        "    the end of the guest's console:\n{}",
+        last.collect::<String>()
+    )
 }
 
 /// A process that does not outlive its owner.
@@ -161,8 +182,9 @@ impl Drop for Process {
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("ebfw-vm-{}", std::process::id()));
+    fn new(release: &str) -> Result<Self> {
+        let name = format!("ebfw-vm-{}-{release}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path)
             .with_context(|| format!("failed to create {}", path.display()))?;
         Ok(Self(path))

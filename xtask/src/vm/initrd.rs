@@ -6,6 +6,9 @@ use anyhow::{Context as _, Result};
 
 use super::{cpio::Archive, kernels::Kernel, programs::TestProgram};
 
+/// What stands before a test program's name when it begins.
+pub(super) const PROGRAM: &str = "--- ";
+
 const INIT: &str = include_str!("init.sh");
 
 /// Folders above others come first.
@@ -102,7 +105,7 @@ fn script(job: &Job<'_>) -> String {
         let path = program.guest_path();
         writeln!(
             script,
-            "echo '--- {}'; for run in $(seq {}); do /{path}{arguments} || status=1; done",
+            "echo '{PROGRAM}{}'; for run in $(seq {}); do /{path}{arguments} || status=1; done",
             program.name, job.repeat
         )
         .expect("writing to a string does not fail");

@@ -78,6 +78,16 @@ pub(super) fn chosen(choices: &[Choice]) -> Vec<Series> {
     MATRIX.into_iter().filter(wanted).collect()
 }
 
+/// The oldest and the newest: what works on both works on those between, as far as kernels can be trusted.
+pub(super) fn ends() -> [Series; 2] {
+    [MATRIX[0], MATRIX[MATRIX.len() - 1]]
+}
+
+/// All others.
+pub(super) fn between() -> &'static [Series] {
+    &MATRIX[1..MATRIX.len() - 1]
+}
+
 /// Takes the kernel from the cache, or fetches it.
 pub(super) fn fetch(series: Series) -> Result<Kernel> {
     let cache = workspace::cache_dir()?.join("kernels");

@@ -8,7 +8,12 @@ mod kernels;
 mod modules;
 mod programs;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -18,17 +23,19 @@ use crate::{
     command::{note, step},
     interrupt::Interrupted,
     setup::{self, KERNEL_PROGRAMS, Need, Program},
+    side_by_side,
 };
-use guest::Outcome;
+use guest::{Outcome, Show};
+use kernels::{Kernel, Series};
 
 /// Which kernels, which tests.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Kernel series, or `all`
-    #[arg(long, value_delimiter = ',', value_parser = kernels::parse, default_values = ["5.10", "7.3"])]
+    /// Kernel series, or `all` [default: the oldest and the newest; of the tests, those between get the one that loads the programs]
+    #[arg(long, value_delimiter = ',', value_parser = kernels::parse)]
     kernel: Vec<kernels::Choice>,
-    /// Test targets of `ebfw-tests` and `ebfw-agent`
-    #[arg(long = "test", value_delimiter = ',', default_values = programs::DEFAULT)]
+    /// Test targets of `ebfw-tests` and `ebfw-agent` [default: all that need nothing but a kernel]
+    #[arg(long = "test", value_delimiter = ',')]
     tests: Vec<String>,
     /// Environment of the tests
     #[arg(long = "env", value_name = "NAME=VALUE")]
@@ -36,9 +43,12 @@ pub(crate) struct Options {
     /// Give a kernel this many seconds
     #[arg(long, default_value_t = 1200)]
     seconds: u64,
-    /// Memory of the machine in MiB
+    /// Memory of a machine in MiB
     #[arg(long, default_value_t = 4096)]
     memory: u32,
+    /// Machines side by side [default: as many as there are processors and memory for]
+    #[arg(long)]
+    jobs: Option<NonZeroUsize>,
     /// Run each test program this many times, to hunt what fails now and then
     #[arg(long, default_value_t = 1)]
     repeat: u32,
@@ -50,22 +60,55 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
+/// A kernel, and the tests that it gets.
+#[derive(Debug, PartialEq)]
+struct Boot {
+    series: Series,
+    tests: Vec<String>,
+}
+
+impl Options {
+    /// What is booted, in the order in which it begins.
+    fn boots(&self) -> Vec<Boot> {
+        let boots = |kernels: &[Series], tests: &[String]| -> Vec<Boot> {
+            let boot = |&series| Boot {
+                series,
+                tests: tests.to_vec(),
+            };
+            kernels.iter().map(boot).collect()
+        };
+        let tests = if self.tests.is_empty() {
+            programs::DEFAULT.map(str::to_owned).to_vec()
+        } else {
+            self.tests.clone()
+        };
+        if !self.kernel.is_empty() {
+            return boots(&kernels::chosen(&self.kernel), &tests);
+        }
+        let mut all = boots(&kernels::ends(), &tests);
+        // Who asks for a test asks where kernels differ most.
+        if self.tests.is_empty() && self.arguments.is_empty() {
+            all.extend(boots(kernels::between(), &[programs::LOADS.to_owned()]));
+        }
+        all
+    }
+}
+
 /// Boots each kernel, runs the tests there and fails if any failed anywhere.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut results = Vec::new();
-    boot_all(options, |kernel, outcome, _| {
-        results.push((kernel, outcome))
-    })?;
+    let ends = boot_all(options)?;
     step("virtual machines");
-    for (kernel, outcome) in &results {
-        note(format_args!("{kernel:28} {outcome}"));
+    for end in &ends {
+        note(format_args!(
+            "{:28} {}, {} s",
+            end.release,
+            end.outcome,
+            end.took.as_secs()
+        ));
     }
-    let failed = results
-        .iter()
-        .filter(|(_, outcome)| *outcome != Outcome::Exit(0))
-        .count();
+    let failed = ends.iter().filter(|end| !end.passed()).count();
     if failed > 0 {
-        bail!("the tests failed on {failed} of {} kernels", results.len());
+        bail!("the tests failed on {failed} of {} kernels", ends.len());
     }
     Ok(())
 }
@@ -78,56 +121,180 @@ pub(crate) fn on_all_kernels(target: &str, test: &str) -> Result<Vec<(String, St
         environment: Vec::new(),
         seconds: 1200,
         memory: 1536,
+        jobs: None,
         repeat: 1,
         accel: "tcg".to_owned(),
         arguments: vec![test.to_owned(), "--nocapture".to_owned()],
     };
-    let mut printed = Vec::new();
-    let mut failed = Vec::new();
-    boot_all(&options, |kernel, outcome, text| {
-        if outcome == Outcome::Exit(0) {
-            printed.push((kernel, text));
-        } else {
-            failed.push(format!("{kernel} ({outcome})"));
-        }
-    })?;
+    let (passed, failed): (Vec<_>, Vec<_>) = boot_all(&options)?.into_iter().partition(End::passed);
     if !failed.is_empty() {
+        let failed: Vec<_> = failed
+            .iter()
+            .map(|end| format!("{} ({})", end.release, end.outcome))
+            .collect();
         bail!("{test} failed on {}", failed.join(", "));
     }
-    Ok(printed)
+    let printed = passed.into_iter().map(|end| (end.release, end.printed));
+    Ok(printed.collect())
 }
 
-/// Boots each kernel and tells `each` its release, how the tests ended and what they printed.
-fn boot_all(options: &Options, mut each: impl FnMut(String, Outcome, String)) -> Result<()> {
+/// How a boot ended.
+struct End {
+    release: String,
+    outcome: Outcome,
+    took: Duration,
+    printed: String,
+}
+
+impl End {
+    fn passed(&self) -> bool {
+        self.outcome == Outcome::Exit(0)
+    }
+}
+
+/// Boots each kernel, some side by side. The ends are in the order of the boots.
+fn boot_all(options: &Options) -> Result<Vec<End>> {
     setup::ensure(&KERNEL_PROGRAMS)?;
     setup::ensure(&[Need::Program(Program::Qemu), Need::Program(Program::Xz)])?;
     build::kernel_programs(&[])?;
-    let programs = programs::build(&options.tests)?;
-    let job = initrd::Job {
-        programs: &programs,
-        environment: &options.environment,
-        arguments: &options.arguments,
-        repeat: options.repeat,
-    };
+    let boots = options.boots();
+    let tests: BTreeSet<&String> = boots.iter().flat_map(|boot| &boot.tests).collect();
+    let tests: Vec<String> = tests.into_iter().cloned().collect();
+    let programs = programs::build(&tests)?;
+    let kernels = boots
+        .iter()
+        .map(|boot| kernels::fetch(boot.series))
+        .collect::<Result<Vec<_>>>()?;
 
     let interrupted = Interrupted::watch()?;
-    for series in kernels::chosen(&options.kernel) {
-        let kernel = kernels::fetch(series)?;
-        step(format_args!("kernel {}", kernel.release));
-        let start = Instant::now();
+    let workers = machines(options, boots.len());
+    let show = if workers > 1 { Show::Later } else { Show::Live };
+    if show == Show::Later {
+        note(format_args!(
+            "{workers} machines side by side; each shows what its tests print when it has ended"
+        ));
+    }
+    let boot = |at: usize| -> Result<End> {
+        let job = initrd::Job {
+            programs: &programs::only(&programs, &boots[at].tests),
+            environment: &options.environment,
+            arguments: &options.arguments,
+            repeat: options.repeat,
+        };
         let machine = guest::Machine {
             memory: options.memory,
             accel: &options.accel,
             limit: Duration::from_secs(options.seconds),
             interrupted: &interrupted,
+            show,
         };
-        let (outcome, printed) = guest::boot(&kernel, &initrd::build(&kernel, &job)?, &machine)?;
-        note(format_args!(
-            "{}: {outcome}, {} s",
-            kernel.release,
-            start.elapsed().as_secs()
-        ));
-        each(kernel.release, outcome, printed);
+        one(&kernels[at], &job, &machine)
+    };
+    side_by_side::run(workers, boots.len(), boot)
+        .into_iter()
+        .collect()
+}
+
+/// One boot, from its first word to its last.
+fn one(kernel: &Kernel, job: &initrd::Job<'_>, machine: &guest::Machine<'_>) -> Result<End> {
+    let release = &kernel.release;
+    machine.interrupted.check()?;
+    match machine.show {
+        Show::Live => step(format_args!("kernel {release}")),
+        Show::Later => note(format_args!("{release}: boots")),
     }
-    Ok(())
+    let start = Instant::now();
+    let (outcome, printed) = guest::boot(kernel, &initrd::build(kernel, job)?, machine)?;
+    let took = start.elapsed();
+    let mut said = String::new();
+    if machine.show == Show::Later {
+        said = format!("==> kernel {release}\n{printed}");
+    }
+    // In one piece, so that another machine's words cannot come between.
+    eprintln!("{said}    {release}: {outcome}, {} s", took.as_secs());
+    Ok(End {
+        release: release.clone(),
+        outcome,
+        took,
+        printed,
+    })
+}
+
+/// How many machines run at once: an emulated one keeps a processor busy, and all of its memory may be used.
+fn machines(options: &Options, boots: usize) -> usize {
+    let asked = options.jobs.map(NonZeroUsize::get).unwrap_or_else(|| {
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        side_by_side::processors().min(machines_in(&memory, options.memory))
+    });
+    asked.min(boots).max(1)
+}
+
+/// How many machines with so many MiB fit into what /proc/meminfo says is available.
+fn machines_in(meminfo: &str, each: u32) -> usize {
+    let available = meminfo
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemAvailable:")?
+                .split_whitespace()
+                .next()
+        })
+        .and_then(|kib| kib.parse::<usize>().ok());
+    available.unwrap_or_default() / 1024 / (each as usize).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn boots(arguments: &[&str]) -> Vec<String> {
+        let line = Line::try_parse_from([&["vm"], arguments].concat()).unwrap();
+        let boots = line.options.boots().into_iter();
+        boots
+            .map(|boot| format!("{} {}", boot.series, boot.tests.join("+")))
+            .collect()
+    }
+
+    #[test]
+    fn every_kernel_is_tried_and_those_at_the_ends_get_all_tests() {
+        let all = programs::DEFAULT.join("+");
+        let expected = [
+            format!("5.10 {all}"),
+            format!("7.3 {all}"),
+            "6.1 datapath".into(),
+            "6.12 datapath".into(),
+            "6.18 datapath".into(),
+        ];
+        assert_eq!(boots(&[]), expected);
+    }
+
+    #[test]
+    fn who_asks_gets_what_is_asked_for() {
+        let all = programs::DEFAULT.join("+");
+        assert_eq!(boots(&["--kernel", "6.1"]), [format!("6.1 {all}")]);
+        assert_eq!(boots(&["--kernel", "all"]).len(), 5);
+        assert_eq!(
+            boots(&["--test", "live", "--", "names"]),
+            ["5.10 live", "7.3 live"]
+        );
+        assert_eq!(
+            boots(&["--", "names"]),
+            [format!("5.10 {all}"), format!("7.3 {all}")]
+        );
+    }
+
+    #[test]
+    fn machines_share_the_memory_that_is_there() {
+        let meminfo = "MemTotal: 24684092 kB\nMemAvailable:   9000000 kB\n";
+        assert_eq!(machines_in(meminfo, 4096), 2);
+        assert_eq!(machines_in(meminfo, 16384), 0, "one runs all the same");
+        assert_eq!(machines_in("", 4096), 0);
+    }
 }

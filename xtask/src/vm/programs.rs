@@ -12,6 +12,8 @@ use crate::{
 
 /// The test targets that need nothing but a kernel.
 pub(super) const DEFAULT: [&str; 5] = ["differential", "live", "datapath", "stream", "plaintext"];
+/// The one that loads all programs and tries them.
+pub(super) const LOADS: &str = "datapath";
 
 /// The same C library as in other tests, linked statically: the guest has no libraries.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -21,7 +23,7 @@ const FLAGS: &str = "-C target-feature=+crt-static";
 const PACKAGES: [&str; 4] = ["--package", "ebfw-tests", "--package", "ebfw-agent"];
 
 /// A program on its way into a guest.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct TestProgram {
     pub(super) name: String,
     pub(super) path: PathBuf,
@@ -61,6 +63,12 @@ pub(super) fn build(tests: &[String]) -> Result<Vec<TestProgram>> {
         }
     }
     Ok(programs)
+}
+
+/// The tests named, and what they call.
+pub(super) fn only(programs: &[TestProgram], tests: &[String]) -> Vec<TestProgram> {
+    let wanted = |program: &&TestProgram| !program.is_test || tests.contains(&program.name);
+    programs.iter().filter(wanted).cloned().collect()
 }
 
 /// Reads cargo's messages: test programs of the tests package, and the plain `ebfw`.
