@@ -8,6 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MAX_COPY: usize = 4096 - size_of::<Header>();
 /// Sizes of a record in the ring, header included: the smallest that holds what is copied. Constants, since the kernel reserves no other.
 pub const RECORD_SIZES: [usize; 3] = [256, 1024, 4096];
+/// Records of one write at most, where bodies are captured.
+pub const MAX_PARTS: u32 = 17;
 /// Records of one workload (cgroup) a second; what is beyond is lost and counted, and the connection's sequence shows the gap.
 pub const RECORDS_PER_SECOND: u32 = 4000;
 /// Connections that are told apart at once; beyond, the one that was silent longest starts anew with sequence 0.
@@ -23,7 +25,7 @@ pub struct Header {
     pub cgroup_id: u64,
     /// Address of the library's own object for the connection; with `pid` it names the connection until that is closed.
     pub connection: u64,
-    /// Bytes that the process wrote.
+    /// Bytes that the process wrote, or the part of them of which no other record tells.
     pub total: u64,
     /// Thread group, in the initial pid namespace.
     pub pid: u32,
@@ -59,6 +61,8 @@ pub mod kind {
     pub const WRITE: u8 = 1;
     /// The connection's object is given up.
     pub const CLOSE: u8 = 2;
+    /// The next part of the write before it, where bodies are captured: numbered as a write of its own.
+    pub const MORE: u8 = 3;
 }
 
 /// Counters of the probes: indexes into their per-CPU map.

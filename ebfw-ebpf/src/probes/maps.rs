@@ -1,7 +1,7 @@
 //! The maps of the probes: none is pinned, all go with the agent.
 
 use aya_ebpf::{
-    btf_maps::{CgroupArray, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, CgroupArray, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use ebfw_common::plaintext::{COUNTERS as COUNTER_COUNT, Header, MAX_CONNECTIONS};
@@ -26,6 +26,10 @@ pub struct Window {
 /// The cgroup below which processes are looked at. Written by the agent before anything is attached.
 #[btf_map]
 pub static SCOPE: CgroupArray<1> = CgroupArray::new();
+
+/// Records of one write at most. Written by the agent before anything is attached; 0 as good as 1.
+#[btf_map]
+pub static PARTS: Array<u32, 1> = Array::new();
 
 /// Writes so far by connection. Written by the programs. Full: the connection that was silent longest starts anew.
 #[btf_map]
