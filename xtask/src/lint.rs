@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: format, lints, documentation, generated files, dependencies.
+//! `cargo xtask lint`: format, lints, documentation, generated files, alerts, dependencies.
 //! Goes through all checks and names those that failed at the end.
 
 use std::{process::Command, time::Duration};
@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     build::kernel_cargo,
+    chart,
     command::{self, cargo, note, step},
     generate,
     setup::{self, KERNEL_PROGRAMS, Need},
@@ -15,12 +16,13 @@ use crate::{
 
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     ("format", format),
     ("lints of the host crates", host_lints),
     ("lints of the kernel programs", kernel_lints),
     ("documentation", documentation),
     ("generated files", generate::check),
+    ("alerts and dashboard", chart::check_alerts),
     ("dependencies", dependencies),
 ];
 

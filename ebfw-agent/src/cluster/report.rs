@@ -42,7 +42,7 @@ pub(super) async fn run(
         let wanted = programmed.borrow_and_update().clone();
         if let Some(digest) = wanted.filter(|wanted| reported.as_ref() != Some(wanted)) {
             let nodes = fleet_size(&policies.borrow());
-            sleep(delay(nodes)).await;
+            sleep(spread(nodes).mul_f64(super::random_part())).await;
             if programmed.has_changed().unwrap_or(false) {
                 continue;
             }
@@ -66,12 +66,11 @@ pub(super) async fn run(
     }
 }
 
-/// A random part of the time over which the reports of so many nodes are spread.
-fn delay(nodes: usize) -> Duration {
-    let whole = SPREAD
+/// The time over which the reports of so many nodes are spread.
+pub(super) fn spread(nodes: usize) -> Duration {
+    SPREAD
         .saturating_mul(u32::try_from(nodes).unwrap_or(u32::MAX))
-        .min(MAX_SPREAD);
-    whole.mul_f64(super::random_part())
+        .min(MAX_SPREAD)
 }
 
 /// How many nodes the cluster has, as the statuses of policies tell everybody.
@@ -127,13 +126,13 @@ mod tests {
 
     #[test]
     fn reports_are_spread_over_a_time_that_grows_with_the_cluster_and_ends() {
-        for (nodes, at_most) in [
+        for (nodes, expected) in [
             (0, Duration::ZERO),
             (1, SPREAD),
             (1000, Duration::from_secs(2)),
             (1_000_000, MAX_SPREAD),
         ] {
-            assert!(delay(nodes) <= at_most, "{nodes}");
+            assert_eq!(spread(nodes), expected, "{nodes}");
         }
     }
 }

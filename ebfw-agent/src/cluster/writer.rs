@@ -32,7 +32,7 @@ use tokio::{
 use super::{
     Cluster, Policies,
     pauses::Pauses,
-    report::{NODE_ROLE, PROGRAMMED, ROLE, fleet_size},
+    report::{NODE_ROLE, PROGRAMMED, ROLE, fleet_size, spread},
 };
 use crate::{
     policy_objects::Entry,
@@ -55,7 +55,7 @@ const TOGETHER: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(5);
 /// After a change the writer waits for what else comes with it.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How often counts of nodes are written at most: each such write goes out to every node that watches policies.
+/// How often counts of nodes are written at most, beside the time over which nodes report: each such write goes out to every node that watches policies.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Bytes of the text of a Kubernetes Event at most.
 const MAX_NOTE: usize = 1000;
@@ -247,7 +247,8 @@ impl Writer {
                 Due::Nothing => continue,
                 Due::Now(patch, announcement) => (patch, announcement),
                 Due::Count(patch) => {
-                    let next = self.counted.get(id).map(|last| *last + COUNT_EVERY);
+                    let between = COUNT_EVERY + spread(tally.total);
+                    let next = self.counted.get(id).map(|last| *last + between);
                     let wait = next.map(|next| next.saturating_duration_since(Instant::now()));
                     if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
                         pause = pause.min(wait);

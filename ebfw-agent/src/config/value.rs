@@ -132,13 +132,15 @@ impl LogFilter {
     /// The filter in the form that the subscriber takes.
     #[must_use]
     pub fn to_env_filter(&self) -> EnvFilter {
-        // The client of the API server reports each failed try as an error of its own; the agent says once what is the matter.
-        let quiet = "kube_client::client::builder=off";
-        if self.0.contains("kube_client") {
-            EnvFilter::new(&self.0)
-        } else {
-            EnvFilter::new(format!("{quiet},{}", self.0))
-        }
+        // The client of the API server and its watches report each failed try; the agent says once what is the matter.
+        let quiet = ["kube_client::client::builder", "kube_runtime::watcher"];
+        let unnamed = quiet.iter().filter(|target| {
+            let of_crate = target.split("::").next().unwrap_or(target);
+            !self.0.contains(of_crate)
+        });
+        let mut all: Vec<String> = unnamed.map(|target| format!("{target}=off")).collect();
+        all.push(self.0.clone());
+        EnvFilter::new(all.join(","))
     }
 }
 
@@ -239,6 +241,29 @@ pub(super) fn name(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clients_retries_are_told_to_who_asks_for_them() {
+        for (text, client, watches, why) in [
+            ("info", true, true, "said once by the agent"),
+            (
+                "info,kube_runtime=debug",
+                true,
+                false,
+                "asked for the watches",
+            ),
+            (
+                "kube_client=debug,info",
+                false,
+                true,
+                "asked for the client",
+            ),
+        ] {
+            let filter = log_filter(text).unwrap().to_env_filter().to_string();
+            assert_eq!(filter.contains("builder=off"), client, "{why}: {filter}");
+            assert_eq!(filter.contains("watcher=off"), watches, "{why}: {filter}");
+        }
+    }
 
     #[test]
     fn booleans_are_those_of_go_and_the_words_people_write() {

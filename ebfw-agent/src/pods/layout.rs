@@ -376,6 +376,56 @@ mod tests {
                 "kubelet on systemd, containerd on cgroupfs",
             ),
             (
+                format!(
+                    "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{SLICE_UID}.slice/crio-conmon-{ID}.scope"
+                ),
+                inside(Burstable, None),
+                "systemd: CRI-O's monitor",
+            ),
+            (
+                format!("/kubepods-burstable-pod{SLICE_UID}.slice:cri-containerd:{ID}"),
+                inside(Burstable, container),
+                "the same at the top, containerd in no service",
+            ),
+            (
+                format!("/kubepods-pod{SLICE_UID}.slice:crio:{ID}"),
+                inside(Guaranteed, container),
+                "kubelet on systemd, CRI-O on cgroupfs",
+            ),
+            (
+                format!(
+                    "/machine.slice/libpod-{ID}.scope/container/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/\
+                     kubelet-kubepods-besteffort-pod{SLICE_UID}.slice/cri-containerd-{ID}.scope"
+                ),
+                inside(BestEffort, container),
+                "kind in Podman, seen from the machine",
+            ),
+            (
+                format!(
+                    "/own.slice/own-root.slice/own-root-kubepods.slice/own-root-kubepods-burstable.slice/\
+                     own-root-kubepods-burstable-pod{SLICE_UID}.slice/crio-{ID}.scope"
+                ),
+                inside(Burstable, container),
+                "kubelet with a root of its own of several names",
+            ),
+            (
+                format!(
+                    "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{SLICE_UID}.slice/cri-containerd-{ID}.scope/init"
+                ),
+                inside(Burstable, container),
+                "a container that makes cgroups of its own",
+            ),
+            (
+                format!("/kubepods/burstable/pod{UID}/kata_overhead/{ID}"),
+                inside(Burstable, container),
+                "Kata's sandbox",
+            ),
+            (
+                format!("/lxc.payload.k3s/kubepods/besteffort/pod{UID}/{ID}"),
+                inside(BestEffort, container),
+                "k3s in LXC, seen from the machine",
+            ),
+            (
                 format!("/kubepods/burstable/pod{UID}/{ID}/init.scope/kubepods/pod{UID}"),
                 inside(Burstable, container),
                 "a cluster inside of a container stays this pod's",

@@ -94,9 +94,13 @@ struct State {
     message: String,
 }
 
+fn counted(rules: usize) -> String {
+    format!("{rules} rule{}", if rules == 1 { "" } else { "s" })
+}
+
 fn accepted(entry: &Entry) -> State {
     let (holds, reason, message) = match &entry.verdict {
-        Ok(rules) => (true, reason::VALIDATED, format!("{rules} rules")),
+        Ok(rules) => (true, reason::VALIDATED, counted(*rules)),
         Err(why) => (false, reason::VALIDATION_FAILED, why.clone()),
     };
     State {
@@ -167,7 +171,7 @@ fn announcement(entry: &Entry) -> Announcement {
     match &entry.verdict {
         Ok(rules) => Announcement {
             accepted: true,
-            text: format!("the policy is valid: {rules} rules"),
+            text: format!("the policy is valid: {}", counted(*rules)),
         },
         Err(why) => Announcement {
             accepted: false,
@@ -237,6 +241,8 @@ mod tests {
         );
         let status = written(&first);
         assert_eq!(status["ruleCount"], 3);
+        assert_eq!(status["conditions"][0]["message"], "3 rules");
+        assert_eq!(counted(1), "1 rule");
         assert_eq!(status["nodes"], "0/2");
         assert_eq!(
             conditions(&status),

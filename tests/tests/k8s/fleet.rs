@@ -1,7 +1,10 @@
 //! Many agents: what a change of policy costs the API server, and how long it takes until the status says that all have it.
 
 use std::{
-    env,
+    collections::BTreeMap,
+    env, fmt,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -53,6 +56,75 @@ fn leases(cluster: &Cluster) -> Vec<Lease> {
     all.into_iter().filter(simulated).collect()
 }
 
+/// What the API server has done, by its own counters: writes of each resource, and messages of its watches.
+struct Cost(BTreeMap<String, f64>);
+
+impl Cost {
+    const COUNTED: [&str; 2] = ["apiserver_request_total", "apiserver_watch_events_total"];
+    const GROUPS: [&str; 3] = ["coordination.k8s.io", "ebfw.dvrkn.com", "events.k8s.io"];
+
+    /// Since it started.
+    fn so_far() -> Self {
+        let mut kubectl = Command::new("kubectl");
+        let output = kubectl.args(["get", "--raw", "/metrics"]).output();
+        let text = output.expect("kubectl starts").stdout;
+        let text = String::from_utf8_lossy(&text);
+        let mut counts = BTreeMap::new();
+        for line in text.lines() {
+            let Some((name, rest)) = line.split_once('{') else {
+                continue;
+            };
+            let Some((labels, value)) = rest.rsplit_once("} ") else {
+                continue;
+            };
+            let label = |name: &str| {
+                let (_, rest) = labels.split_once(&format!("{name}=\""))?;
+                rest.split('"').next()
+            };
+            let resource = label("resource").unwrap_or_default();
+            let group = label("group").unwrap_or_default();
+            if !Self::COUNTED.contains(&name) || !Self::GROUPS.contains(&group) {
+                continue;
+            }
+            let what = match label("verb") {
+                None => format!("messages of watches: {resource}"),
+                Some(verb @ ("PATCH" | "POST" | "PUT" | "APPLY" | "DELETE")) => {
+                    let subresource = label("subresource").unwrap_or_default();
+                    format!("{verb} {resource} {subresource}")
+                        .trim_end()
+                        .to_owned()
+                }
+                Some(_) => continue,
+            };
+            *counts.entry(what).or_default() += value.parse().unwrap_or(0.0);
+        }
+        Self(counts)
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let difference = |(what, now): (&String, &f64)| {
+            let more = now - before.0.get(what).copied().unwrap_or_default();
+            (more > 0.0).then(|| (what.clone(), more))
+        };
+        Self(self.0.iter().filter_map(difference).collect())
+    }
+
+    fn of(&self, what: &str) -> f64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<_> = self
+            .0
+            .iter()
+            .map(|(what, count)| format!("{count} {what}"))
+            .collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
 #[test]
 fn the_status_counts_every_node_of_a_large_cluster() {
     let cluster = cluster();
@@ -81,26 +153,33 @@ fn the_status_counts_every_node_of_a_large_cluster() {
     for change in 1..=3 {
         let before = namespace.read_policy("spreads");
         let generation = before.metadata.generation.unwrap_or_default();
+        let cost = Cost::so_far();
         let begun = Instant::now();
         namespace.policy("spreads", &json!({ "podSelector": {}, "priority": change }));
-        let mut writes = 0;
-        let mut last = before.metadata.resource_version;
         eventually("every agent has the change", || {
             let object = namespace.read_policy("spreads");
-            writes += usize::from(object.metadata.resource_version != last);
-            last.clone_from(&object.metadata.resource_version);
             let status = &object.data["status"];
             let programmed = &status["conditions"][1];
             status["observedGeneration"] == generation + 1
                 && programmed["status"] == "True"
                 && status["nodes"] == whole.as_str()
         });
+        let took = begun.elapsed();
+        let cost = Cost::so_far().since(&cost);
         eprintln!(
-            "a change was programmed on {} nodes after {:?}, with at most {} writes to the policy seen and one lease a node",
-            size + 1,
-            begun.elapsed(),
-            writes
+            "a change was programmed on {} nodes after {took:?}: {cost}",
+            size + 1
         );
+        let statuses = cost.of("PATCH egresspolicies status");
+        // The first and the last, and counts in between that have their pauses.
+        let most = 3.0 + took.as_secs_f64() / 5.0;
+        assert!((1.0..=most).contains(&statuses), "{cost}");
+    }
+    if env::var_os("EBFW_TEST_FLEET").is_some() {
+        let (cost, rest) = (Cost::so_far(), Duration::from_secs(120));
+        thread::sleep(rest);
+        let cost = Cost::so_far().since(&cost);
+        eprintln!("in the {rest:?} after that: {cost}");
     }
     agents.shutdown_background();
     let api = cluster.api::<Lease>(SYSTEM);

@@ -131,6 +131,7 @@ fn helm_refuses_wrong_values() {
         (&["policy.source=files"], "source"),
         (&["policy.source=file"], "policy.file is empty"),
         (&["hostPaths.cgroup=cgroup"], "cgroup"),
+        (&["updateStrategy.type=Never"], "updateStrategy"),
     ] {
         let text = helm.refusal(set);
         assert!(text.contains(complaint), "{set:?}: {text}");

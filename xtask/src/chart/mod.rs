@@ -1,11 +1,14 @@
 //! The Helm chart: what its values may be. The schema is written from the types, so that Helm refuses a misspelled value.
 
+mod alerts;
 mod values;
 
 use anyhow::{Context as _, Result};
 use schemars::generate::SchemaSettings;
 
 use self::values::Values;
+
+pub(crate) use self::alerts::check as check_alerts;
 
 /// Where Helm looks for the schema.
 pub(crate) const SCHEMA: &str = "helm/ebfw/values.schema.json";

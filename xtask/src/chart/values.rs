@@ -60,7 +60,7 @@ pub(super) struct Values {
     #[schemars(length(min = 1))]
     priority_class_name: String,
     /// How the DaemonSet is updated.
-    update_strategy: Raw,
+    update_strategy: UpdateStrategy,
     /// Seconds that an agent has to end.
     termination_grace_period_seconds: u32,
     /// Annotations of the pods.
@@ -120,6 +120,22 @@ enum OnExit {
     Keep,
     /// Nothing.
     Open,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UpdateStrategy {
+    /// How agents are replaced: one after the other, or as pods are deleted by hand.
+    r#type: UpdateType,
+    /// With RollingUpdate: how many at a time. `null` with OnDelete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rolling_update: Option<Raw>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+enum UpdateType {
+    RollingUpdate,
+    OnDelete,
 }
 
 /// From which answers names are learned.
