@@ -125,7 +125,12 @@ fn a_hello_over_multipath_tcp_is_read() {
                 }
             };
             let good = lab.tended(said(GOOD));
-            assert!(good.is_ok(), "cut at {cut}: {good:?}");
+            assert!(
+                good.is_ok(),
+                "cut at {cut}: {good:?}; options that came (with SYN, subtype): {:?}, counters: {:?}",
+                options(&lab),
+                lab.counters()
+            );
             let evil = lab.tended(said(EVIL));
             assert!(is_ended(&evil), "cut at {cut}: {evil:?}");
         }
