@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{
     BootClock, Printable,
-    decode::{self, DecodeError},
-    event::{Header, Process, Request},
+    decode::{self, DecodeError, canonical},
+    event::{Flow, Header, Process, Protocol, Request},
 };
 use crate::inspect::Seen;
 
@@ -20,6 +20,8 @@ pub(super) struct Https {
     pub(super) process: Process,
     /// What is asked.
     pub(super) request: Request,
+    /// From the client to the server, where the socket is known.
+    pub(super) flow: Option<Flow>,
 }
 
 /// Makes what the probes saw printable.
@@ -27,7 +29,11 @@ pub(super) struct Https {
 /// # Errors
 /// Where its time is no moment that a calendar knows.
 pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError> {
-    let Seen { header, request } = seen;
+    let Seen {
+        header,
+        request,
+        socket,
+    } = seen;
     let print = |bytes: &[u8]| Printable::from_bytes(bytes);
     Ok(Https {
         at: clock
@@ -51,11 +57,20 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
                 })
                 .collect(),
         },
+        flow: socket.map(|socket| Flow {
+            source: canonical(socket.source),
+            source_port: Some(socket.source_port),
+            destination: Some(canonical(socket.destination)),
+            port: Some(socket.destination_port),
+            protocol: Some(Protocol::TCP),
+        }),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use ebfw_common::{abi::Address, plaintext::Socket};
+
     use super::*;
     use crate::{
         events::{
@@ -77,20 +92,27 @@ mod tests {
                 path: b"/a\x1b[2J".to_vec(),
                 headers: vec![(b"accept".to_vec(), b"*/*".to_vec())],
             },
+            socket: Some(Socket {
+                cookie: 1,
+                cgroup_id: 42,
+                source: Address::mapped([10, 42, 0, 9]),
+                destination: Address::mapped([192, 0, 2, 7]),
+                source_port: 40_000,
+                destination_port: 443,
+                family: 4,
+            }),
         };
         let Https {
             at,
             process,
             request,
             cgroup_id,
+            flow,
         } = read(&seen, &clock()).unwrap();
         assert_eq!(cgroup_id, 42);
         let event = Event {
             at,
-            subject: Subject::Https {
-                flow: None,
-                request,
-            },
+            subject: Subject::Https { flow, request },
             process: Some(process),
             pod: None,
             cgroup: None,
@@ -99,7 +121,7 @@ mod tests {
         };
         assert_eq!(
             Text::new(&event, Colour::Never).to_string(),
-            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J\n           accept: */*"
+            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  dst=192.0.2.7:443\n           accept: */*"
         );
         let mut line = Vec::new();
         json::write_event(&mut line, &event);
@@ -109,6 +131,8 @@ mod tests {
             "\"domain\":\"example.com\"",
             "\"method\":\"GET\"",
             "\"pid\":4711",
+            "\"src\":\"10.42.0.9\"",
+            "\"dst\":\"192.0.2.7\",\"port\":443",
             "\"comm\":\"curl\"",
         ] {
             assert!(line.contains(part), "{part} in {line}");

@@ -6,6 +6,7 @@ mod http1;
 mod http2;
 mod record;
 pub(crate) mod redact;
+mod sockets;
 mod streams;
 
 /// Which headers of requests are given on.
@@ -21,6 +22,7 @@ pub enum Headers {
 
 pub use self::{
     record::{Record, RecordError},
+    sockets::Sockets,
     streams::{Seen, Streams},
 };
 

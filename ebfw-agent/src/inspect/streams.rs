@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
 };
 
-use ebfw_common::plaintext::{Header, kind, library};
+use ebfw_common::plaintext::{Header, Socket, kind, library};
 
 use super::{Headers, Lost, Record, Request, http1, http1::Look, http2, redact::redact};
 
@@ -26,6 +26,8 @@ pub struct Seen {
     pub header: Header,
     /// The request.
     pub request: Request,
+    /// The socket on which it goes out, where it is known.
+    pub socket: Option<Socket>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,6 +111,9 @@ impl Streams {
     /// Takes a record; gives each request that it completes to `found`.
     pub fn take(&mut self, record: &Record<'_>, mut found: impl FnMut(Seen)) {
         let Record { header, data } = record;
+        if header.kind == kind::SOCKET {
+            return;
+        }
         let key = Key {
             pid: header.pid,
             object: header.connection,
@@ -167,6 +172,7 @@ impl Streams {
             found(Seen {
                 header: *header,
                 request,
+                socket: None,
             });
         });
         if matches!(connection.spoken, Spoken::Unknown) && !was_unknown {
@@ -276,6 +282,7 @@ pub(super) mod samples {
             cgroup_id: 42,
             connection: object,
             total: 0,
+            socket: 0,
             pid: 7,
             thread: 7,
             sequence,

@@ -8,17 +8,19 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{CgroupArray, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, CgroupArray, Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::Object;
-use ebfw_common::plaintext::COUNTERS;
+use ebfw_common::plaintext::{COUNTERS, Config};
 
 use super::{
     object,
-    syscall::{self, Way},
+    syscall::{self, Purpose, Way},
     target::{Function, Point},
 };
-use crate::datapath::Ring;
+use crate::{datapath::Ring, host::layout};
 
+/// The program that finds the sockets of connections.
+const SOCKETS: &str = "ebfw_socket";
 /// The number of perf's `uprobe`.
 const PERF_KIND: &str = "/sys/bus/event_source/devices/uprobe/type";
 
@@ -62,6 +64,8 @@ pub enum LoadError {
 pub(super) struct Kernel {
     programs: BTreeMap<&'static str, OwnedFd>,
     attachment: Attachment,
+    /// What finds the sockets of connections; `None`: nothing does.
+    sockets: Option<OwnedFd>,
 }
 
 /// How programs are attached here.
@@ -95,12 +99,19 @@ pub(super) struct Loaded {
 
 /// Loads the programs for processes below `scope`, the directory of a cgroup.
 pub(super) fn load(scope: &Path) -> Result<Loaded, LoadError> {
-    load_for(scope, attachment)
+    let (mut loaded, finder) = load_for(scope, attachment)?;
+    loaded.kernel.sockets = finder
+        .attach(scope)
+        .inspect_err(|error| {
+            tracing::warn!("requests inside TLS are told without their connections: {error:#}");
+        })
+        .ok();
+    Ok(loaded)
 }
 
-/// Loads the programs to be attached in one way, whatever else this kernel has.
+/// Loads the programs to be attached in one way, whatever else this kernel has. Nothing finds the sockets of connections then.
 pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> {
-    load_for(scope, |object| {
+    let (loaded, _) = load_for(scope, |object| {
         match way {
             Way::Multi => has_multi(object)?.map(|()| Attachment::Multi),
             Way::Perf => perf_kind().map(Attachment::Perf),
@@ -109,13 +120,39 @@ pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> 
             what: "find a way to attach probes",
             source,
         })
-    })
+    })?;
+    Ok(loaded)
+}
+
+/// The map by which the agent tells the programs what they cannot know.
+type ConfigMap = Array<MapData, [u32; 2]>;
+
+/// What finds the sockets of connections, before it is attached.
+struct Finder {
+    program: OwnedFd,
+    config: ConfigMap,
+}
+
+impl Finder {
+    /// Attaches it to what leaves the cgroup `scope`.
+    fn attach(mut self, scope: &Path) -> anyhow::Result<OwnedFd> {
+        let words: [u32; 2] = zerocopy::transmute!(Config {
+            owned: layout::socket_owned()?.into(),
+            ..Config::default()
+        });
+        self.config.set(0, words, 0)?;
+        let directory = File::open(scope)?;
+        Ok(syscall::attach_egress(
+            self.program.as_fd(),
+            directory.as_fd(),
+        )?)
+    }
 }
 
 fn load_for(
     scope: &Path,
     attachment: impl FnOnce(&Object) -> Result<Attachment, LoadError>,
-) -> Result<Loaded, LoadError> {
+) -> Result<(Loaded, Finder), LoadError> {
     if object::OBJECT.is_empty() {
         return Err(LoadError::NoPrograms);
     }
@@ -125,6 +162,7 @@ fn load_for(
     relocate(&mut object, &maps)?;
     let attachment = attachment(&object)?;
     let programs = load_programs(&object, attachment)?;
+    let program = load_program(&object, SOCKETS, Purpose::Egress)?;
     let mut take = |name: &str| {
         maps.remove(name)
             .ok_or_else(|| LoadError::Object(format!("no map {name}")))
@@ -135,17 +173,20 @@ fn load_for(
         CgroupArray::try_from(Map::CgroupArray(take("SCOPE")?)).map_err(error("SCOPE"))?;
     let directory = File::open(scope).map_err(io_error("open the cgroup to be looked at"))?;
     cgroups.set(0, directory, 0).map_err(error("SCOPE"))?;
+    let config = Array::try_from(Map::Array(take("CONFIG")?)).map_err(error("CONFIG"))?;
     let ring = RingBuf::try_from(Map::RingBuf(take("PLAINTEXT")?)).map_err(error("PLAINTEXT"))?;
     let counters = PerCpuArray::try_from(Map::PerCpuArray(take("PROBE_COUNTERS")?))
         .map_err(error("PROBE_COUNTERS"))?;
-    Ok(Loaded {
+    let loaded = Loaded {
         kernel: Kernel {
             programs,
             attachment,
+            sockets: None,
         },
         ring: Ring::new(ring).map_err(io_error("watch the ring of the probes"))?,
         counters: CounterMap(counters),
-    })
+    };
+    Ok((loaded, Finder { program, config }))
 }
 
 fn make_maps(object: &Object) -> Result<BTreeMap<String, MapData>, LoadError> {
@@ -201,18 +242,18 @@ fn load_programs(
     let names: HashSet<_> = Function::ALL.map(Function::program).into_iter().collect();
     names
         .into_iter()
-        .map(|name| load_program(object, name, way).map(|program| (name, program)))
+        .map(|name| load_program(object, name, Purpose::Probe(way)).map(|program| (name, program)))
         .collect()
 }
 
-fn load_program(object: &Object, name: &str, way: Way) -> Result<OwnedFd, LoadError> {
+fn load_program(object: &Object, name: &str, purpose: Purpose) -> Result<OwnedFd, LoadError> {
     let missing = || LoadError::Object(format!("no program {name}"));
     let program = object.programs.get(name).ok_or_else(missing)?;
     let function = object
         .functions
         .get(&program.function_key())
         .ok_or_else(missing)?;
-    syscall::load(name, &function.instructions, &program.license, way)
+    syscall::load(name, &function.instructions, &program.license, purpose)
         .map_err(|refused| LoadError::Program(name.to_owned(), refused.to_string()))
 }
 
@@ -230,7 +271,11 @@ fn attachment(object: &Object) -> Result<Attachment, LoadError> {
 /// Whether the kernel has `uprobe_multi` links and lets us make them: a kernel that has them finds fault with the file, which is a directory
 /// (EBADF: not a regular file), before anything else (kernel/trace/bpf_trace.c, `bpf_uprobe_multi_link_attach`).
 fn has_multi(object: &Object) -> Result<io::Result<()>, LoadError> {
-    let program = load_program(object, Function::SslWrite.program(), Way::Multi)?;
+    let program = load_program(
+        object,
+        Function::SslWrite.program(),
+        Purpose::Probe(Way::Multi),
+    )?;
     Ok(
         match syscall::attach_multi(program.as_fd(), Path::new("/"), &[1]) {
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
@@ -246,6 +291,11 @@ fn perf_kind() -> io::Result<u32> {
 }
 
 impl Kernel {
+    /// Whether the sockets of connections are found.
+    pub(super) fn finds_sockets(&self) -> bool {
+        self.sockets.is_some()
+    }
+
     /// How probes are attached, in words.
     pub(super) fn way(&self) -> &'static str {
         match self.attachment {

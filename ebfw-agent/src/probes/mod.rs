@@ -14,9 +14,11 @@ mod syscall;
 mod target;
 pub mod trial;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use ebfw_common::plaintext::{COUNTERS, Counter};
+use nix::time::{ClockId, clock_gettime};
+use tokio::time::timeout;
 
 pub use self::kernel::LoadError;
 use self::{
@@ -26,7 +28,7 @@ use self::{
 use crate::{
     datapath::Ring,
     host::cgroup::{CgroupPath, Hierarchy},
-    inspect::{Headers, Record, Seen, Streams},
+    inspect::{Headers, Record, Seen, Sockets, Streams},
     metrics::{Lost, Metrics, Unread},
 };
 
@@ -34,6 +36,7 @@ use crate::{
 pub struct Probes {
     ring: Ring,
     streams: Streams,
+    sockets: Sockets,
     counters: CounterMap,
     counted: [u64; COUNTERS],
     metrics: Arc<Metrics>,
@@ -57,6 +60,7 @@ impl Probes {
             ring,
             counters,
         } = kernel::load(&hierarchy.directory(root))?;
+        let sockets = Sockets::new(kernel.finds_sockets());
         let scope = Scope::new(hierarchy.clone(), root.clone());
         let discovery =
             Discovery::start(kernel, scope, Arc::clone(&metrics)).map_err(|source| {
@@ -68,6 +72,7 @@ impl Probes {
         Ok(Self {
             ring,
             streams: Streams::new(headers),
+            sockets,
             counters,
             counted: [0; COUNTERS],
             metrics,
@@ -84,24 +89,37 @@ impl Probes {
         let Self {
             ring,
             streams,
+            sockets,
             metrics,
             ..
         } = self;
-        ring.drain(|bytes| take(streams, metrics, bytes, &mut found))
-            .await?;
+        let deadline = sockets.deadline();
+        let drained = ring.drain(|bytes| take(streams, sockets, metrics, bytes, &mut found));
+        match deadline {
+            Some(deadline) => {
+                let patience = Duration::from_nanos(deadline.saturating_sub(boot_ns()));
+                if let Ok(drained) = timeout(patience, drained).await {
+                    drained?;
+                }
+            }
+            None => drained.await?,
+        }
+        sockets.give_up(Some(boot_ns()), &mut found);
         metrics.unread(Unread::Unknown, streams.take_unknown());
         Ok(())
     }
 
-    /// Gives the requests that lie in the ring to `found`, without waiting.
+    /// Gives the requests that lie in the ring to `found`, and those that wait for their sockets, without waiting.
     pub fn take(&mut self, mut found: impl FnMut(Seen)) {
         let Self {
             ring,
             streams,
+            sockets,
             metrics,
             ..
         } = self;
-        ring.take(|bytes| take(streams, metrics, bytes, &mut found));
+        ring.take(|bytes| take(streams, sockets, metrics, bytes, &mut found));
+        sockets.give_up(None, found);
     }
 
     /// Adds what the programs lost to the metrics.
@@ -122,9 +140,26 @@ impl Probes {
     }
 }
 
-fn take(streams: &mut Streams, metrics: &Metrics, bytes: &[u8], found: impl FnMut(Seen)) {
+/// Nanoseconds since boot, suspend included, as records have them; 0, by which nothing is given up, where there is no such clock.
+fn boot_ns() -> u64 {
+    let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+fn take(
+    streams: &mut Streams,
+    sockets: &mut Sockets,
+    metrics: &Metrics,
+    bytes: &[u8],
+    mut found: impl FnMut(Seen),
+) {
     match Record::read(bytes) {
-        Ok(record) => streams.take(&record, found),
+        Ok(record) => {
+            sockets.note(&record, &mut found);
+            streams.take(&record, |seen| sockets.place(seen, &mut found));
+        }
         Err(error) => {
             metrics.lost(Lost::Decode, 1);
             tracing::debug!(%error, "a record of the probes makes no sense");

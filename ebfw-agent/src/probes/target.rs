@@ -13,27 +13,33 @@ use super::{
 pub(super) enum Function {
     SslWrite,
     SslWriteEx,
+    SslDoHandshake,
     SslFree,
     GnutlsRecordSend,
+    GnutlsHandshake,
     GnutlsDeinit,
     PrWrite,
     PrSend,
     PrClose,
     GoWrite,
+    GoClientHandshake,
     GoClose,
 }
 
 impl Function {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::SslWrite,
         Self::SslWriteEx,
+        Self::SslDoHandshake,
         Self::SslFree,
         Self::GnutlsRecordSend,
+        Self::GnutlsHandshake,
         Self::GnutlsDeinit,
         Self::PrWrite,
         Self::PrSend,
         Self::PrClose,
         Self::GoWrite,
+        Self::GoClientHandshake,
         Self::GoClose,
     ];
 
@@ -42,13 +48,16 @@ impl Function {
         match self {
             Self::SslWrite => "SSL_write",
             Self::SslWriteEx => "SSL_write_ex",
+            Self::SslDoHandshake => "SSL_do_handshake",
             Self::SslFree => "SSL_free",
             Self::GnutlsRecordSend => "gnutls_record_send",
+            Self::GnutlsHandshake => "gnutls_handshake",
             Self::GnutlsDeinit => "gnutls_deinit",
             Self::PrWrite => "PR_Write",
             Self::PrSend => "PR_Send",
             Self::PrClose => "PR_Close",
             Self::GoWrite => "crypto/tls.(*Conn).Write",
+            Self::GoClientHandshake => "crypto/tls.(*Conn).clientHandshake",
             Self::GoClose => "crypto/tls.(*Conn).Close",
         }
     }
@@ -58,23 +67,28 @@ impl Function {
         match self {
             Self::SslWrite => "ebfw_ssl_write",
             Self::SslWriteEx => "ebfw_ssl_write_ex",
+            Self::SslDoHandshake => "ebfw_ssl_hello",
             Self::SslFree => "ebfw_ssl_free",
             Self::GnutlsRecordSend => "ebfw_gnutls_write",
+            Self::GnutlsHandshake => "ebfw_gnutls_hello",
             Self::GnutlsDeinit => "ebfw_gnutls_free",
             Self::PrWrite | Self::PrSend => "ebfw_nss_write",
             Self::PrClose => "ebfw_nss_free",
             Self::GoWrite => "ebfw_go_write",
+            Self::GoClientHandshake => "ebfw_go_hello",
             Self::GoClose => "ebfw_go_close",
         }
     }
 
     fn convention(self) -> Convention {
         match self {
-            Self::GoWrite | Self::GoClose => Convention::Go,
+            Self::GoWrite | Self::GoClientHandshake | Self::GoClose => Convention::Go,
             Self::SslWrite
             | Self::SslWriteEx
+            | Self::SslDoHandshake
             | Self::SslFree
             | Self::GnutlsRecordSend
+            | Self::GnutlsHandshake
             | Self::GnutlsDeinit
             | Self::PrWrite
             | Self::PrSend
@@ -82,11 +96,16 @@ impl Function {
         }
     }
 
-    /// Whether it shows plaintext; the others only end connections.
+    /// Whether it shows plaintext; the others only begin and end connections.
     fn writes(self) -> bool {
-        !matches!(
+        matches!(
             self,
-            Self::SslFree | Self::GnutlsDeinit | Self::PrClose | Self::GoClose
+            Self::SslWrite
+                | Self::SslWriteEx
+                | Self::GnutlsRecordSend
+                | Self::PrWrite
+                | Self::PrSend
+                | Self::GoWrite
         )
     }
 }

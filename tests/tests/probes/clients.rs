@@ -66,9 +66,13 @@ pub(super) fn url(path: &str) -> String {
     format!("https://10.99.0.2:{PORT}{path}")
 }
 
+/// How events name the server.
+const SERVER: &str = "\"dst\":\"10.99.0.2\",\"port\":8443,";
+
 /// What every event of `program` has.
-fn event<'a>(comm: &'a str, method: &'a str, path: &'a str) -> [String; 4] {
+fn event<'a>(comm: &'a str, method: &'a str, path: &'a str) -> [String; 5] {
     [
+        SERVER.to_owned(),
         format!("\"comm\":\"{comm}"),
         format!("\"method\":\"{method}\""),
         format!("\"path\":\"{path}\""),
@@ -112,9 +116,9 @@ fn curl_with_openssl() {
                 &second,
             ],
         );
-        bench.expect(1, &["\"POST\"", &path]);
+        bench.expect(1, &[SERVER, "\"POST\"", &path]);
     }
-    bench.expect(2, &["\"GET\"", "/after"]);
+    bench.expect(2, &[SERVER, "\"GET\"", "/after"]);
 }
 
 #[test]
@@ -188,6 +192,7 @@ fn git_over_https() {
     bench.expect(
         1,
         &[
+            SERVER,
             "\"GET\"",
             "/repo.git/info/refs?service=git-upload-pack",
             "\"comm\":\"git-remote-http",
@@ -237,9 +242,14 @@ ask(base + '/https', () => ask(base + '/https', async () => {
     bench.run(&node, &["-e", PROGRAM, "/node"]);
     bench.expect(
         1,
-        &["\"POST\"", "\"/node/fetch\"", "\"domain\":\"10.99.0.2\""],
+        &[
+            SERVER,
+            "\"POST\"",
+            "\"/node/fetch\"",
+            "\"domain\":\"10.99.0.2\"",
+        ],
     );
-    bench.expect(2, &["\"GET\"", "\"/node/https\""]);
+    bench.expect(2, &[SERVER, "\"GET\"", "\"/node/https\""]);
 }
 
 #[test]
@@ -296,7 +306,7 @@ func main() {
         let comm = format!("\"comm\":\"{name}\"");
         for version in ["http/1.1", "h2"] {
             let path = format!("\"/{name}/go/{version}\"");
-            bench.expect(2, &[&comm, "\"POST\"", &path]);
+            bench.expect(2, &[SERVER, &comm, "\"POST\"", &path]);
         }
     }
 }

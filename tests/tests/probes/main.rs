@@ -58,7 +58,9 @@ impl Unwatched {
         let Self { server, lab } = self;
         let home = Home::new();
         home.write_policy(ALL);
-        let agent = Agent::start(&home, &lab);
+        // The lab's addresses are private ones, whose flows events leave out by default.
+        let config = home.write_config("exclude: {cidrs: []}\n");
+        let agent = Agent::start_with(&home, &lab, &[("EBFW_CONFIG", &config)]);
         agent.log.wait_for(&["requests inside TLS are observed by"]);
         Bench {
             agent,
