@@ -121,7 +121,7 @@ mod tests {
         };
         assert_eq!(
             Text::new(&event, Colour::Never).to_string(),
-            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  dst=192.0.2.7:443\n           accept: */*"
+            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  (192.0.2.7:443)\n           accept: */*"
         );
         let mut line = Vec::new();
         json::write_event(&mut line, &event);

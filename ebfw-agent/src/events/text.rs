@@ -154,7 +154,7 @@ impl Display for Text<'_> {
                 }
                 write!(f, "{}", RequestLine(request))?;
                 if let Some(flow) = flow {
-                    write!(f, "  dst={}", Destination::from(flow))?;
+                    write!(f, "  ({})", Destination::from(flow))?;
                 }
             }
             Subject::Connect { flow } => {
