@@ -22,6 +22,8 @@ impl Exit {
     pub const USAGE: Self = Self(2);
     /// The machine is not able: capability, cgroup v2, kernel.
     pub const NOT_ABLE: Self = Self(3);
+    /// No agent runs that could say how it is.
+    pub const NOT_RUNNING: Self = Self(4);
     /// `expect=` did not hold, or lint found something.
     pub const FINDINGS: Self = Self(3);
 

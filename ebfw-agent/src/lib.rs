@@ -22,6 +22,7 @@ pub mod probes;
 pub mod report;
 pub mod run;
 pub mod source;
+pub mod state;
 pub mod status;
 pub mod telemetry;
 pub mod workload;

@@ -1,6 +1,6 @@
 //! The agent: puts the pieces together, then lets changes flow from their sources to the kernel and events from the kernel to the output.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -13,7 +13,7 @@ use crate::{
     answers,
     cluster::{Cluster, Unreachable},
     config::{Config, Enforcement, OnExit, Output, Pinning, PolicyOrigin},
-    datapath::{self, Ring},
+    datapath::{self, Datapath, Ring},
     enforcer::{Enforcer, Scope, Terms},
     events::{
         Filter, Printable,
@@ -35,6 +35,7 @@ use crate::{
     },
     probes::Probes,
     source::{News, Rules, Source},
+    state::{Asked, Desk, PolicyState, ProbesState, State},
     status::Digest,
 };
 
@@ -91,6 +92,8 @@ impl Stop {
 
 struct Agent<'a> {
     config: &'a Config,
+    /// What is governed, and all below it.
+    root: CgroupPath,
     _seclusion: Option<Seclusion>,
     source: Option<Source>,
     /// What of the cluster's objects is in force.
@@ -103,7 +106,10 @@ struct Agent<'a> {
     reading: JoinHandle<anyhow::Result<()>>,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
-    probes: Option<Probes>,
+    probes: Result<Probes, String>,
+    /// The policy in force: where it comes from, and how many rules it has.
+    policy: Option<PolicyState>,
+    desk: Option<Desk>,
     metrics: Arc<Metrics>,
     server: Option<Server>,
     _lock: Option<PinLock>,
@@ -190,11 +196,16 @@ impl<'a> Agent<'a> {
             hear_of_pods(pods.as_mut(), enforcer.adopted()).await;
         }
         let mut count = 0;
+        let mut policy = None;
         let mut versions = None;
         if let Some(rules) = rules {
             count = rules.book.len();
             versions = rules.digest();
             tracing::info!(rules = count, "policy loaded: {}", rules.origin);
+            policy = Some(PolicyState {
+                source: rules.origin.clone(),
+                rules: count,
+            });
             enforcer.govern(rules.book)?;
         }
         enforcer.enforce().await?;
@@ -256,6 +267,7 @@ impl<'a> Agent<'a> {
         tracing::info!("ready: watching {}{adopted}; {exemption}", root.text());
         Ok(Self {
             config,
+            root,
             _seclusion: seclusion,
             source,
             programmed,
@@ -267,6 +279,8 @@ impl<'a> Agent<'a> {
             intake,
             pipeline,
             probes,
+            policy,
+            desk: desk(config),
             metrics,
             server,
             _lock: lock,
@@ -287,15 +301,58 @@ impl<'a> Agent<'a> {
                     ended.context("the reader of answers broke")?.context("failed to read answers")?;
                 }
                 done = next_requests(&mut self.probes, &self.intake) => done.context("failed to read what the probes saw")?,
+                asked = next_question(&self.desk) => asked.answer(&self.state()),
                 _ = tick.tick() => {
                     self.enforcer.count();
-                    if let Some(probes) = &mut self.probes {
+                    if let Ok(probes) = &mut self.probes {
                         probes.count();
                     }
                 }
             }
         }
         self.stop().await
+    }
+
+    /// What the agent says of itself.
+    fn state(&self) -> State {
+        let none = HashMap::new();
+        let (probes, requests) = match &self.probes {
+            Ok(probes) => {
+                let files = probes.files().into_iter();
+                let state = ProbesState {
+                    attach: Some(probes.way().to_owned()),
+                    absent: None,
+                    files: files
+                        .map(|(kind, count)| (kind.to_owned(), count))
+                        .collect(),
+                };
+                (state, probes.requests())
+            }
+            Err(why) => {
+                let state = ProbesState {
+                    absent: Some(why.clone()),
+                    ..ProbesState::default()
+                };
+                (state, &none)
+            }
+        };
+        let config = self.config;
+        let pinned = config.pinning == Pinning::On;
+        let programs = Datapath::programs().iter().copied();
+        State {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            mode: match &config.enforcement {
+                Enforcement::Off => "off".to_owned(),
+                Enforcement::Policy { mode, .. } => mode.to_string(),
+            },
+            cgroup: self.root.text().into_owned(),
+            pin_dir: pinned.then(|| config.pin_dir.display().to_string()),
+            policy: self.policy.clone(),
+            programs: programs.map(str::to_owned).collect(),
+            probes,
+            workloads: self.enforcer.workloads(requests),
+        }
     }
 
     fn reload(&mut self, news: News) {
@@ -317,6 +374,10 @@ impl<'a> Agent<'a> {
                 // Nobody listens where the rules come from a file.
                 let _ = self.programmed.send(digest);
                 self.metrics.set_policy_rules(rules);
+                self.policy = Some(PolicyState {
+                    source: origin,
+                    rules,
+                });
                 self.metrics.reloaded(Reload::Applied);
             }
             Err(error) => {
@@ -333,7 +394,7 @@ impl<'a> Agent<'a> {
         self.events.take(|bytes| intake.offer(bytes));
         self.names.take(|bytes| intake.offer_name(bytes));
         self.claims.take(|bytes| intake.offer_claim(bytes));
-        if let Some(mut probes) = self.probes.take() {
+        if let Ok(probes) = &mut self.probes {
             probes.take(|seen| intake.offer_request(seen));
         }
         if let Err(error) = self.pipeline.drain(DRAIN).await {
@@ -454,26 +515,48 @@ fn probes(
     hierarchy: &Hierarchy,
     root: &CgroupPath,
     metrics: &Arc<Metrics>,
-) -> Option<Probes> {
+) -> Result<Probes, String> {
     let inspect = config.inspect;
     if !(inspect.claims && inspect.paths) {
-        return None;
+        return Err("EBFW_INSPECT and EBFW_INSPECT_PATHS are not both on".to_owned());
     }
     let headers = match (inspect.headers, inspect.redact) {
         (false, _) => Headers::Dropped,
         (true, true) => Headers::Redacted,
         (true, false) => Headers::Shown,
     };
-    Probes::start(hierarchy, root, headers, Arc::clone(metrics))
-        .map_err(anyhow::Error::from)
-        .inspect_err(|error| tracing::warn!("requests inside TLS are not observed: {error:#}"))
+    Probes::start(
+        hierarchy,
+        root,
+        headers,
+        inspect.bodies(),
+        Arc::clone(metrics),
+    )
+    .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    .inspect_err(|why| tracing::warn!("requests inside TLS are not observed: {why}"))
+}
+
+/// Where `ebfw status` asks. Nothing else depends on it.
+fn desk(config: &Config) -> Option<Desk> {
+    Desk::open(&config.pin_dir)
+        .inspect_err(|error| tracing::warn!("`ebfw status` cannot ask this agent: {error}"))
         .ok()
 }
 
-async fn next_requests(probes: &mut Option<Probes>, intake: &Intake) -> std::io::Result<()> {
-    match probes {
-        Some(probes) => probes.drain(|seen| intake.offer_request(seen)).await,
+async fn next_question(desk: &Option<Desk>) -> Asked {
+    match desk {
+        Some(desk) => desk.next().await,
         None => std::future::pending().await,
+    }
+}
+
+async fn next_requests(
+    probes: &mut Result<Probes, String>,
+    intake: &Intake,
+) -> std::io::Result<()> {
+    match probes {
+        Ok(probes) => probes.drain(|seen| intake.offer_request(seen)).await,
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -155,3 +155,21 @@ fn detach_is_not_stopped_by_a_mistake_elsewhere() {
     let expected = "ebfw: EBFW_PIN_DIR=relative is not valid, allowed: an absolute path\n";
     assert_eq!((run.code, run.stderr.as_str()), (2, expected));
 }
+
+#[test]
+fn the_state_of_an_agent_that_does_not_run_is_a_line_and_a_code() {
+    let run = ebfw(&["status", "--pin-dir", "/nonexistent/ebfw"]);
+    assert_eq!(run.code, 4);
+    assert_eq!(run.stdout, "");
+    assert_eq!(
+        run.stderr,
+        "ebfw: no agent runs for /nonexistent/ebfw: nothing is pinned there, and nothing is enforced\n"
+    );
+    let run = ebfw(&["status", "-o", "json", "--pin-dir", "/nonexistent/ebfw"]);
+    assert_eq!(run.code, 4);
+    assert_eq!(
+        run.stdout,
+        "{\n  \"running\": false,\n  \"pinned\": false\n}\n"
+    );
+    assert_eq!(ebfw(&["status", "--output", "yaml"]).code, 2);
+}

@@ -154,6 +154,7 @@ fn the_help_of_every_command_has_an_example() {
         &["exec", "--help"][..],
         &["detach", "--help"][..],
         &["names", "--help"][..],
+        &["status", "--help"][..],
         &["policy", "--help"][..],
         &["policy", "test", "--help"][..],
         &["policy", "lint", "--help"][..],

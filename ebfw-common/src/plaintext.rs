@@ -10,6 +10,8 @@ use crate::abi::Address;
 pub const MAX_COPY: usize = 4096 - size_of::<Header>();
 /// Sizes of a record in the ring, header included: the smallest that holds what is copied. Constants, since the kernel reserves no other.
 pub const RECORD_SIZES: [usize; 3] = [256, 1024, 4096];
+/// Records of one write at most, where bodies are captured.
+pub const MAX_PARTS: u32 = 17;
 /// Records of one workload (cgroup) a second; what is beyond is lost and counted, and the connection's sequence shows the gap.
 pub const RECORDS_PER_SECOND: u32 = 4000;
 /// Connections that are told apart at once; beyond, the one that was silent longest starts anew with sequence 0.
@@ -25,7 +27,7 @@ pub struct Header {
     pub cgroup_id: u64,
     /// Address of the library's own object for the connection; with `pid` it names the connection until that is closed.
     pub connection: u64,
-    /// Bytes that the process wrote.
+    /// Bytes that the process wrote, or the part of them of which no other record tells.
     pub total: u64,
     /// Cookie of the connection's socket; 0: not known (yet).
     pub socket: u64,
@@ -63,8 +65,10 @@ pub mod kind {
     pub const WRITE: u8 = 1;
     /// The connection's object is given up.
     pub const CLOSE: u8 = 2;
+    /// The next part of the write before it, where bodies are captured: numbered as a write of its own.
+    pub const MORE: u8 = 3;
     /// The connection's socket was found: a [`super::Socket`] follows the header.
-    pub const SOCKET: u8 = 3;
+    pub const SOCKET: u8 = 4;
 }
 
 /// The socket of a connection.
@@ -93,8 +97,8 @@ pub struct Socket {
 pub struct Config {
     /// Where the kernel's `struct sock` says that a thread holds the socket (`sk_lock.owned`); 0: not known, and no socket is found.
     pub owned: u32,
-    /// Whether `REFUSED` has had an entry.
-    pub refuses: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
 /// Types of TLS records (RFC 8446, 5.1).

@@ -17,6 +17,12 @@ use crate::{
 pub(crate) struct Options {
     #[arg(value_enum)]
     subject: Subject,
+    /// How long to soak
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// Processes at once while soaking
+    #[arg(long, default_value_t = 200)]
+    processes: u32,
     /// Arguments of the benchmark
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -30,6 +36,8 @@ enum Subject {
     Names,
     /// Writes a second to a TLS connection, with and without probes in its library (root)
     Probes,
+    /// Processes that come and go with probes in their library, which is replaced all the time: that nothing breaks or leaks (root)
+    Soak,
     /// Flows a second through the engine, and compile times
     Policy,
 }
@@ -45,12 +53,34 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             program(&mut bench, "bench-names")?;
         }
         Subject::Probes => program(&mut bench, "bench-probes")?,
+        Subject::Soak => return soak(options),
         Subject::Policy => {
             bench.args(["bench", "--package", "ebfw-policy", "--"]);
         }
     }
     step("benchmark");
     command::run(bench.args(&options.arguments))
+}
+
+/// With all checks on, and the agent beside it.
+fn soak(options: &Options) -> Result<()> {
+    setup::ensure(&KERNEL_PROGRAMS)?;
+    build::run(&build::Options::default())?;
+    step(format_args!("soak, {} s", options.seconds));
+    let mut bench = command::cargo();
+    bench
+        .current_dir(workspace::root())
+        .args([
+            "run",
+            "--package",
+            "ebfw-tests",
+            "--bin",
+            "bench-soak",
+            "--",
+        ])
+        .args(["--seconds", &options.seconds.to_string()])
+        .args(["--processes", &options.processes.to_string()]);
+    command::run(&mut bench)
 }
 
 /// Runs a program of the tests' crate, with fresh kernel programs inside.

@@ -19,7 +19,13 @@ use crate::{
 };
 
 /// The targets, by their files in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 4] = ["dns_message", "client_hello", "http_head", "http2"];
+const TARGETS: [&str; 5] = [
+    "dns_message",
+    "client_hello",
+    "http_head",
+    "http2",
+    "program_file",
+];
 
 /// What to fuzz.
 #[derive(Args, Clone, Debug)]

@@ -45,6 +45,17 @@ Examples:
   sudo ebfw names
   sudo ebfw names -o json | jq '.[] | select(.name == \"example.com\")'";
 
+pub(super) const STATUS: &str = "\
+TLS says what is known of a workload's requests inside TLS: observed where some were seen since the
+agent started (REQUESTS says how many), opaque where none was. Asks the agent of the pin directory,
+as root, in its network namespace (the host's).
+
+Examples:
+  sudo ebfw status
+  sudo ebfw status -o json | jq .mode
+
+Exit codes: 0 an agent answered, 1 failure, 2 bad usage, 4 no agent runs.";
+
 pub(super) const COMPLETIONS: &str = "\
 Example:
   ebfw completions bash > /etc/bash_completion.d/ebfw";
@@ -128,6 +139,7 @@ mod tests {
             EXEC,
             DETACH,
             NAMES,
+            STATUS,
             COMPLETIONS,
             MAN,
             POLICY,

@@ -56,6 +56,9 @@ enum Command {
     /// Show the names that workloads resolved, as the kernel programs learned them
     #[command(after_help = help::NAMES)]
     Names(NamesArgs),
+    /// Show what the node's agent is doing: mode, policy, programs, probes, workloads
+    #[command(after_help = help::STATUS)]
+    Status(StatusArgs),
     /// Test, check and format policy files, offline
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -96,6 +99,7 @@ fn dispatch(command: Command, variables: &Variables) -> anyhow::Result<Exit> {
         Command::Exec(args) => exec(args, variables),
         Command::Detach(flags) => detach(&flags.0, variables),
         Command::Names(args) => names(&args, variables),
+        Command::Status(args) => status(&args, variables),
         Command::Policy(command) => policy::main(command),
         Command::Completions { shell } => {
             man::completions(Cli::command(), shell)?;
@@ -169,6 +173,44 @@ fn names(args: &NamesArgs, variables: &Variables) -> anyhow::Result<Exit> {
         NamesOutput::Json => listing.json(),
     })?;
     Ok(Exit::SUCCESS)
+}
+
+/// The flags of `ebfw status`.
+#[derive(Clone, Debug, Args)]
+struct StatusArgs {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value = "table", value_name = "WORD")]
+    output: StatusOutput,
+    #[command(flatten)]
+    flags: DetachFlags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StatusOutput {
+    /// Columns for people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+fn status(args: &StatusArgs, variables: &Variables) -> anyhow::Result<Exit> {
+    let Loaded {
+        value: config,
+        warnings,
+    } = config::load_detach(&args.flags.0, variables)?;
+    start_log(&config.log, &warnings);
+    let found = crate::state::ask(&config)?;
+    output::print(&match args.output {
+        StatusOutput::Table => found.table(),
+        StatusOutput::Json => found.json(),
+    })?;
+    Ok(match found.complaint() {
+        None => Exit::SUCCESS,
+        Some(complaint) => {
+            say(ERROR, "", &complaint);
+            Exit::NOT_RUNNING
+        }
+    })
 }
 
 fn start_log(filter: &LogFilter, warnings: &[String]) {

@@ -14,7 +14,7 @@ use crate::config::{Flags, Key, SETTINGS, Setting, Values};
 #[derive(Clone, Debug)]
 pub(super) struct RunFlags(pub(super) Flags);
 
-/// Flags of `ebfw detach` and `ebfw names`: where the pins are.
+/// Flags of `ebfw detach`, `ebfw names` and `ebfw status`: where the pins are.
 #[derive(Clone, Debug)]
 pub(super) struct DetachFlags(pub(super) Flags);
 

@@ -31,6 +31,9 @@ pub const INSPECT_HEADERS: bool = false;
 /// Whether events carry bodies: they hold personal data, so only on demand.
 pub const INSPECT_BODY: bool = false;
 
+/// Bytes of a body that are captured: most forms and calls of an API fit, and a busy node's log does not drown.
+pub const BODY_LIMIT: usize = 4096;
+
 /// Destinations without events: the private ranges of RFC 1918 and loopback, which in a cluster are
 /// traffic that never leaves it.
 pub const EXCLUDE_CIDRS: [IpNet; 4] = [

@@ -17,7 +17,7 @@ use ebfw_common::abi;
 use ebfw_policy::cgroup::CgroupGlob;
 use ipnet::IpNet;
 
-use crate::{events::Inspection, host::resolvers::Source};
+use crate::{events::Inspection, host::resolvers::Source, inspect::Capture};
 
 pub use self::{
     problem::{Problem, Refused},
@@ -128,6 +128,15 @@ impl Inspect {
         }
     }
 
+    /// How bodies are captured, if they are.
+    #[must_use]
+    pub fn bodies(self) -> Option<Capture> {
+        self.body.then_some(Capture {
+            limit: self.body_limit,
+            redact: self.redact,
+        })
+    }
+
     /// What is shown of it.
     #[must_use]
     pub fn shown(self) -> Inspection {
@@ -163,6 +172,8 @@ pub struct Inspect {
     pub headers: bool,
     /// The beginning of request bodies.
     pub body: bool,
+    /// Bytes of each body at most.
+    pub body_limit: usize,
 }
 
 /// Whether and how a policy is applied (SEMANTICS 7).
@@ -262,10 +273,11 @@ impl fmt::Display for Config {
             paths,
             headers,
             body,
+            body_limit,
         } = inspect;
         write!(
             f,
-            " inspect={claims} inspect_paths={paths} inspect_headers={headers} inspect_body={body} redact={redact}"
+            " inspect={claims} inspect_paths={paths} inspect_headers={headers} inspect_body={body} body_limit={body_limit} redact={redact}"
         )?;
         match metrics {
             None => write!(f, " metrics=none")?,

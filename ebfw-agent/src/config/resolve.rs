@@ -219,6 +219,9 @@ impl Given {
             paths: self.flag(Key::InspectPaths, defaults::INSPECT_PATHS),
             headers: self.flag(Key::InspectHeaders, defaults::INSPECT_HEADERS),
             body: self.flag(Key::InspectBody, defaults::INSPECT_BODY),
+            body_limit: self
+                .parse(Key::BodyLimit, value::body_limit)
+                .unwrap_or(defaults::BODY_LIMIT),
         }
     }
 

@@ -25,6 +25,7 @@ pub enum Key {
     InspectPaths,
     InspectHeaders,
     InspectBody,
+    BodyLimit,
     Output,
     MetricsAddr,
     EnforceMode,
@@ -255,7 +256,20 @@ pub const SETTINGS: &[Setting] = &[
         empty: Empty::Unset,
         default: "false",
         group: Group::Events,
-        help: "Whether events carry the beginning of the body of HTTP requests",
+        help: "Whether events of requests inside TLS carry the beginning of their body",
+    },
+    Setting {
+        key: Key::BodyLimit,
+        variable: "EBFW_BODY_LIMIT",
+        flag: "body-limit",
+        values: Values::Text {
+            name: "BYTES",
+            form: "a number of bytes, 1 to 65536",
+        },
+        empty: Empty::Unset,
+        default: "4096",
+        group: Group::Events,
+        help: "Bytes of each body that are captured at most",
     },
     Setting {
         key: Key::Redact,
@@ -265,7 +279,7 @@ pub const SETTINGS: &[Setting] = &[
         empty: Empty::Unset,
         default: "true",
         group: Group::Events,
-        help: "Whether the values of headers that hold secrets (Authorization, Cookie and their like) are left out",
+        help: "Whether the values of headers (Authorization, Cookie and their like) and fields of bodies that hold secrets are left out",
     },
     Setting {
         key: Key::MetricsAddr,
@@ -384,7 +398,7 @@ mod tests {
     #[test]
     fn every_row_has_a_key_variable_and_flag_of_its_own() {
         let count = SETTINGS.len();
-        assert_eq!(count, 20, "a new key needs its row here");
+        assert_eq!(count, 21, "a new key needs its row here");
         assert_eq!(
             SETTINGS
                 .iter()

@@ -49,7 +49,8 @@ fn nothing_given_means_the_defaults() {
                 redact: true,
                 paths: true,
                 headers: false,
-                body: false
+                body: false,
+                body_limit: 4096,
             },
             metrics: Some(ListenAddr::Every(9090)),
             enforcement: Enforcement::Off,
@@ -74,6 +75,7 @@ fn every_variable_sets_what_it_names() {
         ("EBFW_INSPECT_PATHS", "false"),
         ("EBFW_INSPECT_HEADERS", "1"),
         ("EBFW_INSPECT_BODY", "Yes"),
+        ("EBFW_BODY_LIMIT", "65536"),
         ("EBFW_METRICS_ADDR", "127.0.0.1:1"),
         ("EBFW_ENFORCE_MODE", "enforce"),
         ("EBFW_POLICY_SOURCE", "file"),
@@ -89,7 +91,7 @@ fn every_variable_sets_what_it_names() {
         config.to_string(),
         "mode=dry-run policy=\"policy.yaml\" cgroup=\"/sys/fs/cgroup/a\" unknown_workload=allow pin=on \
          pin_dir=\"/sys/fs/bpf/b\" on_exit=open output=json inspect=false inspect_paths=false inspect_headers=true \
-         inspect_body=true redact=false metrics=127.0.0.1:1 node=node-1 dns_resolvers=192.0.2.1,192.0.2.2 dns_learn_special=false \
+         inspect_body=true body_limit=65536 redact=false metrics=127.0.0.1:1 node=node-1 dns_resolvers=192.0.2.1,192.0.2.2 dns_learn_special=false \
          exclude_cidrs=10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,127.0.0.0/8 \
          exclude_domain_suffixes=cluster.local,svc,in-addr.arpa log=debug"
     );
@@ -143,6 +145,24 @@ fn a_bad_value_is_refused_with_name_value_and_what_is_allowed() {
             " ",
             "true, false, 1, 0, t, f, yes, no, on, off",
             "no boolean",
+        ),
+        (
+            "EBFW_BODY_LIMIT",
+            "0",
+            "a number of bytes, 1 to 65536",
+            "nothing is not a beginning",
+        ),
+        (
+            "EBFW_BODY_LIMIT",
+            "65537",
+            "a number of bytes, 1 to 65536",
+            "one too many",
+        ),
+        (
+            "EBFW_BODY_LIMIT",
+            "4KiB",
+            "a number of bytes, 1 to 65536",
+            "a unit",
         ),
         (
             "EBFW_ENFORCE_DRY_RUN",

@@ -157,6 +157,16 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// Bytes of a body: more than this and requests that wait for theirs would take the agent's memory.
+const MAX_BODY_LIMIT: usize = 65_536;
+
+/// A number of bytes of a body.
+pub(super) fn body_limit(text: &str) -> Option<usize> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let limit = is_number.then(|| text.parse().ok())??;
+    (1..=MAX_BODY_LIMIT).contains(&limit).then_some(limit)
+}
+
 /// Addresses of resolvers with commas between them, at least one and not more than can be trusted.
 pub(super) fn resolvers(text: &str) -> Option<BTreeSet<IpAddr>> {
     let addresses: Option<BTreeSet<IpAddr>> = text

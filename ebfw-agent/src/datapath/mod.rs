@@ -533,6 +533,12 @@ impl Datapath {
         Ok(())
     }
 
+    /// The programs that [`Datapath::attach`] attaches.
+    #[must_use]
+    pub fn programs() -> &'static [&'static str] {
+        &PROGRAMS
+    }
+
     /// Takes the ring of events; once.
     ///
     /// # Errors

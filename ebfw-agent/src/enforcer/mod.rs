@@ -5,7 +5,7 @@
 mod demand;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     mem,
     net::IpAddr,
     path::Path,
@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::Context;
 use ebfw_common::abi::{self, Config as KernelConfig};
-use ebfw_policy::{cgroup::CgroupGlob, compile::Names};
+use ebfw_policy::{cgroup::CgroupGlob, compile::Names, policy::Action};
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
@@ -39,7 +39,11 @@ use crate::{
         tree::{Cgroups, Tree},
     },
     metrics::{Destroyed, Metrics},
-    pods::Pods,
+    pods::{
+        Pods,
+        layout::{Place, place},
+    },
+    state::{self, WorkloadState},
     workload::{Desired, Planner, Posture, Rulebook, SharedNames, Standing},
 };
 
@@ -431,6 +435,31 @@ impl Enforcer {
         }
     }
 
+    /// How the cgroups with a standing of their own are treated. `requests`: how many requests inside TLS were seen, by cgroup.
+    #[must_use]
+    pub fn workloads(&self, requests: &StdHashMap<u64, u64>) -> Vec<WorkloadState> {
+        let path_of = |id: u64| self.scope.tree.lookup(CgroupId(id));
+        let standings = self.applied.iter().flatten().filter_map(|(id, own)| {
+            let path = path_of(*id)?;
+            Some((path, own))
+        });
+        let standings: BTreeMap<_, _> = standings.collect();
+        let mut seen = BTreeMap::<_, u64>::new();
+        for (id, count) in requests {
+            let path = path_of(*id);
+            let owner = path.and_then(|path| owner(&standings, path));
+            *seen.entry(owner).or_default() += count;
+        }
+        let pods = self.pods.as_ref().map(|pods| pods.borrow().clone());
+        standings
+            .iter()
+            .map(|(path, own)| {
+                let requests = seen.get(&Some(path.clone())).copied().unwrap_or_default();
+                workload(path, own, pods.as_ref(), requests)
+            })
+            .collect()
+    }
+
     /// Adds what became of denied sockets to the metrics.
     pub fn count(&mut self) {
         self.counted.add(self.destroyer.counts(), &self.metrics);
@@ -556,6 +585,50 @@ async fn changed<T>(watched: &mut Option<watch::Receiver<T>>) {
         return;
     }
     std::future::pending().await
+}
+
+/// The nearest cgroup at or above `path` with a standing of its own.
+fn owner<T>(standings: &BTreeMap<CgroupPath, T>, path: CgroupPath) -> Option<CgroupPath> {
+    let mut path = Some(path);
+    while let Some(own) = path {
+        if standings.contains_key(&own) {
+            return Some(own);
+        }
+        path = own.parent();
+    }
+    None
+}
+
+fn workload(
+    path: &CgroupPath,
+    own: &Assignment,
+    pods: Option<&Pods>,
+    tls_requests: u64,
+) -> WorkloadState {
+    let pod = match place(path) {
+        Place::Pod(pod) | Place::Inside(pod, _) => {
+            pods.and_then(|pods| pods.get(&pod.uid).cloned())
+        }
+        Place::Elsewhere | Place::Root | Place::Strange => None,
+    };
+    let standing = match (&own.ruleset, own.silent) {
+        (_, true) => state::Standing::Exempt,
+        (Some(_), false) => state::Standing::Governed,
+        (None, false) => state::Standing::Ungoverned,
+    };
+    let rules = own.ruleset.as_ref();
+    WorkloadState {
+        cgroup: events::Printable::from(&*path.text()).as_str().to_owned(),
+        pod: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
+        standing,
+        rules: rules.map(|rules| rules.rules.len()),
+        default: rules.map(|rules| match rules.default {
+            Action::Deny => "deny".to_owned(),
+            Action::Allow | Action::Modify => "allow".to_owned(),
+        }),
+        tls: state::Tls::of(tls_requests),
+        tls_requests,
+    }
 }
 
 fn assignments(desired: &Desired) -> BTreeMap<u64, Assignment> {

@@ -123,6 +123,8 @@ pub(super) fn decode(
                 host: name,
                 path: shown_path(path, inspection),
                 headers: headers(head, inspection),
+                // The kernel gives the head alone.
+                body: None,
             })
         }
         value => {

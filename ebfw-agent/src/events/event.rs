@@ -269,6 +269,25 @@ pub struct Request {
     pub path: Option<Printable>,
     /// The headers, where they are inspected.
     pub headers: Vec<Header>,
+    /// The beginning of its body, where it has one and bodies are captured.
+    pub body: Option<Body>,
+}
+
+/// The beginning of a request's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// What the client says it is.
+    pub content_type: Option<Printable>,
+    /// Its length in bytes, where that is known.
+    pub size: Option<u64>,
+    /// Bytes that were captured.
+    pub captured: usize,
+    /// The captured bytes, where they are text that may be shown.
+    pub text: Option<Printable>,
+    /// Whether there is more than was captured.
+    pub truncated: bool,
+    /// Whether something was left out because it is, or may be, a secret.
+    pub redacted: bool,
 }
 
 /// One header line.

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use super::{
     BootClock, Printable,
     decode::{self, DecodeError, canonical},
-    event::{Flow, Header, Process, Protocol, Request},
+    event::{Body, Flow, Header, Process, Protocol, Request},
 };
-use crate::inspect::Seen;
+use crate::inspect::{self, Seen};
 
 /// A request and who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
                     value: print(value),
                 })
                 .collect(),
+            body: request.body.as_ref().map(body),
         },
         flow: socket.map(|socket| Flow {
             source: canonical(socket.source),
@@ -67,19 +68,35 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
     })
 }
 
+fn body(body: &inspect::Body) -> Body {
+    let inspect::Body {
+        content_type,
+        size,
+        captured,
+        text,
+        truncated,
+        redacted,
+    } = body;
+    Body {
+        content_type: (!content_type.is_empty()).then(|| Printable::from_bytes(content_type)),
+        size: *size,
+        captured: *captured,
+        text: text.as_deref().map(Printable::from_bytes),
+        truncated: *truncated,
+        redacted: *redacted,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ebfw_common::{abi::Address, plaintext::Socket};
 
     use super::*;
-    use crate::{
-        events::{
-            event::{Event, Subject},
-            json,
-            samples::clock,
-            text::{Colour, Text},
-        },
-        inspect,
+    use crate::events::{
+        event::{Event, Subject},
+        json,
+        samples::clock,
+        text::{Colour, Text},
     };
 
     #[test]
@@ -91,6 +108,14 @@ mod tests {
                 host: b"example.com".to_vec(),
                 path: b"/a\x1b[2J".to_vec(),
                 headers: vec![(b"accept".to_vec(), b"*/*".to_vec())],
+                body: Some(inspect::Body {
+                    content_type: b"text/plain".to_vec(),
+                    size: Some(20),
+                    captured: 5,
+                    text: Some(b"a\nb\x1b\xff".to_vec()),
+                    truncated: true,
+                    redacted: false,
+                }),
             },
             socket: Some(Socket {
                 cookie: 1,
@@ -121,7 +146,8 @@ mod tests {
         };
         assert_eq!(
             Text::new(&event, Colour::Never).to_string(),
-            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  (192.0.2.7:443)\n           accept: */*"
+            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  (192.0.2.7:443)\n           accept: */*\n           \
+             body (text/plain, 5 of 20 bytes): a\\x0ab\\x1b\\xff"
         );
         let mut line = Vec::new();
         json::write_event(&mut line, &event);
@@ -134,6 +160,8 @@ mod tests {
             "\"src\":\"10.42.0.9\"",
             "\"dst\":\"192.0.2.7\",\"port\":443",
             "\"comm\":\"curl\"",
+            "\"body\":{\"contentType\":\"text/plain\",\"size\":20,\"captured\":5,\"text\":\"a\\\\x0ab\\\\x1b\\\\xff\",\
+             \"truncated\":true,\"redacted\":false}",
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Printable,
-    event::{Event, Pod, Protocol, Reason, Ruling},
+    event::{Body, Event, Pod, Protocol, Reason, Ruling},
     text::DEFAULT_RULE,
 };
 
@@ -65,6 +65,22 @@ struct Line<'a> {
     learned: Option<u32>,
     #[serde(skip_serializing_if = "is_false")]
     ech: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<BodyObject<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BodyObject<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a Printable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    captured: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a Printable>,
+    truncated: bool,
+    redacted: bool,
 }
 
 #[derive(Serialize)]
@@ -106,6 +122,27 @@ impl<'a> From<&'a Pod> for PodObject<'a> {
             container: container.as_ref(),
             qos: qos.as_ref(),
             node: node.as_ref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Body> for BodyObject<'a> {
+    fn from(body: &'a Body) -> Self {
+        let Body {
+            content_type,
+            size,
+            captured,
+            text,
+            truncated,
+            redacted,
+        } = body;
+        Self {
+            content_type: content_type.as_ref(),
+            size: *size,
+            captured: *captured,
+            text: text.as_ref(),
+            truncated: *truncated,
+            redacted: *redacted,
         }
     }
 }
@@ -158,6 +195,9 @@ impl<'a> From<&'a Event> for Line<'a> {
             outcome: subject.outcome().map(|(outcome, _)| outcome.name()),
             learned: subject.outcome().and_then(|(_, learned)| learned),
             ech: subject.is_ech(),
+            body: request
+                .and_then(|request| request.body.as_ref())
+                .map(BodyObject::from),
         }
     }
 }

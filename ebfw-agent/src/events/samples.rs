@@ -119,6 +119,7 @@ pub(crate) fn request(headers: &[(&str, &str)]) -> Request {
                 value: value.into(),
             })
             .collect(),
+        body: None,
     }
 }
 

@@ -12,8 +12,8 @@ use anstyle::{AnsiColor, Style};
 use super::{
     Printable,
     event::{
-        Action, Event, Flow, Kind, Mode, Outcome, Pod, Process, Protocol, Reason, Request, Ruling,
-        Subject,
+        Action, Body, Event, Flow, Kind, Mode, Outcome, Pod, Process, Protocol, Reason, Request,
+        Ruling, Subject,
     },
 };
 
@@ -174,6 +174,9 @@ impl Display for Text<'_> {
         {
             write!(f, "\n{HEADER_INDENT}{}: {}", header.name, header.value)?;
         }
+        if let Some(body) = subject.request().and_then(|request| request.body.as_ref()) {
+            write!(f, "\n{HEADER_INDENT}{}", BodyLine(body))?;
+        }
         Ok(())
     }
 }
@@ -219,9 +222,41 @@ impl Display for RequestLine<'_> {
             host,
             path,
             headers: _,
+            body: _,
         } = self.0;
         write!(f, "{} {}", method.word(), host.word())?;
         path.as_ref().map_or(Ok(()), |path| path.word().fmt(f))
+    }
+}
+
+/// `body (TYPE, N of M bytes, …): TEXT`.
+struct BodyLine<'a>(&'a Body);
+
+impl Display for BodyLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Body {
+            content_type,
+            size,
+            captured,
+            text,
+            truncated,
+            redacted,
+        } = self.0;
+        let unknown = Cow::Borrowed("?");
+        let content_type = content_type
+            .as_ref()
+            .map_or(unknown, |own| own.as_str().into());
+        write!(f, "body ({content_type}, ")?;
+        match (size, truncated) {
+            (Some(size), false) => write!(f, "{size} bytes")?,
+            (Some(size), true) => write!(f, "{captured} of {size} bytes")?,
+            (None, _) => write!(f, "{captured} bytes and more")?,
+        }
+        if *redacted {
+            f.write_str(", redacted")?;
+        }
+        f.write_str(")")?;
+        text.as_ref().map_or(Ok(()), |text| write!(f, ": {text}"))
     }
 }
 

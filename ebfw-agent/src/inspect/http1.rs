@@ -1,9 +1,13 @@
-//! HTTP/1.x as a client writes it: heads, and bodies only as far as to find where the next head begins.
+//! HTTP/1.x as a client writes it: heads, and where bodies lie between them.
 
-use super::{Lost, MAX_HEAD, MAX_HEADERS, MAX_VALUE, Request, kept, name_of};
+use super::{Lost, MAX_HEAD, MAX_HEADERS, MAX_VALUE, Part, Request, kept, name_of, split_at};
 
 /// Longest line of a chunk's size that is followed.
 const MAX_CHUNK_LINE: usize = 256;
+/// Bytes of the line end behind a chunk.
+const CHUNK_END: u64 = 2;
+/// One request after the other: all belong to one stream.
+const STREAM: u32 = 0;
 
 /// Where a connection stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +22,8 @@ enum State {
     Chunk(u64),
     /// In the lines behind the last chunk.
     Trailer(Vec<u8>),
+    /// Another protocol, for good.
+    Tunnel,
 }
 
 /// Follows one connection.
@@ -49,16 +55,18 @@ impl Reader {
         &mut self,
         mut bytes: &[u8],
         missing: u64,
-        mut found: impl FnMut(Request),
+        mut found: impl FnMut(Part<'_>),
     ) -> Result<(), Lost> {
         while !bytes.is_empty() {
             bytes = self.step(bytes, &mut found)?;
         }
         if missing > 0 {
             match &mut self.state {
+                State::Tunnel => {}
                 State::Body(rest) | State::Chunk(rest) if *rest >= missing => {
                     *rest -= missing;
-                    self.settle();
+                    found(Part::Gap { stream: STREAM });
+                    self.settle(&mut found);
                 }
                 _ => return Err(Lost),
             }
@@ -70,7 +78,7 @@ impl Reader {
     fn step<'a>(
         &mut self,
         bytes: &'a [u8],
-        found: &mut impl FnMut(Request),
+        found: &mut impl FnMut(Part<'_>),
     ) -> Result<&'a [u8], Lost> {
         match &mut self.state {
             State::Head(head) => {
@@ -85,22 +93,34 @@ impl Reader {
                 }
                 let (request, next) = read(head)?;
                 self.state = next;
-                found(request);
+                found(Part::Head {
+                    stream: STREAM,
+                    request,
+                    is_whole: matches!(self.state, State::Head(_) | State::Tunnel),
+                });
                 Ok(rest)
             }
-            State::Body(left) | State::Chunk(left) => {
-                let taken = (*left).min(bytes.len() as u64);
-                *left -= taken;
-                self.settle();
-                Ok(&bytes[usize::try_from(taken).map_err(|_| Lost)?..])
+            State::Body(left) => {
+                let rest = content(bytes, left, 0, found);
+                self.settle(found);
+                Ok(rest)
             }
+            State::Chunk(left) => {
+                let rest = content(bytes, left, CHUNK_END, found);
+                self.settle(found);
+                Ok(rest)
+            }
+            State::Tunnel => Ok(&[]),
             State::ChunkSize(line) => {
                 let (more, rest) = through(bytes, b'\n');
                 gather(line, more, MAX_CHUNK_LINE)?;
                 if line.ends_with(b"\n") {
                     self.state = match chunk_size(line)? {
-                        0 => State::Trailer(Vec::new()),
-                        size => State::Chunk(size.checked_add(2).ok_or(Lost)?),
+                        0 => {
+                            found(Part::End { stream: STREAM });
+                            State::Trailer(Vec::new())
+                        }
+                        size => State::Chunk(size.checked_add(CHUNK_END).ok_or(Lost)?),
                     };
                 }
                 Ok(rest)
@@ -119,13 +139,35 @@ impl Reader {
     }
 
     /// Goes on where a part has come to its end.
-    fn settle(&mut self) {
+    fn settle(&mut self, found: &mut impl FnMut(Part<'_>)) {
         match self.state {
-            State::Body(0) => self.state = State::Head(Vec::new()),
+            State::Body(0) => {
+                self.state = State::Head(Vec::new());
+                found(Part::End { stream: STREAM });
+            }
             State::Chunk(0) => self.state = State::ChunkSize(Vec::new()),
             _ => {}
         }
     }
+}
+
+/// Takes some of a body of which `left` bytes are to come, the last `behind` of them no content; returns what is behind.
+fn content<'a>(
+    bytes: &'a [u8],
+    left: &mut u64,
+    behind: u64,
+    found: &mut impl FnMut(Part<'_>),
+) -> &'a [u8] {
+    let (content, _) = split_at(bytes, left.saturating_sub(behind));
+    if !content.is_empty() {
+        found(Part::Data {
+            stream: STREAM,
+            bytes: content,
+        });
+    }
+    let (taken, rest) = split_at(bytes, *left);
+    *left -= taken.len() as u64;
+    rest
 }
 
 /// Up to and with the first `end`, and what is behind.
@@ -184,10 +226,11 @@ fn read(head: &[u8]) -> Result<(Request, State), Lost> {
             .filter(|header| !header.name.eq_ignore_ascii_case("host"))
             .map(|header| (header.name.as_bytes().to_vec(), kept(header.value)))
             .collect(),
+        body: None,
     };
     // What follows these may be another protocol, and who does not know must not guess.
     if method == "CONNECT" || value("upgrade").is_some_and(|to| !to.eq_ignore_ascii_case(b"h2c")) {
-        return Ok((request, State::Body(u64::MAX)));
+        return Ok((request, State::Tunnel));
     }
     let chunked = value("transfer-encoding")
         .is_some_and(|coding| coding.to_ascii_lowercase().ends_with(b"chunked"));

@@ -1,10 +1,10 @@
-//! HTTP/2 as a client writes it: frames, and the blocks of headers among them. The rest is skipped.
+//! HTTP/2 as a client writes it: frames, the blocks of headers and the data among them. The rest is skipped.
 //!
 //! A block can only be read by who has read all blocks before it (RFC 7541): one that is missed ends the reading for good.
 
 use loona_hpack::Decoder;
 
-use super::{Lost, MAX_HEAD, MAX_HEADERS, Request, kept, name_of};
+use super::{Lost, MAX_HEAD, MAX_HEADERS, Part, Request, kept, name_of, split_at};
 
 /// What a client's side of a connection begins with (RFC 9113, 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -12,9 +12,12 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame's header.
 const FRAME_HEADER: usize = 9;
 /// Types of frames.
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
-/// Flags of HEADERS and CONTINUATION.
+/// Flags of DATA, HEADERS and CONTINUATION.
+const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -30,6 +33,27 @@ enum State {
     Payload(Frame, Vec<u8>),
     /// So many bytes of one that is not.
     Skip(u64),
+    Data(Data),
+}
+
+/// A frame of data.
+#[derive(Clone, Copy, Debug)]
+struct Data {
+    stream: u32,
+    /// Bytes to come, padding among them.
+    left: u64,
+    /// How many of them are padding; `None` as long as the byte that says so is to come.
+    padding: Option<u64>,
+    /// Whether it is the stream's last.
+    is_last: bool,
+}
+
+/// A block of headers that CONTINUATION frames have to complete.
+struct Block {
+    stream: u32,
+    fragments: Vec<u8>,
+    /// Whether nothing comes behind it on its stream.
+    is_last: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +67,7 @@ struct Frame {
 /// Follows one connection from its first byte.
 pub(super) struct Reader {
     state: State,
-    /// The block that CONTINUATION frames have to complete, and its stream.
-    block: Option<(u32, Vec<u8>)>,
+    block: Option<Block>,
     decoder: Decoder<'static>,
 }
 
@@ -64,7 +87,7 @@ impl Reader {
         &mut self,
         mut bytes: &[u8],
         missing: u64,
-        mut found: impl FnMut(Request),
+        mut found: impl FnMut(Part<'_>),
     ) -> Result<(), Lost> {
         while !bytes.is_empty() {
             bytes = self.step(bytes, &mut found)?;
@@ -73,7 +96,14 @@ impl Reader {
             match &mut self.state {
                 State::Skip(rest) if *rest >= missing => {
                     *rest -= missing;
-                    self.settle();
+                    self.settle(&mut found);
+                }
+                State::Data(data) if data.left >= missing => {
+                    data.left -= missing;
+                    found(Part::Gap {
+                        stream: data.stream,
+                    });
+                    self.settle(&mut found);
                 }
                 _ => return Err(Lost),
             }
@@ -85,7 +115,7 @@ impl Reader {
     fn step<'a>(
         &mut self,
         bytes: &'a [u8],
-        found: &mut impl FnMut(Request),
+        found: &mut impl FnMut(Part<'_>),
     ) -> Result<&'a [u8], Lost> {
         match &mut self.state {
             State::Preface(seen) => {
@@ -106,7 +136,13 @@ impl Reader {
                 if header.len() == FRAME_HEADER {
                     let frame = Frame::read(header);
                     self.state = self.begin(frame)?;
+                    if frame.kind == RST_STREAM {
+                        found(Part::Cut {
+                            stream: frame.stream,
+                        });
+                    }
                     self.finish(found)?;
+                    self.settle(found);
                 }
                 Ok(&bytes[length..])
             }
@@ -119,15 +155,20 @@ impl Reader {
             State::Skip(rest) => {
                 let taken = (*rest).min(bytes.len() as u64);
                 *rest -= taken;
-                self.settle();
+                self.settle(found);
                 Ok(&bytes[usize::try_from(taken).map_err(|_| Lost)?..])
+            }
+            State::Data(data) => {
+                let rest = data.take(bytes, found)?;
+                self.settle(found);
+                Ok(rest)
             }
         }
     }
 
     /// What to do with a frame whose header has been read.
     fn begin(&self, frame: Frame) -> Result<State, Lost> {
-        let awaited = self.block.as_ref().map(|(stream, _)| *stream);
+        let awaited = self.block.as_ref().map(|block| block.stream);
         let is_block = match (frame.kind, awaited) {
             (HEADERS, None) => true,
             (CONTINUATION, Some(stream)) if stream == frame.stream => true,
@@ -136,9 +177,15 @@ impl Reader {
             (_, None) => false,
         };
         if !is_block {
-            return Ok(match frame.length {
-                0 => State::FrameHeader(Vec::new()),
-                length => State::Skip(length as u64),
+            let left = frame.length as u64;
+            return Ok(match frame.kind {
+                DATA => State::Data(Data {
+                    stream: frame.stream,
+                    left,
+                    padding: (frame.flags & PADDED == 0).then_some(0),
+                    is_last: frame.flags & END_STREAM != 0,
+                }),
+                _ => State::Skip(left),
             });
         }
         if frame.length > MAX_HEAD {
@@ -148,7 +195,7 @@ impl Reader {
     }
 
     /// Reads a frame whose payload is complete.
-    fn finish(&mut self, found: &mut impl FnMut(Request)) -> Result<(), Lost> {
+    fn finish(&mut self, found: &mut impl FnMut(Part<'_>)) -> Result<(), Lost> {
         let State::Payload(frame, payload) = &mut self.state else {
             return Ok(());
         };
@@ -158,20 +205,35 @@ impl Reader {
         let (frame, payload) = (*frame, std::mem::take(payload));
         self.state = State::FrameHeader(Vec::new());
         let fragment = frame.fragment(&payload)?;
-        let (_, block) = self.block.get_or_insert_with(|| (frame.stream, Vec::new()));
-        if block.len() + fragment.len() > MAX_HEAD {
+        let block = self.block.get_or_insert_with(|| Block {
+            stream: frame.stream,
+            fragments: Vec::new(),
+            is_last: frame.flags & END_STREAM != 0,
+        });
+        if block.fragments.len() + fragment.len() > MAX_HEAD {
             return Err(Lost);
         }
-        block.extend(fragment);
+        block.fragments.extend(fragment);
         if frame.flags & END_HEADERS == 0 {
             return Ok(());
         }
-        let Some((_, block)) = self.block.take() else {
+        let Some(Block {
+            stream,
+            fragments,
+            is_last,
+        }) = self.block.take()
+        else {
             return Ok(());
         };
-        // Trailers have no method, and are no request.
-        if let Some(request) = self.decode(&block)? {
-            found(request);
+        match self.decode(&fragments)? {
+            Some(request) => found(Part::Head {
+                stream,
+                request,
+                is_whole: is_last,
+            }),
+            // Trailers have no method, and are no request.
+            None if is_last => found(Part::End { stream }),
+            None => {}
         }
         Ok(())
     }
@@ -198,10 +260,44 @@ impl Reader {
         Ok((!request.method.is_empty()).then_some(request))
     }
 
-    fn settle(&mut self) {
-        if let State::Skip(0) = self.state {
-            self.state = State::FrameHeader(Vec::new());
+    /// Goes on where a frame has come to its end.
+    fn settle(&mut self, found: &mut impl FnMut(Part<'_>)) {
+        let end = match self.state {
+            State::Skip(0) => None,
+            State::Data(data) if data.left == 0 => data.is_last.then_some(data.stream),
+            _ => return,
+        };
+        self.state = State::FrameHeader(Vec::new());
+        if let Some(stream) = end {
+            found(Part::End { stream });
         }
+    }
+}
+
+impl Data {
+    /// Takes some of `bytes`; returns the rest.
+    fn take<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        found: &mut impl FnMut(Part<'_>),
+    ) -> Result<&'a [u8], Lost> {
+        let Some(padding) = self.padding else {
+            let (length, rest) = bytes.split_first().ok_or(Lost)?;
+            self.left = self.left.checked_sub(1).ok_or(Lost)?;
+            self.padding = Some(u64::from(*length));
+            return Ok(rest);
+        };
+        let (content, _) = split_at(bytes, self.left.saturating_sub(padding));
+        if !content.is_empty() {
+            let stream = self.stream;
+            found(Part::Data {
+                stream,
+                bytes: content,
+            });
+        }
+        let (taken, rest) = split_at(bytes, self.left);
+        self.left -= taken.len() as u64;
+        Ok(rest)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Nothing is guessed: what cannot be followed from a point that is known for certain gives no request, and is counted.
 
+mod body;
+mod fields;
 mod http1;
 mod http2;
 mod record;
@@ -21,6 +23,7 @@ pub enum Headers {
 }
 
 pub use self::{
+    body::{Body, Capture},
     record::{Record, RecordError},
     sockets::Sockets,
     streams::{Seen, Streams},
@@ -52,6 +55,39 @@ pub struct Request {
     pub path: Vec<u8>,
     /// Header lines but those that are above, in their order.
     pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The beginning of its body, where it has one and bodies are captured.
+    pub body: Option<Body>,
+}
+
+impl Request {
+    /// The value of a header.
+    fn header(&self, name: &[u8]) -> Option<&[u8]> {
+        let mut headers = self.headers.iter();
+        headers
+            .find(|(own, _)| own.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
+    }
+}
+
+/// What the reader of a protocol finds in what a client writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part<'a> {
+    /// The head of a request.
+    Head {
+        /// Which of the connection's requests the parts of a body belong to.
+        stream: u32,
+        request: Request,
+        /// Whether the request has no body.
+        is_whole: bool,
+    },
+    /// The next bytes of a body.
+    Data { stream: u32, bytes: &'a [u8] },
+    /// Bytes of a body that were not seen.
+    Gap { stream: u32 },
+    /// A body is complete.
+    End { stream: u32 },
+    /// The client has given a request up.
+    Cut { stream: u32 },
 }
 
 /// A connection's protocol reader has lost its place; it finds none again by itself.
@@ -73,6 +109,11 @@ fn name_of(authority: &[u8]) -> &[u8] {
         Some(at) if !host[at + 1..].contains(&b':') => &host[..at],
         _ => host,
     }
+}
+
+/// The first `length` bytes, or all where there are fewer, and what is behind.
+fn split_at(bytes: &[u8], length: u64) -> (&[u8], &[u8]) {
+    bytes.split_at(usize::try_from(length).map_or(bytes.len(), |length| length.min(bytes.len())))
 }
 
 /// A value, cut to what is kept.

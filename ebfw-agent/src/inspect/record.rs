@@ -79,7 +79,7 @@ mod tests {
         }
         for (bad, why) in [
             (Header { kind: 0, ..good }, "no kind"),
-            (Header { kind: 4, ..good }, "no such kind"),
+            (Header { kind: 5, ..good }, "no such kind"),
             (Header { library: 0, ..good }, "no library"),
             (Header { library: 5, ..good }, "no such library"),
             (Header { length: 2, ..good }, "less than was written"),

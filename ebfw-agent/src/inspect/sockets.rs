@@ -21,6 +21,8 @@ pub struct Sockets {
     are_found: bool,
     known: HashMap<u64, Socket>,
     by_age: VecDeque<u64>,
+    /// Cookie by process and connection: a request may come later than its head, with its body.
+    now: HashMap<(u32, u64), u64>,
     waiting: VecDeque<Seen>,
 }
 
@@ -36,12 +38,13 @@ impl Sockets {
             are_found,
             known: HashMap::new(),
             by_age: VecDeque::new(),
+            now: HashMap::new(),
             waiting: VecDeque::new(),
         }
     }
 
-    /// Takes note of a record; gives each request that waited for what it says to `found`. To be called for every record, in their order,
-    /// before the requests in it are placed.
+    /// Takes note of a record; gives each request that waited for what it says to `found`. To be called for every record, in their order; at
+    /// the end of a connection after its requests are placed, else before.
     pub fn note(&mut self, record: &Record<'_>, found: impl FnMut(Seen)) {
         let Record { header, data } = record;
         let socket = match header.kind {
@@ -52,6 +55,18 @@ impl Sockets {
             kind::CLOSE => None,
             _ => return,
         };
+        let connection = (header.pid, header.connection);
+        match socket {
+            Some(socket) => {
+                if self.now.len() >= MAX_SOCKETS {
+                    self.now.clear();
+                }
+                self.now.insert(connection, socket.cookie);
+            }
+            None => {
+                self.now.remove(&connection);
+            }
+        }
         if let Some(socket) = socket
             && self.known.insert(socket.cookie, socket).is_none()
         {
@@ -67,8 +82,12 @@ impl Sockets {
 
     /// Gives a request to `found`, with its socket where that is known, or keeps it until it is.
     pub fn place(&mut self, mut seen: Seen, mut found: impl FnMut(Seen)) {
-        if seen.header.socket != 0 || !self.are_found {
-            seen.socket = self.known.get(&seen.header.socket).copied();
+        let cookie = match seen.header.socket {
+            0 => self.now.get(&(seen.header.pid, seen.header.connection)),
+            _ => Some(&seen.header.socket),
+        };
+        if cookie.is_some() || !self.are_found {
+            seen.socket = cookie.and_then(|cookie| self.known.get(cookie)).copied();
             return found(seen);
         }
         self.waiting.push_back(seen);
@@ -177,6 +196,12 @@ mod tests {
         assert_eq!(note(&mut sockets, 1, kind::SOCKET), [(1, Some(9))]);
         assert_eq!(place(&mut sockets, seen(1, 9)), [(1, Some(9))], "known");
         assert_eq!(place(&mut sockets, seen(3, 8)), [(3, None)], "forgotten");
+        assert_eq!(
+            place(&mut sockets, seen(1, 0)),
+            [(1, Some(9))],
+            "with a body"
+        );
+        assert_eq!(note(&mut sockets, 1, kind::CLOSE), []);
         assert_eq!(note(&mut sockets, 2, kind::CLOSE), [(2, None)], "closed");
         assert_eq!(sockets.deadline(), None);
     }

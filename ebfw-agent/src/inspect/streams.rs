@@ -7,12 +7,21 @@ use std::{
 
 use ebfw_common::plaintext::{Header, Socket, kind, library};
 
-use super::{Headers, Lost, Record, Request, http1, http1::Look, http2, redact::redact};
+use super::{
+    Capture, Headers, Lost, Part, Record, Request,
+    body::{PATIENCE_NS, Waiting},
+    http1,
+    http1::Look,
+    http2,
+    redact::redact,
+};
 
 /// Connections that are followed at once; beyond, the one that was silent longest is given up.
 const MAX_CONNECTIONS: usize = 4096;
 /// Of those with HTTP/2, whose tables take most memory.
 const MAX_HTTP2: usize = 1024;
+/// Requests that wait for their bodies at once; those beyond are given on without.
+const MAX_WAITING: usize = 512;
 /// Bytes of a connection's beginning that are gathered until it is clear what is spoken.
 const MAX_BEGIN: usize = 8192;
 
@@ -30,6 +39,17 @@ pub struct Seen {
     pub socket: Option<Socket>,
 }
 
+impl Seen {
+    /// A request whose socket is not known yet.
+    pub(super) fn new(header: Header, request: Request) -> Self {
+        Self {
+            header,
+            request,
+            socket: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Key {
     pid: u32,
@@ -43,7 +63,10 @@ struct Connection {
     used: u64,
     /// The first write, as long as nothing else came after it.
     first: Option<First>,
+    /// Whether the last write was one of these attempts: then further parts of it are nothing new.
+    is_repeated: bool,
     spoken: Spoken,
+    waiting: Waiting,
 }
 
 /// A connection's first write. OpenSSL takes nothing before the handshake is done, and programs that do not wait for it (Node.js) try until
@@ -85,31 +108,62 @@ enum Spoken {
 /// Follows all connections.
 pub struct Streams {
     headers: Headers,
+    bodies: Option<Capture>,
     hasher: RandomState,
     connections: HashMap<Key, Connection>,
     by_use: BTreeMap<u64, Key>,
     clock: u64,
     http2: usize,
+    /// Requests that wait for their bodies.
+    waiting: usize,
     unknown: u64,
 }
 
 impl Streams {
-    /// Follows none yet.
+    /// Follows none yet. `bodies`: how they are captured, if they are.
     #[must_use]
-    pub fn new(headers: Headers) -> Self {
+    pub fn new(headers: Headers, bodies: Option<Capture>) -> Self {
         Self {
             headers,
+            bodies,
             hasher: RandomState::new(),
             connections: HashMap::new(),
             by_use: BTreeMap::new(),
             clock: 0,
             http2: 0,
+            waiting: 0,
             unknown: 0,
         }
     }
 
     /// Takes a record; gives each request that it completes to `found`.
     pub fn take(&mut self, record: &Record<'_>, mut found: impl FnMut(Seen)) {
+        let headers = self.headers;
+        self.follow(record, &mut |seen| found(shown(seen, headers)));
+    }
+
+    /// Whether requests wait for their bodies: then [`Streams::give_up`] has to be called now and then.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Gives requests to `found` whose bodies have not come for too long at `boot_ns`; all of them where that is `None`.
+    pub fn give_up(&mut self, boot_ns: Option<u64>, mut found: impl FnMut(Seen)) {
+        if self.waiting == 0 {
+            return;
+        }
+        let limit = boot_ns.map_or(u64::MAX, |now| now.saturating_sub(PATIENCE_NS));
+        let (headers, bodies) = (self.headers, self.bodies);
+        for connection in self.connections.values_mut() {
+            self.waiting -= connection.waiting.len();
+            let found = |seen| found(shown(seen, headers));
+            connection.waiting.end_older(limit, bodies, found);
+            self.waiting += connection.waiting.len();
+        }
+    }
+
+    fn follow(&mut self, record: &Record<'_>, found: &mut impl FnMut(Seen)) {
         let Record { header, data } = record;
         if header.kind == kind::SOCKET {
             return;
@@ -119,7 +173,7 @@ impl Streams {
             object: header.connection,
         };
         if header.kind == kind::CLOSE || header.sequence == 0 {
-            self.forget(key);
+            self.forget(key, found);
         }
         if header.kind == kind::CLOSE {
             return;
@@ -133,52 +187,53 @@ impl Streams {
                 next: header.sequence,
                 used: 0,
                 first: None,
+                is_repeated: false,
                 spoken: if header.sequence == 0 {
                     Spoken::Begin(Vec::new())
                 } else {
                     Spoken::Unknown
                 },
+                waiting: Waiting::default(),
             },
         };
-        let this = First::of(record, &self.hasher);
-        let again = match (connection.first, this) {
-            (Some(first), Some(this)) => first.is_tried_again_by(this),
-            _ => false,
-        };
-        if again && connection.next == header.sequence {
-            connection.next = header.sequence.wrapping_add(1);
-            self.http2 -= usize::from(connection.is_http2());
-            return self.keep(key, connection);
-        }
-        connection.first = this.filter(|_| header.sequence == 0);
         self.http2 -= usize::from(connection.is_http2());
+        self.waiting -= connection.waiting.len();
+        let begins = header.kind == kind::WRITE;
+        if begins {
+            let this = First::of(record, &self.hasher);
+            connection.is_repeated = match (connection.first, this) {
+                (Some(first), Some(this)) => first.is_tried_again_by(this),
+                _ => false,
+            };
+            if !connection.is_repeated {
+                connection.first = this.filter(|_| header.sequence == 0);
+            }
+        }
+        if connection.is_repeated && connection.next == header.sequence {
+            connection.next = header.sequence.wrapping_add(1);
+            return self.keep(key, connection, found);
+        }
         let was_unknown = matches!(connection.spoken, Spoken::Unknown) && connection.used != 0;
         if connection.next != header.sequence {
             connection.lose();
         }
         connection.next = header.sequence.wrapping_add(1);
-        let headers = self.headers;
         let missing = header.total - data.len() as u64;
-        connection.take(data, missing, |mut request| {
-            match headers {
-                Headers::Dropped => request.headers.clear(),
-                Headers::Shown => {}
-                Headers::Redacted => {
-                    for (name, value) in &mut request.headers {
-                        *value = redact(name, std::mem::take(value));
-                    }
-                }
-            }
-            found(Seen {
-                header: *header,
-                request,
-                socket: None,
-            });
+        let room = MAX_WAITING.saturating_sub(self.waiting);
+        let Connection {
+            spoken, waiting, ..
+        } = &mut connection;
+        spoken.take(data, missing, begins, |part| {
+            let room = waiting.len() < room;
+            waiting.take(header, part, self.bodies, room, found);
         });
+        if let Spoken::Unknown = spoken {
+            waiting.end_all(self.bodies, &mut *found);
+        }
         if matches!(connection.spoken, Spoken::Unknown) && !was_unknown {
             self.unknown += 1;
         }
-        self.keep(key, connection);
+        self.keep(key, connection, found);
     }
 
     /// Connections that could not be followed since the last call.
@@ -186,27 +241,31 @@ impl Streams {
         std::mem::take(&mut self.unknown)
     }
 
-    fn keep(&mut self, key: Key, mut connection: Connection) {
+    fn keep(&mut self, key: Key, mut connection: Connection, found: &mut impl FnMut(Seen)) {
         if connection.is_http2() && self.http2 >= MAX_HTTP2 {
             connection.spoken = Spoken::Unknown;
+            connection.waiting.end_all(self.bodies, &mut *found);
             self.unknown += 1;
         }
         self.clock += 1;
         connection.used = self.clock;
         self.http2 += usize::from(connection.is_http2());
+        self.waiting += connection.waiting.len();
         self.by_use.insert(self.clock, key);
         self.connections.insert(key, connection);
         while self.connections.len() > MAX_CONNECTIONS
             && let Some((_, oldest)) = self.by_use.pop_first()
         {
-            self.forget(oldest);
+            self.forget(oldest, found);
         }
     }
 
-    fn forget(&mut self, key: Key) {
-        if let Some(connection) = self.connections.remove(&key) {
+    fn forget(&mut self, key: Key, found: &mut impl FnMut(Seen)) {
+        if let Some(mut connection) = self.connections.remove(&key) {
             self.by_use.remove(&connection.used);
             self.http2 -= usize::from(connection.is_http2());
+            self.waiting -= connection.waiting.len();
+            connection.waiting.end_all(self.bodies, found);
         }
     }
 }
@@ -219,15 +278,19 @@ impl Connection {
     fn lose(&mut self) {
         self.spoken = Spoken::Unknown;
     }
+}
 
-    fn take(&mut self, bytes: &[u8], missing: u64, mut found: impl FnMut(Request)) {
-        if let Spoken::Unknown = self.spoken
+impl Spoken {
+    /// `begins`: whether `bytes` are what a write begins with.
+    fn take(&mut self, bytes: &[u8], missing: u64, begins: bool, mut found: impl FnMut(Part<'_>)) {
+        if let Self::Unknown = self
+            && begins
             && http1::look(bytes, true) == Look::Request
         {
-            self.spoken = Spoken::Http1(http1::Reader::new());
+            *self = Self::Http1(http1::Reader::new());
         }
         if self.read(bytes, missing, &mut found).is_err() {
-            self.lose();
+            *self = Self::Unknown;
         }
     }
 
@@ -235,27 +298,41 @@ impl Connection {
         &mut self,
         bytes: &[u8],
         missing: u64,
-        found: &mut impl FnMut(Request),
+        found: &mut impl FnMut(Part<'_>),
     ) -> Result<(), Lost> {
-        match &mut self.spoken {
-            Spoken::Unknown => Ok(()),
-            Spoken::Http1(reader) => reader.take(bytes, missing, found),
-            Spoken::Http2(reader) => reader.take(bytes, missing, found),
-            Spoken::Begin(begin) => {
+        match self {
+            Self::Unknown => Ok(()),
+            Self::Http1(reader) => reader.take(bytes, missing, found),
+            Self::Http2(reader) => reader.take(bytes, missing, found),
+            Self::Begin(begin) => {
                 begin.extend(bytes);
                 let bytes = std::mem::take(begin);
-                self.spoken = begin_of(&bytes)?;
-                match &mut self.spoken {
-                    Spoken::Begin(begin) if missing == 0 && bytes.len() <= MAX_BEGIN => {
+                *self = begin_of(&bytes)?;
+                match self {
+                    Self::Begin(begin) if missing == 0 && bytes.len() <= MAX_BEGIN => {
                         *begin = bytes;
                         Ok(())
                     }
-                    Spoken::Begin(_) => Err(Lost),
+                    Self::Begin(_) => Err(Lost),
                     _ => self.read(&bytes, missing, found),
                 }
             }
         }
     }
+}
+
+/// A request with the headers that are given on.
+fn shown(mut seen: Seen, headers: Headers) -> Seen {
+    match headers {
+        Headers::Dropped => seen.request.headers.clear(),
+        Headers::Shown => {}
+        Headers::Redacted => {
+            for (name, value) in &mut seen.request.headers {
+                *value = redact(name, std::mem::take(value));
+            }
+        }
+    }
+    seen
 }
 
 /// What a connection that begins with `bytes` speaks; [`Spoken::Begin`] as long as that is not clear.

@@ -4,7 +4,7 @@
 //! Needs CAP_PERFMON for the records; CAP_SYS_PTRACE to look into processes of other users.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File, OpenOptions},
     io,
     os::{
@@ -12,7 +12,7 @@ use std::{
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -25,6 +25,7 @@ use nix::{
         eventfd::{EfdFlags, EventFd},
         statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs},
     },
+    time::{ClockId, clock_gettime},
 };
 
 use super::{
@@ -70,6 +71,24 @@ const LIBRARY_NAMES: [&str; 3] = ["libssl.so", "libgnutls.so", "libnspr4.so"];
 pub(super) struct Discovery {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+    census: Census,
+}
+
+/// Files with probes by kind of library, as the thread counts them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Census(Arc<Mutex<BTreeMap<&'static str, usize>>>);
+
+impl Census {
+    pub(super) fn get(&self) -> BTreeMap<&'static str, usize> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, counts: BTreeMap<&'static str, usize>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
 }
 
 impl Discovery {
@@ -78,7 +97,8 @@ impl Discovery {
         let stop = Arc::new(EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?);
-        let finder = Finder::new(kernel, scope, metrics);
+        let census = Census::default();
+        let finder = Finder::new(kernel, scope, metrics, census.clone());
         let bell = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("ebfw-probes".into())
@@ -86,7 +106,13 @@ impl Discovery {
         Ok(Self {
             stop,
             thread: Some(thread),
+            census,
         })
+    }
+
+    /// Files with probes by kind of library.
+    pub(super) fn census(&self) -> BTreeMap<&'static str, usize> {
+        self.census.get()
     }
 }
 
@@ -134,6 +160,7 @@ enum Identity {
 /// A file with probes.
 struct Attached {
     links: Vec<OwnedFd>,
+    libraries: BTreeSet<&'static str>,
     /// As mappings name it.
     keys: HashSet<FileKey>,
     absences: u32,
@@ -166,6 +193,7 @@ struct Finder {
     scope: Scope,
     kernel: Kernel,
     metrics: Arc<Metrics>,
+    census: Census,
     calls: Calls,
     known: HashMap<FileKey, Instant>,
     attached: HashMap<Identity, Attached>,
@@ -195,12 +223,13 @@ fn take_out(files: impl Iterator<Item = Attached>) {
 }
 
 impl Finder {
-    fn new(kernel: Kernel, scope: Scope, metrics: Arc<Metrics>) -> Self {
+    fn new(kernel: Kernel, scope: Scope, metrics: Arc<Metrics>, census: Census) -> Self {
         let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Self {
             scope,
             kernel,
             metrics,
+            census,
             calls: Calls::of_processor(&processor),
             known: HashMap::new(),
             attached: HashMap::new(),
@@ -241,9 +270,10 @@ impl Finder {
                 self.metrics.probe_failed(ProbeFailure::Missed, lost);
             }
             if Instant::now() >= next || lost > 0 {
-                let start = Instant::now();
+                let (start, spent) = (Instant::now(), processor_time());
                 self.sweep();
-                next = start + SWEEP_EVERY.max(start.elapsed() * SWEEP_SHARE);
+                let spent = processor_time().saturating_sub(spent);
+                next = start + SWEEP_EVERY.max(spent * SWEEP_SHARE);
             }
         }
     }
@@ -408,6 +438,7 @@ impl Finder {
         tracing::debug!(path = %path.display(), functions = ?target.0.keys(), "probes attached");
         let attached = Attached {
             links,
+            libraries: target.0.keys().map(|function| function.library()).collect(),
             keys,
             absences: 0,
             kept,
@@ -417,7 +448,17 @@ impl Finder {
 
     fn count(&self) {
         self.metrics.set_probed_files(self.attached.len());
+        let mut counts = BTreeMap::new();
+        for library in self.attached.values().flat_map(|file| &file.libraries) {
+            *counts.entry(*library).or_default() += 1;
+        }
+        self.census.set(counts);
     }
+}
+
+/// What this thread has had of a processor: on a busy machine a look takes long and costs no more.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Waits for a record or the bell, `rest` at most; whether the bell rang.

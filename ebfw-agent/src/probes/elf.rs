@@ -22,6 +22,10 @@ const MAX_SYMBOLS: u64 = 36 << 20;
 const MAX_STRINGS: u64 = 96 << 20;
 /// Bytes of a section that is read whole.
 const MAX_SECTION: u64 = 96 << 20;
+/// Tables of symbols in a file that are read; real ones have one of each kind.
+const MAX_TABLES: usize = 4;
+/// Functions with a meaning in one file that are looked at; a program with a copy or two of a library has some dozens.
+pub(super) const MAX_FOUND: usize = 256;
 /// Bytes of the table of section names.
 const MAX_SECTION_NAMES: u64 = 1 << 20;
 /// Bytes of a function that are looked at.
@@ -245,10 +249,11 @@ impl<'a, S: Source + ?Sized> Elf<'a, S> {
         wanted: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<(T, Symbol)>, ElfError> {
         let mut found = Vec::new();
-        for table in &self.sections {
-            if table.kind != SHT_DYNSYM && table.kind != SHT_SYMTAB {
-                continue;
-            }
+        let tables = self
+            .sections
+            .iter()
+            .filter(|section| matches!(section.kind, SHT_DYNSYM | SHT_SYMTAB));
+        for table in tables.take(MAX_TABLES) {
             match self.functions_of(table, &wanted, &mut found) {
                 // A stripped or oversized table is no reason to give up the other one.
                 Ok(()) | Err(ElfError::TooLarge(_)) => {}
@@ -281,6 +286,9 @@ impl<'a, S: Source + ?Sized> Elf<'a, S> {
         for symbol in symbols {
             if symbol.st_info & 0xf != STT_FUNC || symbol.st_shndx.get(LE) == SHN_UNDEF {
                 continue;
+            }
+            if found.len() >= MAX_FOUND {
+                break;
             }
             let name = name_at(&strings, symbol.st_name.get(LE));
             if let Some(meaning) = name.and_then(wanted) {

@@ -1,7 +1,7 @@
 //! Functions of a Go program by its table of lines (`runtime.pclntab`), which stripped programs keep. The layout is that of Go 1.18 and newer
 //! (src/debug/gosym/pclntab.go); older ones pass arguments otherwise and are left alone.
 
-use super::elf::{Elf, ElfError, Section, Source, Symbol, name_at};
+use super::elf::{Elf, ElfError, MAX_FOUND, Section, Source, Symbol, name_at};
 
 /// The table's section: on its own, or in position-independent programs among the data to be relocated.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
@@ -26,10 +26,10 @@ pub(super) fn functions<S: Source + ?Sized, T>(
     };
     let starts = starts(&table, elf.section(&[".text"])?);
     let mut found = Vec::new();
-    for function in table.functions() {
-        let Some(meaning) = function.name.and_then(&wanted) else {
-            continue;
-        };
+    let wanted = table
+        .functions()
+        .filter_map(|function| Some((function.name.and_then(&wanted)?, function)));
+    for (meaning, function) in wanted.take(MAX_FOUND) {
         // Where the program's code begins is said in two places, and each is wrong in some programs (relocated later; C code in front).
         let symbol = starts.iter().find_map(|start| {
             let symbol = Symbol {

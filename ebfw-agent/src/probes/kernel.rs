@@ -10,7 +10,7 @@ use std::{
 
 use aya::maps::{Array, CgroupArray, Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::Object;
-use ebfw_common::plaintext::{COUNTERS, Config};
+use ebfw_common::plaintext::{COUNTERS, Config, MAX_COPY, MAX_PARTS};
 
 use super::{
     object,
@@ -97,9 +97,9 @@ pub(super) struct Loaded {
     pub(super) counters: CounterMap,
 }
 
-/// Loads the programs for processes below `scope`, the directory of a cgroup.
-pub(super) fn load(scope: &Path) -> Result<Loaded, LoadError> {
-    let (mut loaded, finder) = load_for(scope, attachment)?;
+/// Loads the programs for processes below `scope`, the directory of a cgroup. `body`: bytes of bodies that are captured at most.
+pub(super) fn load(scope: &Path, body: usize) -> Result<Loaded, LoadError> {
+    let (mut loaded, finder) = load_for(scope, parts(body), attachment)?;
     loaded.kernel.sockets = finder
         .attach(scope)
         .inspect_err(|error| {
@@ -109,9 +109,17 @@ pub(super) fn load(scope: &Path) -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
+/// Records of one write by which so many bytes of a body are seen, wherever in it the body begins.
+fn parts(body: usize) -> u32 {
+    if body == 0 {
+        return 1;
+    }
+    u32::try_from(body.div_ceil(MAX_COPY) + 1).map_or(MAX_PARTS, |parts| parts.min(MAX_PARTS))
+}
+
 /// Loads the programs to be attached in one way, whatever else this kernel has. Nothing finds the sockets of connections then.
 pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> {
-    let (loaded, _) = load_for(scope, |object| {
+    let (loaded, _) = load_for(scope, 1, |object| {
         match way {
             Way::Multi => has_multi(object)?.map(|()| Attachment::Multi),
             Way::Perf => perf_kind().map(Attachment::Perf),
@@ -151,6 +159,7 @@ impl Finder {
 
 fn load_for(
     scope: &Path,
+    parts: u32,
     attachment: impl FnOnce(&Object) -> Result<Attachment, LoadError>,
 ) -> Result<(Loaded, Finder), LoadError> {
     if object::OBJECT.is_empty() {
@@ -174,6 +183,8 @@ fn load_for(
     let directory = File::open(scope).map_err(io_error("open the cgroup to be looked at"))?;
     cgroups.set(0, directory, 0).map_err(error("SCOPE"))?;
     let config = Array::try_from(Map::Array(take("CONFIG")?)).map_err(error("CONFIG"))?;
+    let mut settings = Array::try_from(Map::Array(take("PARTS")?)).map_err(error("PARTS"))?;
+    settings.set(0, parts, 0).map_err(error("PARTS"))?;
     let ring = RingBuf::try_from(Map::RingBuf(take("PLAINTEXT")?)).map_err(error("PLAINTEXT"))?;
     let counters = PerCpuArray::try_from(Map::PerCpuArray(take("PROBE_COUNTERS")?))
         .map_err(error("PROBE_COUNTERS"))?;

@@ -14,11 +14,16 @@ mod syscall;
 mod target;
 pub mod trial;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
-use ebfw_common::plaintext::{COUNTERS, Counter};
+use ebfw_common::plaintext::{COUNTERS, Counter, kind};
 use nix::time::{ClockId, clock_gettime};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 pub use self::kernel::LoadError;
 use self::{
@@ -28,19 +33,30 @@ use self::{
 use crate::{
     datapath::Ring,
     host::cgroup::{CgroupPath, Hierarchy},
-    inspect::{Headers, Record, Seen, Sockets, Streams},
+    inspect::{Capture, Headers, Record, Seen, Sockets, Streams},
     metrics::{Lost, Metrics, Unread},
 };
+
+/// How often requests are looked at that wait for their bodies.
+const LOOK_AT_WAITING: Duration = Duration::from_millis(500);
+
+/// Cgroups whose requests are counted.
+const MAX_COUNTED: usize = 16_384;
 
 /// The running probes. They end with the value.
 pub struct Probes {
     ring: Ring,
     streams: Streams,
     sockets: Sockets,
+    /// When requests that wait for their bodies are looked at next.
+    look: Instant,
     counters: CounterMap,
     counted: [u64; COUNTERS],
     metrics: Arc<Metrics>,
-    _discovery: Discovery,
+    way: &'static str,
+    /// Requests by the cgroup of the thread that wrote them.
+    requests: HashMap<u64, u64>,
+    discovery: Discovery,
 }
 
 impl Probes {
@@ -53,13 +69,18 @@ impl Probes {
         hierarchy: &Hierarchy,
         root: &CgroupPath,
         headers: Headers,
+        bodies: Option<Capture>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
         let Loaded {
             kernel,
             ring,
             counters,
-        } = kernel::load(&hierarchy.directory(root))?;
+        } = kernel::load(
+            &hierarchy.directory(root),
+            bodies.map_or(0, |capture| capture.limit),
+        )?;
+        let way = kernel.way();
         let sockets = Sockets::new(kernel.finds_sockets());
         let scope = Scope::new(hierarchy.clone(), root.clone());
         let discovery =
@@ -71,12 +92,15 @@ impl Probes {
             })?;
         Ok(Self {
             ring,
-            streams: Streams::new(headers),
+            streams: Streams::new(headers, bodies),
             sockets,
+            look: Instant::now(),
             counters,
             counted: [0; COUNTERS],
             metrics,
-            _discovery: discovery,
+            way,
+            requests: HashMap::new(),
+            discovery,
         })
     }
 
@@ -90,26 +114,39 @@ impl Probes {
             ring,
             streams,
             sockets,
+            look,
             metrics,
+            requests,
             ..
         } = self;
-        let deadline = sockets.deadline();
+        let mut found = |seen: Seen| {
+            note(requests, &seen);
+            found(seen);
+        };
+        let for_sockets = sockets.deadline().map(|deadline| {
+            Instant::now() + Duration::from_nanos(deadline.saturating_sub(boot_ns()))
+        });
+        let for_bodies = streams.is_waiting().then_some(*look);
+        let until = for_sockets.into_iter().chain(for_bodies).min();
         let drained = ring.drain(|bytes| take(streams, sockets, metrics, bytes, &mut found));
-        match deadline {
-            Some(deadline) => {
-                let patience = Duration::from_nanos(deadline.saturating_sub(boot_ns()));
-                if let Ok(drained) = timeout(patience, drained).await {
-                    drained?;
-                }
+        if let Some(until) = until {
+            // By a moment, not by a time from now on: who waits for other things too begins to wait anew after each of them.
+            if let Ok(drained) = timeout_at(until, drained).await {
+                drained?;
             }
-            None => drained.await?,
+        } else {
+            drained.await?;
+        }
+        if streams.is_waiting() && Instant::now() >= *look {
+            *look = Instant::now() + LOOK_AT_WAITING;
+            streams.give_up(Some(boot_ns()), |seen| sockets.place(seen, &mut found));
         }
         sockets.give_up(Some(boot_ns()), &mut found);
         metrics.unread(Unread::Unknown, streams.take_unknown());
         Ok(())
     }
 
-    /// Gives the requests that lie in the ring to `found`, and those that wait for their sockets, without waiting.
+    /// Gives the requests that lie in the ring to `found`, and those that wait for their bodies or sockets, without waiting.
     pub fn take(&mut self, mut found: impl FnMut(Seen)) {
         let Self {
             ring,
@@ -119,7 +156,26 @@ impl Probes {
             ..
         } = self;
         ring.take(|bytes| take(streams, sockets, metrics, bytes, &mut found));
+        streams.give_up(None, |seen| sockets.place(seen, &mut found));
         sockets.give_up(None, found);
+    }
+
+    /// How they are attached, in words.
+    #[must_use]
+    pub fn way(&self) -> &'static str {
+        self.way
+    }
+
+    /// Files with probes by kind of library.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<&'static str, usize> {
+        self.discovery.census()
+    }
+
+    /// How many requests were seen, by the id of the cgroup of the thread that wrote them.
+    #[must_use]
+    pub fn requests(&self) -> &HashMap<u64, u64> {
+        &self.requests
     }
 
     /// Adds what the programs lost to the metrics.
@@ -140,6 +196,14 @@ impl Probes {
     }
 }
 
+/// Counts a request. Cgroups that come and go must not take memory: beyond the limit, new ones are not counted.
+fn note(requests: &mut HashMap<u64, u64>, seen: &Seen) {
+    let cgroup = seen.header.cgroup_id;
+    if requests.len() < MAX_COUNTED || requests.contains_key(&cgroup) {
+        *requests.entry(cgroup).or_default() += 1;
+    }
+}
+
 /// Nanoseconds since boot, suspend included, as records have them; 0, by which nothing is given up, where there is no such clock.
 fn boot_ns() -> u64 {
     let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
@@ -157,8 +221,14 @@ fn take(
 ) {
     match Record::read(bytes) {
         Ok(record) => {
-            sockets.note(&record, &mut found);
+            let ends = record.header.kind == kind::CLOSE;
+            if !ends {
+                sockets.note(&record, &mut found);
+            }
             streams.take(&record, |seen| sockets.place(seen, &mut found));
+            if ends {
+                sockets.note(&record, &mut found);
+            }
         }
         Err(error) => {
             metrics.lost(Lost::Decode, 1);

@@ -80,6 +80,16 @@ impl Function {
         }
     }
 
+    /// The kind of library that it belongs to.
+    pub(super) fn library(self) -> &'static str {
+        match self {
+            Self::SslWrite | Self::SslWriteEx | Self::SslDoHandshake | Self::SslFree => "openssl",
+            Self::GnutlsRecordSend | Self::GnutlsHandshake | Self::GnutlsDeinit => "gnutls",
+            Self::PrWrite | Self::PrSend | Self::PrClose => "nss",
+            Self::GoWrite | Self::GoClientHandshake | Self::GoClose => "go",
+        }
+    }
+
     fn convention(self) -> Convention {
         match self {
             Self::GoWrite | Self::GoClientHandshake | Self::GoClose => Convention::Go,

@@ -6,11 +6,13 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid,
     generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_probe_read_user},
 };
-use ebfw_common::plaintext::{Counter, Header, RECORD_SIZES, RECORDS_PER_SECOND, kind, record};
+use ebfw_common::plaintext::{
+    Counter, Header, MAX_PARTS, RECORD_SIZES, RECORDS_PER_SECOND, kind, record,
+};
 
 use crate::{
     maps::{
-        CONNECTIONS, Connection, ConnectionKey, PLAINTEXT, PROBE_COUNTERS, RATES, SCOPE,
+        CONNECTIONS, Connection, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, RATES, SCOPE,
         SOCKET_OWNERS, Window,
     },
     thread,
@@ -57,7 +59,7 @@ pub fn write(library: u8, object: u64, buffer: u64, total: u64) {
         writes: sequence,
         socket,
     } = next(&key);
-    let call = Call {
+    let mut call = Call {
         total,
         sequence,
         socket,
@@ -75,7 +77,35 @@ pub fn write(library: u8, object: u64, buffer: u64, total: u64) {
     } else if total <= MIDDLE as u64 {
         record::<MIDDLE>(&call, buffer);
     } else {
-        record::<LARGE>(&call, buffer);
+        large(&mut call, buffer);
+    }
+}
+
+/// Tells of a write that is longer than smaller records hold: what does not fit is left out, or comes in further records where bodies are
+/// captured.
+#[inline(always)]
+fn large(call: &mut Call, buffer: u64) {
+    let parts = match PARTS.get(0) {
+        Some(parts) => *parts,
+        None => 0,
+    };
+    let mut from = buffer;
+    let mut left = call.total;
+    for part in 1..=MAX_PARTS {
+        let is_last = part >= parts || left <= LARGE as u64;
+        call.total = if is_last { left } else { LARGE as u64 };
+        record::<LARGE>(call, from);
+        if is_last {
+            return;
+        }
+        left -= LARGE as u64;
+        from += LARGE as u64;
+        call.kind = kind::MORE;
+        // A number that no record has shows that one is missing.
+        call.sequence = next(&key(call.object, call.pid)).writes;
+        if !admit(call) {
+            return count(Counter::Limited);
+        }
     }
 }
 

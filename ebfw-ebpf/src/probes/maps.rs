@@ -69,6 +69,10 @@ pub struct Window {
 #[btf_map]
 pub static SCOPE: CgroupArray<1> = CgroupArray::new();
 
+/// Records of one write at most. Written by the agent before anything is attached; 0 as good as 1.
+#[btf_map]
+pub static PARTS: Array<u32, 1> = Array::new();
+
 /// What is known by connection. Written by the programs. Full: the connection that was silent longest starts anew.
 #[btf_map]
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, MAX_CONNECTIONS> = LruHashMap::new();

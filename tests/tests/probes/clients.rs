@@ -15,7 +15,7 @@ use super::{
 
 impl Bench {
     /// Runs a program in the workload to its end.
-    fn run(&self, program: &Path, arguments: &[&str]) {
+    pub(super) fn run(&self, program: &Path, arguments: &[&str]) {
         let folder = self.server.folder().to_owned();
         let result = self.lab.inside(|| {
             let output = Command::new(program)
@@ -36,7 +36,7 @@ impl Bench {
     }
 
     /// Events about requests inside TLS whose line has all of `parts`.
-    fn seen(&self, parts: &[&str]) -> Vec<String> {
+    pub(super) fn seen(&self, parts: &[&str]) -> Vec<String> {
         let lines = self.agent.events.so_far().into_iter();
         lines
             .filter(|line| line.contains("\"kind\":\"https\""))
@@ -45,7 +45,7 @@ impl Bench {
     }
 
     /// Runs a program that is new to the agent until it is seen at `path`: its first requests may be over before it has been looked into.
-    fn meet(&self, path: &str, run: impl Fn(&Self)) {
+    pub(super) fn meet(&self, path: &str, run: impl Fn(&Self)) {
         eventually("a new program is seen", || {
             run(self);
             !self.seen(&[path]).is_empty()

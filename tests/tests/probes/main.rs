@@ -1,9 +1,13 @@
 //! Requests inside TLS as real programs make them: OpenSSL, GnuTLS, Go, Node.js with an OpenSSL of its own. Needs root.
 //! Each program that this machine lacks is said aloud.
 
+mod bodies;
 mod clients;
 mod evasions;
+mod grpc;
 mod server;
+mod soak;
+mod status;
 mod ways;
 
 use std::{
@@ -22,7 +26,7 @@ const ALL: &str = "defaultAction: Allow\nrules: []\n";
 /// A lab with a server at the far end, and an agent that looks inside TLS.
 struct Bench {
     agent: Agent,
-    _home: Home,
+    home: Home,
     server: server::Server,
     lab: Lab,
 }
@@ -36,7 +40,12 @@ struct Unwatched {
 impl Bench {
     /// Opens it; `None`, said aloud, where this machine cannot.
     fn open() -> Option<Self> {
-        Some(Self::prepare()?.watch())
+        Self::open_with(&[])
+    }
+
+    /// The same with more settings of the agent.
+    fn open_with(settings: &[(&str, &str)]) -> Option<Self> {
+        Some(Self::prepare()?.watch_with(settings))
     }
 
     /// Opens all but the agent.
@@ -55,16 +64,23 @@ impl Bench {
 impl Unwatched {
     /// Starts the agent.
     fn watch(self) -> Bench {
+        self.watch_with(&[])
+    }
+
+    /// The same with more settings.
+    fn watch_with(self, settings: &[(&str, &str)]) -> Bench {
         let Self { server, lab } = self;
         let home = Home::new();
         home.write_policy(ALL);
         // The lab's addresses are private ones, whose flows events leave out by default.
         let config = home.write_config("exclude: {cidrs: []}\n");
-        let agent = Agent::start_with(&home, &lab, &[("EBFW_CONFIG", &config)]);
+        let mut settings = settings.to_vec();
+        settings.push(("EBFW_CONFIG", &config[..]));
+        let agent = Agent::start_with(&home, &lab, &settings);
         agent.log.wait_for(&["requests inside TLS are observed by"]);
         Bench {
             agent,
-            _home: home,
+            home,
             server,
             lab,
         }

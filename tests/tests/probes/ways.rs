@@ -5,10 +5,7 @@ use std::{env, fs, path::PathBuf};
 use ebfw_agent::{
     host::cgroup::{CgroupPath, Hierarchy},
     inspect::Record,
-    probes::{
-        LoadError,
-        trial::{Placement, Trial, Way},
-    },
+    probes::trial::{Placement, Trial, Way},
 };
 use ebfw_common::plaintext::{MAX_COPY, kind};
 use ebfw_tests::tls::{self, Library};
@@ -22,25 +19,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// Also for kernels on which nothing else of this can be tried.
-#[tokio::test]
-async fn the_kernel_takes_the_programs() {
-    if !ebfw_test_need::root() {
-        return;
-    }
-    let hierarchy = Hierarchy::find().unwrap();
-    let everything = hierarchy.directory(&CgroupPath::top());
-    let loaded = [Way::Multi, Way::Perf].map(|way| match Trial::load(&everything, way) {
-        Ok(_) => true,
-        Err(error @ LoadError::Io { .. }) => {
-            ebfw_test_need::not_run(&format!("probes by {way:?}: {error:?}"));
-            false
-        }
-        Err(error) => panic!("{way:?}: {error:?}"),
-    });
-    assert_ne!(loaded, [false; 2], "there is no way to attach");
 }
 
 #[tokio::test]

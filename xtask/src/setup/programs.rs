@@ -9,6 +9,7 @@ use crate::command::{self, note};
 /// A program that tests, the demo, the lab or the virtual machines call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Program {
+    BoringSsl,
     Bridge,
     Conntrack,
     Containerd,
@@ -34,7 +35,8 @@ pub(crate) enum Program {
 const NETWORK_PLUGINS: &str = "/usr/lib/cni";
 
 /// Programs with which the probes inside TLS are tried.
-pub(crate) const TLS_CLIENTS: [Program; 7] = [
+pub(crate) const TLS_CLIENTS: [Program; 8] = [
+    Program::BoringSsl,
     Program::Curl,
     Program::Git,
     Program::Go,
@@ -48,6 +50,7 @@ impl Program {
     /// What it is called on the command line.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::BoringSsl => "bssl-tool",
             Self::Bridge => "bridge",
             Self::Conntrack => "conntrack",
             Self::Containerd => "containerd",
@@ -79,7 +82,7 @@ impl Program {
             Self::Dig => "a test resolves names with it",
             Self::Dnsmasq => "`cargo xtask bench names` compares with it",
             Self::Etcd => "`cargo xtask lab` keeps the cluster's objects in it",
-            Self::Git | Self::Go | Self::Node | Self::Python | Self::Wget => {
+            Self::BoringSsl | Self::Git | Self::Go | Self::Node | Self::Python | Self::Wget => {
                 "the tests look inside the TLS of real programs"
             }
             Self::Ip => "the demo, the lab and the tests make network namespaces",
@@ -103,6 +106,7 @@ impl Program {
 
     pub(super) fn install(self) -> Result<()> {
         let package = match self {
+            Self::BoringSsl => "android-boringssl",
             Self::Bridge => "containernetworking-plugins",
             Self::Conntrack => "conntrack",
             Self::Containerd => "containerd",

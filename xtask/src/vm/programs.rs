@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The test targets that need nothing but a kernel.
-pub(super) const DEFAULT: [&str; 4] = ["differential", "live", "datapath", "stream"];
+pub(super) const DEFAULT: [&str; 5] = ["differential", "live", "datapath", "stream", "plaintext"];
 
 /// The same C library as in other tests, linked statically: the guest has no libraries.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

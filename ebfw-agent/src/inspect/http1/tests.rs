@@ -1,5 +1,12 @@
 use super::*;
 
+fn head(part: Part<'_>) -> Option<String> {
+    match part {
+        Part::Head { request, .. } => Some(shown(&request)),
+        _ => None,
+    }
+}
+
 fn shown(request: &Request) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!(
@@ -16,7 +23,7 @@ fn requests(writes: &[(&[u8], u64)]) -> (Vec<String>, bool) {
     let mut found = Vec::new();
     for (bytes, missing) in writes {
         if reader
-            .take(bytes, *missing, |request| found.push(shown(&request)))
+            .take(bytes, *missing, |part| found.extend(head(part)))
             .is_err()
         {
             return (found, true);

@@ -2,6 +2,13 @@ use loona_hpack::Encoder;
 
 use super::*;
 
+fn head(part: Part<'_>) -> Option<String> {
+    match part {
+        Part::Head { request, .. } => Some(shown(&request)),
+        _ => None,
+    }
+}
+
 fn shown(request: &Request) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!(
@@ -45,7 +52,7 @@ fn requests(writes: &[(&[u8], u64)]) -> (Vec<String>, bool) {
     let mut reader = Reader::new();
     let mut found = Vec::new();
     for (bytes, missing) in writes {
-        let taken = reader.take(bytes, *missing, |request| found.push(shown(&request)));
+        let taken = reader.take(bytes, *missing, |part| found.extend(head(part)));
         if taken.is_err() {
             return (found, true);
         }

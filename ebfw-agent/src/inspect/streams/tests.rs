@@ -27,7 +27,7 @@ fn paths(streams: &mut Streams, object: u64, writes: &[(u32, &[u8])]) -> Vec<Str
 
 #[test]
 fn each_connection_is_followed_by_itself() {
-    let mut streams = Streams::new(Headers::Redacted);
+    let mut streams = Streams::new(Headers::Redacted, None);
     let (first, second) = GET.split_at(20);
     assert!(paths(&mut streams, 1, &[(0, first)]).is_empty());
     assert_eq!(paths(&mut streams, 2, &[(0, HTTP2)]), ["/"]);
@@ -41,7 +41,7 @@ fn each_connection_is_followed_by_itself() {
 #[test]
 fn what_is_spoken_is_known_however_few_bytes_come_first() {
     for stream in [GET, HTTP2] {
-        let mut streams = Streams::new(Headers::Redacted);
+        let mut streams = Streams::new(Headers::Redacted, None);
         let writes: Vec<_> = (0..).zip(stream.chunks(1)).collect();
         assert_eq!(paths(&mut streams, 1, &writes).len(), 1);
     }
@@ -85,7 +85,7 @@ fn nothing_is_guessed() {
         ),
         (&[(0, &b"EHLO x\r\n"[..]), (1, b"MAIL\r\n")], 0, 1, "mail"),
     ] {
-        let mut streams = Streams::new(Headers::Redacted);
+        let mut streams = Streams::new(Headers::Redacted, None);
         let found = paths(&mut streams, 1, writes);
         assert_eq!(
             (found.len(), streams.take_unknown()),
@@ -97,7 +97,7 @@ fn nothing_is_guessed() {
 
 #[test]
 fn an_object_that_is_used_again_is_another_connection() {
-    let mut streams = Streams::new(Headers::Redacted);
+    let mut streams = Streams::new(Headers::Redacted, None);
     assert!(paths(&mut streams, 1, &[(0, &GET[..20])]).is_empty());
     let close = Header {
         kind: kind::CLOSE,
@@ -121,7 +121,7 @@ fn an_object_that_is_used_again_is_another_connection() {
 
 #[test]
 fn memory_is_bounded() {
-    let mut streams = Streams::new(Headers::Redacted);
+    let mut streams = Streams::new(Headers::Redacted, None);
     for object in 0..2 * MAX_CONNECTIONS as u64 {
         paths(&mut streams, object, &[(0, HTTP2)]);
     }
@@ -129,14 +129,14 @@ fn memory_is_bounded() {
     assert_eq!(streams.by_use.len(), MAX_CONNECTIONS);
     assert!(streams.http2 <= MAX_HTTP2);
     for object in 0..2 * MAX_CONNECTIONS as u64 {
-        streams.forget(Key { pid: 7, object });
+        streams.forget(Key { pid: 7, object }, &mut |_| ());
     }
     assert_eq!((streams.http2, streams.by_use.len()), (0, 0));
 }
 
 #[test]
 fn secrets_do_not_leave() {
-    let mut streams = Streams::new(Headers::Redacted);
+    let mut streams = Streams::new(Headers::Redacted, None);
     let header = Header {
         total: GET.len() as u64,
         length: u16::try_from(GET.len()).unwrap(),
@@ -151,7 +151,7 @@ fn secrets_do_not_leave() {
             (b"Accept".to_vec(), b"y".to_vec())
         ]
     );
-    let mut streams = Streams::new(Headers::Dropped);
+    let mut streams = Streams::new(Headers::Dropped, None);
     streams.take(&Record { header, data: GET }, |found| {
         assert!(found.request.headers.is_empty());
     });
@@ -188,7 +188,7 @@ fn a_first_write_that_is_tried_again_is_one() {
         ),
         (library::GO, &[(0, GET), (1, GET)], 2, "Go waits by itself"),
     ] {
-        let mut streams = Streams::new(Headers::Dropped);
+        let mut streams = Streams::new(Headers::Dropped, None);
         let mut found = 0;
         for (sequence, (boot_ns, data)) in (0..).zip(writes) {
             let header = Header {
@@ -202,5 +202,153 @@ fn a_first_write_that_is_tried_again_is_one() {
         }
         assert_eq!((found, streams.take_unknown()), (expected, 0), "{why}");
         assert!(streams.http2 <= 1);
+    }
+}
+
+#[test]
+fn a_request_waits_for_its_body_and_is_given_on_once() {
+    let post =
+        b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n";
+    let capture = Capture {
+        limit: 100,
+        redact: true,
+    };
+    let whole = (Some(b"abcd".to_vec()), false);
+    let cut = (Some(b"ab".to_vec()), true);
+    let close = Header {
+        kind: kind::CLOSE,
+        ..header(1, 0)
+    };
+    for (writes, end, expected, why) in [
+        (
+            &[&post[..], b"abcd"][..],
+            None,
+            vec![whole.clone()],
+            "the whole body",
+        ),
+        (&[post, b"ab"], None, vec![], "the rest may come"),
+        (
+            &[post, b"ab"],
+            Some(close),
+            vec![cut.clone()],
+            "the connection is closed",
+        ),
+        (
+            &[post, b"ab"],
+            Some(header(1, 9)),
+            vec![cut.clone()],
+            "a write is missing",
+        ),
+        (
+            &[post, b"ab"],
+            Some(header(1, 0)),
+            vec![cut.clone()],
+            "the object is used again",
+        ),
+    ] {
+        let mut streams = Streams::new(Headers::Dropped, Some(capture));
+        let mut found = Vec::new();
+        let mut take = |streams: &mut Streams, header: Header, data: &[u8]| {
+            let header = Header {
+                total: data.len() as u64,
+                length: u16::try_from(data.len()).unwrap(),
+                ..header
+            };
+            streams.take(&Record { header, data }, |seen| found.push(seen));
+        };
+        for (sequence, data) in (0..).zip(writes) {
+            take(&mut streams, header(1, sequence), data);
+        }
+        if let Some(end) = end {
+            take(&mut streams, end, b"");
+        }
+        assert_eq!(streams.is_waiting(), expected.is_empty(), "{why}");
+        let shown = |found: &[Seen]| {
+            let bodies = found.iter().map(|seen| {
+                assert!(seen.request.headers.is_empty());
+                seen.request.body.clone().unwrap()
+            });
+            bodies
+                .map(|body| (body.text, body.truncated))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&found), expected, "{why}");
+        let mut late = Vec::new();
+        streams.give_up(Some(1 + PATIENCE_NS), |seen| late.push(seen));
+        assert!(late.is_empty(), "{why}: too early");
+        streams.give_up(Some(2 + PATIENCE_NS), |seen| late.push(seen));
+        let left = if expected.is_empty() {
+            vec![cut.clone()]
+        } else {
+            vec![]
+        };
+        assert_eq!(shown(&late), left, "{why}");
+        assert!(!streams.is_waiting(), "{why}");
+    }
+}
+
+#[test]
+fn what_waits_for_bodies_is_bounded() {
+    let post = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n";
+    let capture = Capture {
+        limit: 100,
+        redact: true,
+    };
+    let mut streams = Streams::new(Headers::Dropped, Some(capture));
+    let mut given = 0;
+    for object in 0..2 * MAX_WAITING as u64 {
+        given += paths(&mut streams, object, &[(0, post)]).len();
+    }
+    assert_eq!((streams.waiting, given), (MAX_WAITING, MAX_WAITING));
+    streams.give_up(None, |_| given += 1);
+    assert_eq!((streams.waiting, given), (0, 2 * MAX_WAITING));
+}
+
+#[test]
+fn further_parts_of_a_write_belong_to_it() {
+    let (first, second) = GET.split_at(30);
+    let frames = &HTTP2[24..];
+    for (records, expected, unknown, why) in [
+        (
+            &[(kind::WRITE, first), (kind::MORE, second)][..],
+            1,
+            0,
+            "one write",
+        ),
+        (
+            &[
+                (kind::WRITE, first),
+                (kind::MORE, second),
+                (kind::WRITE, first),
+                (kind::MORE, second),
+                (kind::WRITE, b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"),
+            ],
+            2,
+            0,
+            "a first write that is tried again",
+        ),
+        (
+            &[(kind::WRITE, frames), (kind::MORE, GET)],
+            0,
+            1,
+            "nothing begins within a write",
+        ),
+    ] {
+        let mut streams = Streams::new(Headers::Dropped, None);
+        let mut found = 0;
+        for (sequence, (kind, data)) in (0..).zip(records) {
+            let header = Header {
+                kind: *kind,
+                total: data.len() as u64,
+                length: u16::try_from(data.len()).unwrap(),
+                ..header(1, sequence)
+            };
+            streams.take(&Record { header, data }, |_| found += 1);
+        }
+        assert_eq!(
+            (found, streams.take_unknown()),
+            (expected, unknown),
+            "{why}"
+        );
     }
 }

@@ -279,3 +279,42 @@ fn a_file_that_claims_to_be_huge_takes_no_memory() {
         "the other table is still read"
     );
 }
+
+/// Names are free: a file may give one to millions of functions, and have the same table any number of times.
+#[test]
+fn a_file_that_repeats_itself_takes_no_time() {
+    const COPIES: u64 = 3000;
+    let file = tempfile::tempfile().unwrap();
+    let good = library();
+    let sections_at = u64::from_le_bytes(good[40..48].try_into().unwrap()) as usize;
+    let headers = &good[sections_at..];
+    let write = |bytes: &[u8], at: u64| {
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, at).unwrap();
+    };
+    // A million and a half symbols of one name, and names of a size that takes a while to read.
+    let symbols_at = 1 << 20;
+    let symbols_size: u64 = 36 << 20;
+    let symbol_offset = u64::from_le_bytes(headers[64 + 24..64 + 32].try_into().unwrap()) as usize;
+    let symbol = &good[symbol_offset + 24..symbol_offset + 48];
+    write(&good, 0);
+    write(&symbol.repeat(symbols_size as usize / 24), symbols_at);
+    let mut table = headers[64..128].to_vec();
+    table[24..32].copy_from_slice(&symbols_at.to_le_bytes());
+    table[32..40].copy_from_slice(&(symbols_size - symbols_size % 24).to_le_bytes());
+    let mut names = headers[128..192].to_vec();
+    names[32..40].copy_from_slice(&(64_u64 << 20).to_le_bytes());
+    let all: Vec<u8> = [&headers[..64], &table, &names, &headers[192..]]
+        .concat()
+        .into_iter()
+        .chain(table.repeat(COPIES as usize))
+        .collect();
+    let tables_at = 200_u64 << 20;
+    write(&all, tables_at);
+    write(&tables_at.to_le_bytes(), 40);
+    write(&(COPIES as u16 + 5).to_le_bytes(), 60);
+    let start = std::time::Instant::now();
+    let target = find(&file).unwrap();
+    assert_eq!(target.0[&Function::SslWrite].len(), 1);
+    // Without a bound it is many minutes.
+    assert!(start.elapsed() < std::time::Duration::from_secs(60));
+}

@@ -1,0 +1,410 @@
+//! `ebfw status`: what the node's agent is doing, asked of the agent itself. Changes nothing.
+
+mod desk;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::desk::{Asked, Desk};
+use crate::{config::DetachConfig, events::Printable, host::privileges};
+
+/// What an agent says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Of the agent, not of the program that asks.
+    pub version: String,
+    /// Its process, in its own pid namespace.
+    pub pid: u32,
+    /// What a policy does: `off`, `log`, `dry-run` or `enforce`.
+    pub mode: String,
+    /// The cgroup that is governed, with everything below it.
+    pub cgroup: String,
+    /// Where programs and maps are pinned; absent where they end with the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin_dir: Option<String>,
+    /// The policy in force, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyState>,
+    /// The kernel programs that are attached to the cgroup.
+    pub programs: Vec<String>,
+    /// What looks inside TLS.
+    pub probes: ProbesState,
+    /// The cgroups with a standing of their own, by their paths.
+    pub workloads: Vec<WorkloadState>,
+}
+
+/// A policy in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyState {
+    /// Where it comes from.
+    pub source: String,
+    /// How many rules it has.
+    pub rules: usize,
+}
+
+/// The probes inside TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbesState {
+    /// How they are attached: `uprobe_multi links` or `perf events`; absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attach: Option<String>,
+    /// Why there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absent: Option<String>,
+    /// Files with probes by kind of library. A file may have two kinds.
+    pub files: BTreeMap<String, usize>,
+}
+
+/// A cgroup with a standing of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadState {
+    /// Its path.
+    pub cgroup: String,
+    /// `NAMESPACE/NAME` of its pod, where it is a known pod's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// How it is treated.
+    pub standing: Standing,
+    /// How many rules it has, where it is governed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<usize>,
+    /// What happens where none matches: `allow` or `deny`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+    /// What is known of its requests inside TLS.
+    pub tls: Tls,
+    /// How many of them were seen since the agent started.
+    pub tls_requests: u64,
+}
+
+/// How a workload is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// By the rules that select it.
+    Governed,
+    /// Everything passes and is reported.
+    Ungoverned,
+    /// The agent's own: everything passes and nothing is reported.
+    Exempt,
+}
+
+/// What is known of a workload's requests inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// None was seen: for rules and events they are opaque.
+    Opaque,
+    /// Some were seen, and told as events. Rules take no part in it.
+    Observed,
+}
+
+impl Tls {
+    /// By how many requests were seen.
+    #[must_use]
+    pub fn of(requests: u64) -> Self {
+        if requests > 0 {
+            Self::Observed
+        } else {
+            Self::Opaque
+        }
+    }
+}
+
+/// What there is at a pin directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// An agent answered.
+    Running(Box<State>),
+    /// None does.
+    Silent {
+        /// The pin directory.
+        pin_dir: String,
+        /// Whether something is pinned there.
+        pinned: bool,
+    },
+}
+
+/// Asks the agent of a pin directory.
+///
+/// # Errors
+///
+/// Where whoever answers is no agent, or not in time.
+pub fn ask(config: &DetachConfig) -> anyhow::Result<Found> {
+    Ok(match desk::ask(&config.pin_dir)? {
+        Some(state) => Found::Running(Box::new(state)),
+        None => Found::Silent {
+            pin_dir: config.pin_dir.display().to_string(),
+            pinned: is_pinned(&config.pin_dir),
+        },
+    })
+}
+
+fn is_pinned(directory: &Path) -> bool {
+    let is_used = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some());
+    is_used && privileges::on_bpffs(directory)
+}
+
+impl Found {
+    /// One JSON object.
+    #[must_use]
+    pub fn json(&self) -> String {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            running: bool,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pinned: Option<bool>,
+            #[serde(flatten)]
+            state: Option<&'a State>,
+        }
+        let line = match self {
+            Self::Running(state) => Line {
+                running: true,
+                pinned: None,
+                state: Some(state),
+            },
+            Self::Silent { pinned, .. } => Line {
+                running: false,
+                pinned: Some(*pinned),
+                state: None,
+            },
+        };
+        let mut text =
+            serde_json::to_string_pretty(&line).expect("strings and numbers have a JSON form");
+        text.push('\n');
+        text
+    }
+
+    /// Lines for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        match self {
+            Self::Running(state) => table(state),
+            Self::Silent { .. } => String::new(),
+        }
+    }
+
+    /// What to tell where no agent runs.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        match self {
+            Self::Running(_) => None,
+            Self::Silent { pin_dir, pinned } => {
+                let rest = if *pinned {
+                    "what it pinned stays in force (`ebfw detach` takes it off)"
+                } else {
+                    "nothing is pinned there, and nothing is enforced"
+                };
+                Some(format!("no agent runs for {pin_dir}: {rest}"))
+            }
+        }
+    }
+}
+
+fn table(state: &State) -> String {
+    let State {
+        version,
+        pid,
+        mode,
+        cgroup,
+        pin_dir,
+        policy,
+        programs,
+        probes,
+        workloads,
+    } = state;
+    let policy = match policy {
+        Some(PolicyState { source, rules }) => format!("{source}, {rules} rules"),
+        None => "none".to_owned(),
+    };
+    let head = [
+        ("agent", format!("ebfw {version}, process {pid}")),
+        ("mode", mode.clone()),
+        ("policy", policy),
+        ("cgroup", cgroup.clone()),
+        ("pinned", pin_dir.clone().unwrap_or_else(|| "no".to_owned())),
+        ("programs", programs.join(" ")),
+        ("probes", probes_line(probes)),
+    ];
+    let mut text = String::new();
+    for (name, value) in head {
+        text.push_str(&format!("{name:<10}{value}\n"));
+    }
+    text.push('\n');
+    let mut lines =
+        vec![["WORKLOAD", "POD", "RULES", "DEFAULT", "TLS", "REQUESTS"].map(str::to_owned)];
+    lines.extend(workloads.iter().map(cells));
+    let widths: [usize; 6] = std::array::from_fn(|column| {
+        let widths = lines.iter().map(|line| line[column].chars().count());
+        widths.max().unwrap_or_default()
+    });
+    for line in &lines {
+        let padded: Vec<_> = line
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(padded.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn probes_line(probes: &ProbesState) -> String {
+    let ProbesState {
+        attach,
+        absent,
+        files,
+    } = probes;
+    let Some(attach) = attach else {
+        let why = absent.as_deref().unwrap_or("nobody knows why");
+        return format!("none: {why}");
+    };
+    let files: Vec<_> = files
+        .iter()
+        .map(|(kind, count)| format!("{kind} {count}"))
+        .collect();
+    let files = if files.is_empty() {
+        "no file yet".to_owned()
+    } else {
+        files.join(", ")
+    };
+    format!("{attach}; files: {files}")
+}
+
+fn cells(workload: &WorkloadState) -> [String; 6] {
+    const NOTHING: &str = "-";
+    let WorkloadState {
+        cgroup,
+        pod,
+        standing,
+        rules,
+        default,
+        tls,
+        tls_requests,
+    } = workload;
+    let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
+    let rules = match standing {
+        Standing::Governed => or_nothing(rules.map(|rules| rules.to_string())),
+        Standing::Ungoverned => "none".to_owned(),
+        Standing::Exempt => "exempt".to_owned(),
+    };
+    [
+        Printable::from(&**cgroup).value().into_owned(),
+        or_nothing(pod.clone()),
+        rules,
+        or_nothing(default.clone()),
+        match tls {
+            Tls::Opaque => "opaque",
+            Tls::Observed => "observed",
+        }
+        .to_owned(),
+        tls_requests.to_string(),
+    ]
+}
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::*;
+
+    pub(crate) fn state() -> State {
+        State {
+            version: "1.2.3".into(),
+            pid: 42,
+            mode: "enforce".into(),
+            cgroup: "/".into(),
+            pin_dir: Some("/sys/fs/bpf/ebfw".into()),
+            policy: Some(PolicyState {
+                source: "policy file, digest=abc".into(),
+                rules: 3,
+            }),
+            programs: vec!["ebfw_connect4".into(), "ebfw_egress".into()],
+            probes: ProbesState {
+                attach: Some("perf events".into()),
+                absent: None,
+                files: BTreeMap::from([("go".into(), 1), ("openssl".into(), 2)]),
+            },
+            workloads: vec![
+                WorkloadState {
+                    cgroup: "/".into(),
+                    pod: None,
+                    standing: Standing::Ungoverned,
+                    rules: None,
+                    default: None,
+                    tls: Tls::Opaque,
+                    tls_requests: 0,
+                },
+                WorkloadState {
+                    cgroup: "/kubepods/pod1".into(),
+                    pod: Some("shop/web".into()),
+                    standing: Standing::Governed,
+                    rules: Some(2),
+                    default: Some("deny".into()),
+                    tls: Tls::of(17),
+                    tls_requests: 17,
+                },
+            ],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{samples::state, *};
+
+    #[test]
+    fn a_running_agent_for_people_and_for_programs() {
+        let found = Found::Running(Box::new(state()));
+        assert_eq!(
+            found.table(),
+            "agent     ebfw 1.2.3, process 42\n\
+             mode      enforce\n\
+             policy    policy file, digest=abc, 3 rules\n\
+             cgroup    /\n\
+             pinned    /sys/fs/bpf/ebfw\n\
+             programs  ebfw_connect4 ebfw_egress\n\
+             probes    perf events; files: go 1, openssl 2\n\
+             \n\
+             WORKLOAD        POD       RULES  DEFAULT  TLS       REQUESTS\n\
+             /               -         none   -        opaque    0\n\
+             /kubepods/pod1  shop/web  2      deny     observed  17\n"
+        );
+        let value: serde_json::Value = serde_json::from_str(&found.json()).unwrap();
+        assert_eq!(value["running"], true);
+        assert_eq!(value["workloads"][1]["tls"], "observed");
+        assert_eq!(value["workloads"][1]["standing"], "governed");
+        assert_eq!(value["probes"]["files"]["openssl"], 2);
+        assert_eq!(found.complaint(), None);
+    }
+
+    #[test]
+    fn no_agent_is_said_with_what_is_in_force() {
+        for (pinned, part) in [(true, "stays in force"), (false, "nothing is enforced")] {
+            let found = Found::Silent {
+                pin_dir: "/p".into(),
+                pinned,
+            };
+            assert_eq!(
+                found.json(),
+                format!("{{\n  \"running\": false,\n  \"pinned\": {pinned}\n}}\n")
+            );
+            let complaint = found.complaint().unwrap();
+            assert!(complaint.contains(part), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn probes_that_are_not_there_say_why() {
+        let none = ProbesState {
+            absent: Some("EBFW_INSPECT_PATHS is off".into()),
+            ..ProbesState::default()
+        };
+        assert_eq!(probes_line(&none), "none: EBFW_INSPECT_PATHS is off");
+        let fresh = ProbesState {
+            attach: Some("perf events".into()),
+            ..ProbesState::default()
+        };
+        assert_eq!(probes_line(&fresh), "perf events; files: no file yet");
+    }
+}
