@@ -4,6 +4,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::abi::Address;
+
 /// Bytes of one write that are copied at most; how many there were stands in [`Header::total`].
 pub const MAX_COPY: usize = 4096 - size_of::<Header>();
 /// Sizes of a record in the ring, header included: the smallest that holds what is copied. Constants, since the kernel reserves no other.
@@ -27,6 +29,8 @@ pub struct Header {
     pub connection: u64,
     /// Bytes that the process wrote, or the part of them of which no other record tells.
     pub total: u64,
+    /// Cookie of the connection's socket; 0: not known (yet).
+    pub socket: u64,
     /// Thread group, in the initial pid namespace.
     pub pid: u32,
     /// Thread, likewise.
@@ -65,6 +69,74 @@ pub mod kind {
     pub const MORE: u8 = 3;
     /// What was read from the connection, or a part of it; numbered apart from what was written.
     pub const READ: u8 = 4;
+    /// The connection's socket was found: a [`super::Socket`] follows the header.
+    pub const SOCKET: u8 = 5;
+}
+
+/// The socket of a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Socket {
+    /// Its cookie.
+    pub cookie: u64,
+    /// Cgroup v2 id of the cgroup that made it.
+    pub cgroup_id: u64,
+    /// Its local address.
+    pub source: Address,
+    /// Its remote address.
+    pub destination: Address,
+    /// Its local port in host order.
+    pub source_port: u16,
+    /// Its remote port in host order.
+    pub destination_port: u16,
+    /// 4 or 6: its address family.
+    pub family: u32,
+}
+
+/// What the programs go by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Config {
+    /// Where the kernel's `struct sock` says that a thread holds the socket (`sk_lock.owned`); 0: not known, and no socket is found.
+    pub owned: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// Types of TLS records (RFC 8446, 5.1).
+pub mod record {
+    /// Messages of a handshake in clear.
+    pub const HANDSHAKE: u8 = 22;
+    /// Encrypted ones; since TLS 1.3 whatever they carry.
+    pub const DATA: u8 = 23;
+}
+
+/// Bytes of plaintext in one record (RFC 8446, 5.1).
+const MAX_RECORD: u32 = 1 << 14;
+/// Go's first records are no longer than a TCP segment of its estimate, header included (crypto/tls, `maxPayloadSizeForWrite`).
+const GO_RECORD: u32 = 1208 - 5;
+/// What more than this goes into several of them, whatever the cipher.
+const GO_PLAIN: u32 = 1179;
+/// Encrypted messages that libraries send by themselves in TLS 1.3: alerts, key updates, the end of a handshake with SHA-256 and SHA-384.
+const OWN: [u32; 4] = [19, 22, 53, 69];
+
+/// Whether a write of `total` bytes can begin in an encrypted record of `length` bytes.
+#[inline(always)]
+#[must_use]
+pub fn fits(library: u8, total: u32, length: u32) -> bool {
+    if OWN.contains(&length) {
+        return false;
+    }
+    let plain = if total > MAX_RECORD {
+        MAX_RECORD
+    } else {
+        total
+    };
+    let more = length.wrapping_sub(plain);
+    // ChaCha20-Poly1305 and CCM_8; TLS 1.3, with the type's byte; AES in TLS 1.2, with a nonce; CBC there, with a block, a MAC and padding.
+    let with_overhead =
+        matches!(more, 16 | 17 | 24) || length % 16 == 0 && more >= 32 && more <= 80;
+    with_overhead || library == library::GO && total > GO_PLAIN && length == GO_RECORD
 }
 
 /// Counters of the probes: indexes into their per-CPU map.
@@ -84,5 +156,55 @@ pub enum Counter {
 /// Number of [`Counter`]s.
 pub const COUNTERS: usize = 4;
 
-const _: () = assert!(size_of::<Header>() == 64);
+const _: () = assert!(size_of::<Header>() == 72 && size_of::<Socket>() == 56);
 const _: () = assert!(RECORD_SIZES[2] == MAX_COPY + size_of::<Header>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_how_much_was_written() {
+        for (library, total, length, expected, why) in [
+            (library::OPENSSL, 78, 95, true, "TLS 1.3"),
+            (library::OPENSSL, 78, 94, true, "ChaCha20 in TLS 1.2"),
+            (library::OPENSSL, 78, 102, true, "AES-GCM in TLS 1.2"),
+            (library::OPENSSL, 78, 128, true, "CBC in TLS 1.2"),
+            (library::OPENSSL, 78, 96, false, "a byte too long"),
+            (library::OPENSSL, 78, 77, false, "less than was written"),
+            (
+                library::OPENSSL,
+                300_000,
+                16_401,
+                true,
+                "the first of several",
+            ),
+            (
+                library::OPENSSL,
+                300_000,
+                16_400,
+                true,
+                "the same with ChaCha20",
+            ),
+            (
+                library::OPENSSL,
+                300_000,
+                1203,
+                false,
+                "a short one of several",
+            ),
+            (library::GO, 9000, 1203, true, "Go's first of several"),
+            (library::GO, 1000, 1203, false, "longer than was written"),
+            (
+                library::OPENSSL,
+                36,
+                53,
+                false,
+                "as long as the end of a handshake",
+            ),
+            (library::OPENSSL, 2, 19, false, "as long as an alert"),
+        ] {
+            assert_eq!(fits(library, total, length), expected, "{why}");
+        }
+    }
+}

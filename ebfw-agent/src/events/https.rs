@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::{
     BootClock, Printable,
-    decode::{self, DecodeError},
-    event::{Body, Header, Process, Request},
+    decode::{self, DecodeError, canonical},
+    event::{Body, Flow, Header, Process, Protocol, Request},
 };
 use crate::inspect::{self, Seen};
 
@@ -20,6 +20,8 @@ pub(super) struct Https {
     pub(super) process: Process,
     /// What is asked.
     pub(super) request: Request,
+    /// From the client to the server, where the socket is known.
+    pub(super) flow: Option<Flow>,
 }
 
 /// Makes what the probes saw printable.
@@ -27,7 +29,11 @@ pub(super) struct Https {
 /// # Errors
 /// Where its time is no moment that a calendar knows.
 pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError> {
-    let Seen { header, request } = seen;
+    let Seen {
+        header,
+        request,
+        socket,
+    } = seen;
     let print = |bytes: &[u8]| Printable::from_bytes(bytes);
     Ok(Https {
         at: clock
@@ -53,6 +59,13 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
             body: request.body.as_ref().map(body),
             status: request.status,
         },
+        flow: socket.map(|socket| Flow {
+            source: canonical(socket.source),
+            source_port: Some(socket.source_port),
+            destination: Some(canonical(socket.destination)),
+            port: Some(socket.destination_port),
+            protocol: Some(Protocol::TCP),
+        }),
     })
 }
 
@@ -77,6 +90,8 @@ fn body(body: &inspect::Body) -> Body {
 
 #[cfg(test)]
 mod tests {
+    use ebfw_common::{abi::Address, plaintext::Socket};
+
     use super::*;
     use crate::events::{
         event::{Event, Subject},
@@ -104,20 +119,27 @@ mod tests {
                 }),
                 status: None,
             },
+            socket: Some(Socket {
+                cookie: 1,
+                cgroup_id: 42,
+                source: Address::mapped([10, 42, 0, 9]),
+                destination: Address::mapped([192, 0, 2, 7]),
+                source_port: 40_000,
+                destination_port: 443,
+                family: 4,
+            }),
         };
         let Https {
             at,
             process,
             request,
             cgroup_id,
+            flow,
         } = read(&seen, &clock()).unwrap();
         assert_eq!(cgroup_id, 42);
         let event = Event {
             at,
-            subject: Subject::Https {
-                flow: None,
-                request,
-            },
+            subject: Subject::Https { flow, request },
             process: Some(process),
             pod: None,
             cgroup: None,
@@ -126,7 +148,7 @@ mod tests {
         };
         assert_eq!(
             Text::new(&event, Colour::Never).to_string(),
-            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J\n           accept: */*\n           \
+            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  (192.0.2.7:443)\n           accept: */*\n           \
              body (text/plain, 5 of 20 bytes): a\\x0ab\\x1b\\xff"
         );
         let mut line = Vec::new();
@@ -137,6 +159,8 @@ mod tests {
             "\"domain\":\"example.com\"",
             "\"method\":\"GET\"",
             "\"pid\":4711",
+            "\"src\":\"10.42.0.9\"",
+            "\"dst\":\"192.0.2.7\",\"port\":443",
             "\"comm\":\"curl\"",
             "\"body\":{\"contentType\":\"text/plain\",\"size\":20,\"captured\":5,\"text\":\"a\\\\x0ab\\\\x1b\\\\xff\",\
              \"truncated\":true,\"redacted\":false}",

@@ -273,15 +273,12 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
             cgroup_id,
             process,
             request,
+            flow,
         } = request;
         let (pod, cgroup, attribution) = self.attribute(cgroup_id);
         let event = Event {
             at,
-            // Which of the process's connections it is, the probes do not see.
-            subject: Subject::Https {
-                flow: None,
-                request,
-            },
+            subject: Subject::Https { flow, request },
             process: Some(process),
             pod,
             cgroup,

@@ -148,7 +148,7 @@ impl Display for Text<'_> {
             Subject::Http { flow, request } => {
                 write!(f, "{} -> {}", flow.source, RequestLine(request))?
             }
-            Subject::Https { request, .. } => {
+            Subject::Https { flow, request } => {
                 if let Some(Process { pid, comm }) = &self.event.process {
                     let comm = comm
                         .as_ref()
@@ -156,6 +156,9 @@ impl Display for Text<'_> {
                     write!(f, "[pid={pid} {comm}] ")?;
                 }
                 write!(f, "{}", RequestLine(request))?;
+                if let Some(flow) = flow {
+                    write!(f, "  ({})", Destination::from(flow))?;
+                }
             }
             Subject::Connect { flow } => {
                 write!(f, "{} -> {}", flow.source, Destination::from(flow))?

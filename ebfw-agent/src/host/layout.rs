@@ -11,6 +11,7 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const TYPEDEF: u32 = 8;
 /// Anonymous structs within anonymous structs are not followed further down than this.
 const MAX_DEPTH: usize = 8;
 
@@ -62,6 +63,25 @@ fn shared_pages_of(bytes: &[u8]) -> Result<SharedPages, LayoutError> {
     })
 }
 
+/// Where the kernel's `struct sock` says that a thread holds the socket: `sk_lock.owned`.
+///
+/// # Errors
+///
+/// As [`shared_pages`].
+pub fn socket_owned() -> Result<u16, LayoutError> {
+    socket_owned_of(&fs::read(Path::new(VMLINUX))?)
+}
+
+fn socket_owned_of(bytes: &[u8]) -> Result<u16, LayoutError> {
+    let types = Types::parse(bytes).ok_or(LayoutError::Format)?;
+    let find = || {
+        let (lock, kind) = types.member(types.structure("sock")?, "sk_lock", 0)?;
+        let lock_type = types.behind_names(kind)?;
+        lock.checked_add(types.offset(lock_type, "owned", 0)?)
+    };
+    find().ok_or(LayoutError::Field("sock"))
+}
+
 /// A type: its header and what follows.
 #[derive(Clone, Copy)]
 struct Type<'a> {
@@ -69,6 +89,8 @@ struct Type<'a> {
     kind: u32,
     /// Whether the members' offsets share their word with the size of a bit field.
     bits: bool,
+    /// The type that a name stands for; of others their size.
+    target: u32,
     members: &'a [u8],
 }
 
@@ -102,6 +124,7 @@ impl<'a> Types<'a> {
                 name,
                 kind,
                 bits: info >> 31 != 0,
+                target: word(rest, 8)?,
                 members,
             });
             rest = behind;
@@ -123,8 +146,25 @@ impl<'a> Types<'a> {
         self.types.iter().find(named).copied()
     }
 
+    /// The type with this number, or what it is another name of.
+    fn behind_names(&self, mut kind: u32) -> Option<Type<'a>> {
+        for _ in 0..MAX_DEPTH {
+            let found = *self.types.get((kind as usize).checked_sub(1)?)?;
+            if found.kind != TYPEDEF {
+                return Some(found);
+            }
+            kind = found.target;
+        }
+        None
+    }
+
     /// Offset of a field in bytes, also where it is in an anonymous struct or union.
     fn offset(&self, of: Type<'_>, field: &str, depth: usize) -> Option<u16> {
+        self.member(of, field, depth).map(|(offset, _)| offset)
+    }
+
+    /// Offset of a field in bytes and the number of its type.
+    fn member(&self, of: Type<'_>, field: &str, depth: usize) -> Option<(u16, u32)> {
         if !matches!(of.kind, STRUCT | UNION) || depth > MAX_DEPTH {
             return None;
         }
@@ -138,12 +178,14 @@ impl<'a> Types<'a> {
             let here = || u16::try_from(bits / 8).ok();
             if name == 0 {
                 let inner = *self.types.get((kind as usize).checked_sub(1)?)?;
-                return here()?.checked_add(self.offset(inner, field, depth + 1)?);
+                let (offset, kind) = self.member(inner, field, depth + 1)?;
+                return Some((here()?.checked_add(offset)?, kind));
             }
             // A bit field has no offset in bytes.
-            (size == 0 && bits % 8 == 0 && self.name(name)? == field.as_bytes())
-                .then(here)
-                .flatten()
+            if size != 0 || bits % 8 != 0 || self.name(name)? != field.as_bytes() {
+                return None;
+            }
+            Some((here()?, kind))
         })
     }
 }
@@ -202,6 +244,18 @@ mod tests {
         bytes
     }
 
+    /// `btf` with one more type.
+    fn with_type(btf: &[u8], added: &[u8]) -> Vec<u8> {
+        let length = word(btf, 12).unwrap();
+        let longer = (length + u32::try_from(added.len()).unwrap()).to_ne_bytes();
+        let mut bytes = btf.to_vec();
+        bytes[12..16].copy_from_slice(&longer);
+        bytes[16..20].copy_from_slice(&longer);
+        let end = 24 + length as usize;
+        bytes.splice(end..end, added.iter().copied());
+        bytes
+    }
+
     const SK_BUFF: Struct<'_> = ("sk_buff", &[("len", 9, 0), ("", 3, 64), ("head", 9, 1536)]);
     const INNER: Struct<'_> = ("", &[("end", 9, 32)]);
 
@@ -224,6 +278,23 @@ mod tests {
                 mask,
             };
             assert_eq!(shared_pages_of(&bytes).unwrap(), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_found_behind_its_name() {
+        let name = |kind: u32| {
+            let mut bytes = Vec::new();
+            for value in [0, TYPEDEF << 24, kind] {
+                bytes.extend(u32::to_ne_bytes(value));
+            }
+            bytes
+        };
+        let sock: Struct<'_> = ("sock", &[("a", 9, 0), ("sk_lock", 3, 1088)]);
+        let lock: Struct<'_> = ("", &[("slock", 9, 0), ("owned", 9, 32)]);
+        for (target, expected, why) in [(2, Some(140), "a name of it"), (3, None, "of itself")] {
+            let bytes = with_type(&btf(&[sock, lock]), &name(target));
+            assert_eq!(socket_owned_of(&bytes).ok(), expected, "{why}");
         }
     }
 
@@ -258,6 +329,7 @@ mod tests {
         if ebfw_test_need::met(Path::new(VMLINUX).exists(), VMLINUX) {
             let found = shared_pages().unwrap();
             assert!(found.head > 0 && found.end > 0, "{found:?}");
+            assert!(socket_owned().unwrap() > 0);
         }
     }
 }

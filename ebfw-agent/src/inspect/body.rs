@@ -76,7 +76,7 @@ impl Waiting {
         let Some(capture) = capture else {
             if let Part::Head { request, .. } = part {
                 let header = *header;
-                found(Seen { header, request });
+                found(Seen::new(header, request));
             }
             return;
         };
@@ -89,7 +89,7 @@ impl Waiting {
                 self.end(stream, End::Cut, capture, found);
                 let header = *header;
                 if is_whole {
-                    return found(Seen { header, request });
+                    return found(Seen::new(header, request));
                 }
                 let gathered = Gathered {
                     header,
@@ -177,7 +177,7 @@ impl Gathered {
             truncated: end == End::Cut && size != Some(captured as u64),
             redacted,
         });
-        Seen { header, request }
+        Seen::new(header, request)
     }
 }
 

@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod record;
 pub(crate) mod redact;
+mod sockets;
 mod streams;
 
 /// Which headers of requests are given on.
@@ -25,6 +26,7 @@ pub enum Headers {
 pub use self::{
     body::{Body, Capture},
     record::{Record, RecordError},
+    sockets::Sockets,
     streams::{Seen, Streams},
 };
 

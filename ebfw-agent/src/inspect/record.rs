@@ -42,7 +42,7 @@ impl<'a> Record<'a> {
         let (header, rest) = Header::read_from_prefix(bytes).map_err(|_| length)?;
         let data = rest.get(..usize::from(header.length)).ok_or(length)?;
         let value = |field, value| Err(RecordError::Value { field, value });
-        if !(kind::WRITE..=kind::READ).contains(&header.kind) {
+        if !(kind::WRITE..=kind::SOCKET).contains(&header.kind) {
             return value("kind", header.kind.into());
         }
         if !(library::OPENSSL..=library::GO).contains(&header.library) {
@@ -79,7 +79,7 @@ mod tests {
         }
         for (bad, why) in [
             (Header { kind: 0, ..good }, "no kind"),
-            (Header { kind: 5, ..good }, "no such kind"),
+            (Header { kind: 6, ..good }, "no such kind"),
             (Header { library: 0, ..good }, "no library"),
             (Header { library: 5, ..good }, "no such library"),
             (Header { length: 2, ..good }, "less than was written"),

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
 };
 
-use ebfw_common::plaintext::{Header, kind, library};
+use ebfw_common::plaintext::{Header, Socket, kind, library};
 
 use super::{
     Capture, Headers, Lost, Part, Record, Request,
@@ -36,6 +36,19 @@ pub struct Seen {
     pub header: Header,
     /// The request.
     pub request: Request,
+    /// The socket on which it goes out, where it is known.
+    pub socket: Option<Socket>,
+}
+
+impl Seen {
+    /// A request whose socket is not known yet.
+    pub(super) fn new(header: Header, request: Request) -> Self {
+        Self {
+            header,
+            request,
+            socket: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,12 +186,15 @@ impl Streams {
         let answers = &mut connection.answers;
         answers.take(header.sequence, data, missing, is_http2, |request| {
             let header = *header;
-            found(Seen { header, request });
+            found(Seen::new(header, request));
         });
     }
 
     fn follow(&mut self, record: &Record<'_>, found: &mut impl FnMut(Seen)) {
         let Record { header, data } = record;
+        if header.kind == kind::SOCKET {
+            return;
+        }
         let key = Key {
             pid: header.pid,
             object: header.connection,
@@ -384,6 +400,7 @@ pub(super) mod samples {
             cgroup_id: 42,
             connection: object,
             total: 0,
+            socket: 0,
             pid: 7,
             thread: 7,
             sequence,

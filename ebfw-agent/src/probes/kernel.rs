@@ -10,15 +10,17 @@ use std::{
 
 use aya::maps::{Array, CgroupArray, Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::Object;
-use ebfw_common::plaintext::{COUNTERS, MAX_COPY, MAX_PARTS};
+use ebfw_common::plaintext::{COUNTERS, Config, MAX_COPY, MAX_PARTS};
 
 use super::{
     object,
-    syscall::{self, At, Way},
+    syscall::{self, At, Purpose, Way},
     target::{Function, Point},
 };
-use crate::datapath::Ring;
+use crate::{datapath::Ring, host::layout};
 
+/// The program that finds the sockets of connections.
+const SOCKETS: &str = "ebfw_socket";
 /// The number of perf's `uprobe`.
 const PERF_KIND: &str = "/sys/bus/event_source/devices/uprobe/type";
 
@@ -62,6 +64,8 @@ pub enum LoadError {
 pub(super) struct Kernel {
     programs: BTreeMap<&'static str, OwnedFd>,
     attachment: Attachment,
+    /// What finds the sockets of connections; `None`: nothing does.
+    sockets: Option<OwnedFd>,
 }
 
 /// How programs are attached here.
@@ -95,7 +99,14 @@ pub(super) struct Loaded {
 
 /// Loads the programs for processes below `scope`, the directory of a cgroup. `body`: bytes of bodies that are captured at most.
 pub(super) fn load(scope: &Path, body: usize) -> Result<Loaded, LoadError> {
-    load_for(scope, parts(body), attachment)
+    let (mut loaded, finder) = load_for(scope, parts(body), attachment)?;
+    loaded.kernel.sockets = finder
+        .attach(scope)
+        .inspect_err(|error| {
+            tracing::warn!("requests inside TLS are told without their connections: {error:#}");
+        })
+        .ok();
+    Ok(loaded)
 }
 
 /// Records of one write by which so many bytes of a body are seen, wherever in it the body begins.
@@ -106,9 +117,9 @@ fn parts(body: usize) -> u32 {
     u32::try_from(body.div_ceil(MAX_COPY) + 1).map_or(MAX_PARTS, |parts| parts.min(MAX_PARTS))
 }
 
-/// Loads the programs to be attached in one way, whatever else this kernel has.
+/// Loads the programs to be attached in one way, whatever else this kernel has. Nothing finds the sockets of connections then.
 pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> {
-    load_for(scope, 1, |object| {
+    let (loaded, _) = load_for(scope, 1, |object| {
         match way {
             Way::Multi => has_multi(object)?.map(|()| Attachment::Multi),
             Way::Perf => perf_kind().map(Attachment::Perf),
@@ -117,14 +128,42 @@ pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> 
             what: "find a way to attach probes",
             source,
         })
-    })
+    })?;
+    Ok(loaded)
+}
+
+/// The map by which the agent tells the programs what they cannot know.
+type ConfigMap = Array<MapData, [u32; 2]>;
+
+/// What finds the sockets of connections, before it is attached.
+struct Finder {
+    /// What the kernel says against it does not keep requests from being seen.
+    program: Result<OwnedFd, LoadError>,
+    config: ConfigMap,
+}
+
+impl Finder {
+    /// Attaches it to what leaves the cgroup `scope`.
+    fn attach(mut self, scope: &Path) -> anyhow::Result<OwnedFd> {
+        let program = self.program?;
+        let words: [u32; 2] = zerocopy::transmute!(Config {
+            owned: layout::socket_owned()?.into(),
+            ..Config::default()
+        });
+        self.config.set(0, words, 0)?;
+        let directory = File::open(scope)?;
+        Ok(syscall::attach_egress(
+            program.as_fd(),
+            directory.as_fd(),
+        )?)
+    }
 }
 
 fn load_for(
     scope: &Path,
     parts: u32,
     attachment: impl FnOnce(&Object) -> Result<Attachment, LoadError>,
-) -> Result<Loaded, LoadError> {
+) -> Result<(Loaded, Finder), LoadError> {
     if object::OBJECT.is_empty() {
         return Err(LoadError::NoPrograms);
     }
@@ -134,6 +173,7 @@ fn load_for(
     relocate(&mut object, &maps)?;
     let attachment = attachment(&object)?;
     let programs = load_programs(&object, attachment)?;
+    let program = load_program(&object, SOCKETS, Purpose::Egress);
     let mut take = |name: &str| {
         maps.remove(name)
             .ok_or_else(|| LoadError::Object(format!("no map {name}")))
@@ -144,19 +184,22 @@ fn load_for(
         CgroupArray::try_from(Map::CgroupArray(take("SCOPE")?)).map_err(error("SCOPE"))?;
     let directory = File::open(scope).map_err(io_error("open the cgroup to be looked at"))?;
     cgroups.set(0, directory, 0).map_err(error("SCOPE"))?;
+    let config = Array::try_from(Map::Array(take("CONFIG")?)).map_err(error("CONFIG"))?;
     let mut settings = Array::try_from(Map::Array(take("PARTS")?)).map_err(error("PARTS"))?;
     settings.set(0, parts, 0).map_err(error("PARTS"))?;
     let ring = RingBuf::try_from(Map::RingBuf(take("PLAINTEXT")?)).map_err(error("PLAINTEXT"))?;
     let counters = PerCpuArray::try_from(Map::PerCpuArray(take("PROBE_COUNTERS")?))
         .map_err(error("PROBE_COUNTERS"))?;
-    Ok(Loaded {
+    let loaded = Loaded {
         kernel: Kernel {
             programs,
             attachment,
+            sockets: None,
         },
         ring: Ring::new(ring).map_err(io_error("watch the ring of the probes"))?,
         counters: CounterMap(counters),
-    })
+    };
+    Ok((loaded, Finder { program, config }))
 }
 
 fn make_maps(object: &Object) -> Result<BTreeMap<String, MapData>, LoadError> {
@@ -216,18 +259,18 @@ fn load_programs(
         .collect();
     names
         .into_iter()
-        .map(|name| load_program(object, name, way).map(|program| (name, program)))
+        .map(|name| load_program(object, name, Purpose::Probe(way)).map(|program| (name, program)))
         .collect()
 }
 
-fn load_program(object: &Object, name: &str, way: Way) -> Result<OwnedFd, LoadError> {
+fn load_program(object: &Object, name: &str, purpose: Purpose) -> Result<OwnedFd, LoadError> {
     let missing = || LoadError::Object(format!("no program {name}"));
     let program = object.programs.get(name).ok_or_else(missing)?;
     let function = object
         .functions
         .get(&program.function_key())
         .ok_or_else(missing)?;
-    syscall::load(name, &function.instructions, &program.license, way)
+    syscall::load(name, &function.instructions, &program.license, purpose)
         .map_err(|refused| LoadError::Program(name.to_owned(), refused.to_string()))
 }
 
@@ -245,7 +288,11 @@ fn attachment(object: &Object) -> Result<Attachment, LoadError> {
 /// Whether the kernel has `uprobe_multi` links and lets us make them: a kernel that has them finds fault with the file, which is a directory
 /// (EBADF: not a regular file), before anything else (kernel/trace/bpf_trace.c, `bpf_uprobe_multi_link_attach`).
 fn has_multi(object: &Object) -> Result<io::Result<()>, LoadError> {
-    let program = load_program(object, Function::SslWrite.program(), Way::Multi)?;
+    let program = load_program(
+        object,
+        Function::SslWrite.program(),
+        Purpose::Probe(Way::Multi),
+    )?;
     Ok(
         match syscall::attach_multi(program.as_fd(), Path::new("/"), &[1], At::Place) {
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
@@ -261,6 +308,11 @@ fn perf_kind() -> io::Result<u32> {
 }
 
 impl Kernel {
+    /// Whether the sockets of connections are found.
+    pub(super) fn finds_sockets(&self) -> bool {
+        self.sockets.is_some()
+    }
+
     /// How probes are attached, in words.
     pub(super) fn way(&self) -> &'static str {
         match self.attachment {

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use ebfw_common::plaintext::{COUNTERS, Counter};
+use ebfw_common::plaintext::{COUNTERS, Counter, kind};
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, timeout_at};
 
@@ -33,7 +33,7 @@ use self::{
 use crate::{
     datapath::Ring,
     host::cgroup::{CgroupPath, Hierarchy},
-    inspect::{Capture, Headers, Record, Seen, Streams},
+    inspect::{Capture, Headers, Record, Seen, Sockets, Streams},
     metrics::{Lost, Metrics, Unread},
 };
 
@@ -47,6 +47,7 @@ const MAX_COUNTED: usize = 16_384;
 pub struct Probes {
     ring: Ring,
     streams: Streams,
+    sockets: Sockets,
     /// When requests that wait for their bodies are looked at next.
     look: Instant,
     counters: CounterMap,
@@ -81,6 +82,7 @@ impl Probes {
             bodies.map_or(0, |capture| capture.limit),
         )?;
         let way = kernel.way();
+        let sockets = Sockets::new(kernel.finds_sockets());
         let scope = Scope::new(hierarchy.clone(), root.clone());
         let discovery =
             Discovery::start(kernel, scope, responses, Arc::clone(&metrics)).map_err(|source| {
@@ -92,6 +94,7 @@ impl Probes {
         Ok(Self {
             ring,
             streams: Streams::new(headers, bodies).with_responses(responses),
+            sockets,
             look: Instant::now(),
             counters,
             counted: [0; COUNTERS],
@@ -111,6 +114,7 @@ impl Probes {
         let Self {
             ring,
             streams,
+            sockets,
             look,
             metrics,
             requests,
@@ -120,11 +124,15 @@ impl Probes {
             note(requests, &seen);
             found(seen);
         };
-        let is_waiting = streams.is_waiting();
-        let drained = ring.drain(|bytes| take(streams, metrics, bytes, &mut found));
-        if is_waiting {
+        let for_sockets = sockets.deadline().map(|deadline| {
+            Instant::now() + Duration::from_nanos(deadline.saturating_sub(boot_ns()))
+        });
+        let for_bodies = streams.is_waiting().then_some(*look);
+        let until = for_sockets.into_iter().chain(for_bodies).min();
+        let drained = ring.drain(|bytes| take(streams, sockets, metrics, bytes, &mut found));
+        if let Some(until) = until {
             // By a moment, not by a time from now on: who waits for other things too begins to wait anew after each of them.
-            if let Ok(drained) = timeout_at(*look, drained).await {
+            if let Ok(drained) = timeout_at(until, drained).await {
                 drained?;
             }
         } else {
@@ -132,22 +140,25 @@ impl Probes {
         }
         if streams.is_waiting() && Instant::now() >= *look {
             *look = Instant::now() + LOOK_AT_WAITING;
-            streams.give_up(Some(boot_ns()), &mut found);
+            streams.give_up(Some(boot_ns()), |seen| sockets.place(seen, &mut found));
         }
+        sockets.give_up(Some(boot_ns()), &mut found);
         metrics.unread(Unread::Unknown, streams.take_unknown());
         Ok(())
     }
 
-    /// Gives the requests that lie in the ring to `found`, and those that wait for their bodies, without waiting.
+    /// Gives the requests that lie in the ring to `found`, and those that wait for their bodies or sockets, without waiting.
     pub fn take(&mut self, mut found: impl FnMut(Seen)) {
         let Self {
             ring,
             streams,
+            sockets,
             metrics,
             ..
         } = self;
-        ring.take(|bytes| take(streams, metrics, bytes, &mut found));
-        streams.give_up(None, found);
+        ring.take(|bytes| take(streams, sockets, metrics, bytes, &mut found));
+        streams.give_up(None, |seen| sockets.place(seen, &mut found));
+        sockets.give_up(None, found);
     }
 
     /// How they are attached, in words.
@@ -205,9 +216,24 @@ fn boot_ns() -> u64 {
     })
 }
 
-fn take(streams: &mut Streams, metrics: &Metrics, bytes: &[u8], found: impl FnMut(Seen)) {
+fn take(
+    streams: &mut Streams,
+    sockets: &mut Sockets,
+    metrics: &Metrics,
+    bytes: &[u8],
+    mut found: impl FnMut(Seen),
+) {
     match Record::read(bytes) {
-        Ok(record) => streams.take(&record, found),
+        Ok(record) => {
+            let ends = record.header.kind == kind::CLOSE;
+            if !ends {
+                sockets.note(&record, &mut found);
+            }
+            streams.take(&record, |seen| sockets.place(seen, &mut found));
+            if ends {
+                sockets.note(&record, &mut found);
+            }
+        }
         Err(error) => {
             metrics.lost(Lost::Decode, 1);
             tracing::debug!(%error, "a record of the probes makes no sense");

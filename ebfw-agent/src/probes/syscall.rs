@@ -25,6 +25,10 @@ mod command {
 
 /// `BPF_PROG_TYPE_KPROBE`.
 const KPROBE: u32 = 2;
+/// `BPF_PROG_TYPE_CGROUP_SKB`.
+const CGROUP_SKB: u32 = 8;
+/// `BPF_CGROUP_INET_EGRESS`.
+const EGRESS: u32 = 1;
 /// `BPF_TRACE_UPROBE_MULTI` (kernel 6.6).
 const UPROBE_MULTI: u32 = 48;
 /// Requests on a perf event, include/uapi/linux/perf_event.h.
@@ -78,6 +82,26 @@ pub(super) enum At {
     Return,
 }
 
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Probes that are attached in this way.
+    Probe(Way),
+    /// Packets that leave a cgroup.
+    Egress,
+}
+
+impl Purpose {
+    /// Type of the program and of its attachment.
+    fn types(self) -> (u32, u32) {
+        match self {
+            Self::Probe(Way::Multi) => (KPROBE, UPROBE_MULTI),
+            Self::Probe(Way::Perf) => (KPROBE, 0),
+            Self::Egress => (CGROUP_SKB, EGRESS),
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(FromBytes, IntoBytes, Immutable)]
 struct ProgLoad {
@@ -104,22 +128,23 @@ pub(super) struct Refused {
     pub(super) log: String,
 }
 
-/// Loads a program for uprobes.
+/// Loads a program.
 pub(super) fn load(
     name: &str,
     instructions: &[bpf_insn],
     license: &CStr,
-    way: Way,
+    purpose: Purpose,
 ) -> Result<OwnedFd, Refused> {
     let mut short = [0; 16];
     for (to, from) in short.iter_mut().take(15).zip(name.bytes()) {
         *to = from;
     }
+    let (kind, attach_type) = purpose.types();
     let attempt = |log: &mut [u8]| {
         bpf(
             command::PROG_LOAD,
             &mut ProgLoad {
-                kind: KPROBE,
+                kind,
                 count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
                 instructions: instructions.as_ptr() as u64,
                 license: license.as_ptr() as u64,
@@ -134,10 +159,7 @@ pub(super) fn load(
                 flags: 0,
                 name: short,
                 device: 0,
-                attach_type: match way {
-                    Way::Multi => UPROBE_MULTI,
-                    Way::Perf => 0,
-                },
+                attach_type,
             },
         )
     };
@@ -203,6 +225,31 @@ pub(super) fn attach_multi(
             },
             pid: 0,
             _pad: 0,
+        },
+    )
+}
+
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct CgroupLink {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program to what leaves the cgroup that `directory` is, beside the programs that are there.
+pub(super) fn attach_egress(
+    program: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    bpf(
+        command::LINK_CREATE,
+        &mut CgroupLink {
+            program: number(program),
+            target: number(directory),
+            attach_type: EGRESS,
+            flags: 0,
         },
     )
 }

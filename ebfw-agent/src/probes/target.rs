@@ -15,29 +15,35 @@ pub(super) enum Function {
     SslWriteEx,
     SslRead,
     SslReadEx,
+    SslDoHandshake,
     SslFree,
     GnutlsRecordSend,
+    GnutlsHandshake,
     GnutlsDeinit,
     PrWrite,
     PrSend,
     PrClose,
     GoWrite,
+    GoClientHandshake,
     GoClose,
 }
 
 impl Function {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::SslWrite,
         Self::SslWriteEx,
         Self::SslRead,
         Self::SslReadEx,
+        Self::SslDoHandshake,
         Self::SslFree,
         Self::GnutlsRecordSend,
+        Self::GnutlsHandshake,
         Self::GnutlsDeinit,
         Self::PrWrite,
         Self::PrSend,
         Self::PrClose,
         Self::GoWrite,
+        Self::GoClientHandshake,
         Self::GoClose,
     ];
 
@@ -48,13 +54,16 @@ impl Function {
             Self::SslWriteEx => "SSL_write_ex",
             Self::SslRead => "SSL_read",
             Self::SslReadEx => "SSL_read_ex",
+            Self::SslDoHandshake => "SSL_do_handshake",
             Self::SslFree => "SSL_free",
             Self::GnutlsRecordSend => "gnutls_record_send",
+            Self::GnutlsHandshake => "gnutls_handshake",
             Self::GnutlsDeinit => "gnutls_deinit",
             Self::PrWrite => "PR_Write",
             Self::PrSend => "PR_Send",
             Self::PrClose => "PR_Close",
             Self::GoWrite => "crypto/tls.(*Conn).Write",
+            Self::GoClientHandshake => "crypto/tls.(*Conn).clientHandshake",
             Self::GoClose => "crypto/tls.(*Conn).Close",
         }
     }
@@ -66,12 +75,15 @@ impl Function {
             Self::SslWriteEx => "ebfw_ssl_write_ex",
             Self::SslRead => "ebfw_ssl_read",
             Self::SslReadEx => "ebfw_ssl_read_ex",
+            Self::SslDoHandshake => "ebfw_ssl_hello",
             Self::SslFree => "ebfw_ssl_free",
             Self::GnutlsRecordSend => "ebfw_gnutls_write",
+            Self::GnutlsHandshake => "ebfw_gnutls_hello",
             Self::GnutlsDeinit => "ebfw_gnutls_free",
             Self::PrWrite | Self::PrSend => "ebfw_nss_write",
             Self::PrClose => "ebfw_nss_free",
             Self::GoWrite => "ebfw_go_write",
+            Self::GoClientHandshake => "ebfw_go_hello",
             Self::GoClose => "ebfw_go_close",
         }
     }
@@ -79,24 +91,29 @@ impl Function {
     /// The kind of library that it belongs to.
     pub(super) fn library(self) -> &'static str {
         match self {
-            Self::SslWrite | Self::SslWriteEx | Self::SslRead | Self::SslReadEx | Self::SslFree => {
-                "openssl"
-            }
-            Self::GnutlsRecordSend | Self::GnutlsDeinit => "gnutls",
+            Self::SslWrite
+            | Self::SslWriteEx
+            | Self::SslRead
+            | Self::SslReadEx
+            | Self::SslDoHandshake
+            | Self::SslFree => "openssl",
+            Self::GnutlsRecordSend | Self::GnutlsHandshake | Self::GnutlsDeinit => "gnutls",
             Self::PrWrite | Self::PrSend | Self::PrClose => "nss",
-            Self::GoWrite | Self::GoClose => "go",
+            Self::GoWrite | Self::GoClientHandshake | Self::GoClose => "go",
         }
     }
 
     fn convention(self) -> Convention {
         match self {
-            Self::GoWrite | Self::GoClose => Convention::Go,
+            Self::GoWrite | Self::GoClientHandshake | Self::GoClose => Convention::Go,
             Self::SslWrite
             | Self::SslWriteEx
             | Self::SslRead
             | Self::SslReadEx
+            | Self::SslDoHandshake
             | Self::SslFree
             | Self::GnutlsRecordSend
+            | Self::GnutlsHandshake
             | Self::GnutlsDeinit
             | Self::PrWrite
             | Self::PrSend
@@ -109,16 +126,16 @@ impl Function {
         matches!(self, Self::SslRead | Self::SslReadEx).then_some("ebfw_ssl_read_end")
     }
 
-    /// Whether it shows what is written; the others read, or only end connections.
+    /// Whether it shows what is written; the others read, or only begin and end connections.
     fn writes(self) -> bool {
-        !matches!(
+        matches!(
             self,
-            Self::SslRead
-                | Self::SslReadEx
-                | Self::SslFree
-                | Self::GnutlsDeinit
-                | Self::PrClose
-                | Self::GoClose
+            Self::SslWrite
+                | Self::SslWriteEx
+                | Self::GnutlsRecordSend
+                | Self::PrWrite
+                | Self::PrSend
+                | Self::GoWrite
         )
     }
 }

@@ -6,11 +6,16 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_user as read_user,
     generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_probe_read_user},
 };
-use ebfw_common::plaintext::{Counter, Header, MAX_PARTS, RECORD_SIZES, RECORDS_PER_SECOND, kind};
+use ebfw_common::plaintext::{
+    Counter, Header, MAX_PARTS, RECORD_SIZES, RECORDS_PER_SECOND, kind, record,
+};
 
-use crate::maps::{
-    CONNECTIONS, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, RATES, READING, Reading, SCOPE,
-    Window,
+use crate::{
+    maps::{
+        CONNECTIONS, Connection, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, RATES, READING,
+        Reading, SCOPE, SOCKET_OWNERS, Window,
+    },
+    thread,
 };
 
 const HEADER: usize = size_of::<Header>();
@@ -40,6 +45,7 @@ struct Call {
     thread: u32,
     total: u64,
     sequence: u64,
+    socket: u64,
     now: u64,
     cgroup: u64,
 }
@@ -52,8 +58,20 @@ pub fn write(library: u8, object: u64, buffer: u64, total: u64) {
     }
     count(Counter::Seen);
     let (pid, thread) = ids();
-    let sequence = next(&key(object, pid));
-    let mut call = call(library, kind::WRITE, object, total, sequence, pid, thread);
+    let key = key(object, pid);
+    let Connection {
+        writes: sequence,
+        socket,
+    } = next(&key);
+    let mut call = Call {
+        total,
+        sequence,
+        socket,
+        ..call(library, kind::WRITE, object, pid, thread)
+    };
+    if socket == 0 {
+        thread::note(&key, library, record::DATA, total, call.now);
+    }
     if !admit(&call, call.cgroup) {
         return count(Counter::Limited);
     }
@@ -88,7 +106,7 @@ fn large(call: &mut Call, buffer: u64) {
         from += LARGE as u64;
         call.kind = kind::MORE;
         // A number that no record has shows that one is missing.
-        call.sequence = next(&key(call.object, call.pid));
+        call.sequence = next(&key(call.object, call.pid)).writes;
         if !admit(call, call.cgroup) {
             return count(Counter::Limited);
         }
@@ -140,12 +158,12 @@ pub fn end_read(library: u8, returned: u64) {
         pid,
         direction: READS,
     };
-    let mut call = call(library, kind::READ, object, total, 0, pid, thread);
+    let mut call = call(library, kind::READ, object, pid, thread);
     let mut from = buffer;
     let mut left = total;
     // What is read is at most a record of TLS, which is five of ours.
     for _ in 0..MAX_PARTS {
-        call.sequence = next(&key);
+        call.sequence = next(&key).writes;
         if !admit(&call, call.cgroup | READS_OF) {
             return count(Counter::Limited);
         }
@@ -160,20 +178,43 @@ pub fn end_read(library: u8, returned: u64) {
     }
 }
 
-/// Tells that a connection's object is given up, if it was ever written to.
+/// Notes that a handshake begins or goes on.
+#[inline(always)]
+pub fn handshake(library: u8, object: u64) {
+    if object == 0 || !in_scope() {
+        return;
+    }
+    let (pid, _) = ids();
+    let key = key(object, pid);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: entries of the map are whole words that outlive the program's run.
+        if unsafe { (&raw const (*connection).socket).read_volatile() } != 0 {
+            return;
+        }
+    }
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    thread::note(&key, library, record::HANDSHAKE, 0, now);
+}
+
+/// Tells that a connection's object is given up, if it was ever written to or its socket is known.
 #[inline(always)]
 pub fn close(library: u8, object: u64) {
     let (pid, thread) = ids();
     let key = key(object, pid);
-    if CONNECTIONS.get_ptr_mut(key).is_none() {
+    thread::forget(&key);
+    let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
         return;
-    }
+    };
+    // SAFETY: entries of the map are whole words that outlive the program's run.
+    let socket = unsafe { (&raw const (*connection).socket).read_volatile() };
     let _ = CONNECTIONS.remove(key);
     let _ = CONNECTIONS.remove(ConnectionKey {
         direction: READS,
         ..key
     });
-    record::<SMALL>(&call(library, kind::CLOSE, object, 0, 0, pid, thread), 0);
+    let _ = SOCKET_OWNERS.remove(socket);
+    record::<SMALL>(&call(library, kind::CLOSE, object, pid, thread), 0);
 }
 
 #[inline(always)]
@@ -197,23 +238,16 @@ fn key(object: u64, pid: u32) -> ConnectionKey {
 }
 
 #[inline(always)]
-fn call(
-    library: u8,
-    kind: u8,
-    object: u64,
-    total: u64,
-    sequence: u64,
-    pid: u32,
-    thread: u32,
-) -> Call {
+fn call(library: u8, kind: u8, object: u64, pid: u32, thread: u32) -> Call {
     Call {
         library,
         kind,
         object,
         pid,
         thread,
-        total,
-        sequence,
+        total: 0,
+        sequence: 0,
+        socket: 0,
         // SAFETY: the helpers have no arguments.
         now: unsafe { bpf_ktime_get_boot_ns() },
         // SAFETY: as above.
@@ -221,19 +255,31 @@ fn call(
     }
 }
 
-/// The number of this write on its connection. Two threads that write to one connection at once may get the same; a library forbids it.
+/// What was known of a connection before this write. Two threads that write to one connection at once may get the same number; a library
+/// forbids it.
 #[inline(always)]
-fn next(key: &ConnectionKey) -> u64 {
-    if let Some(count) = CONNECTIONS.get_ptr_mut(key) {
+fn next(key: &ConnectionKey) -> Connection {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
         // SAFETY: entries of the map are whole words that outlive the program's run.
         unsafe {
-            let number = count.read_volatile();
-            count.write_volatile(number + 1);
-            return number;
+            let writes = &raw mut (*connection).writes;
+            let number = writes.read_volatile();
+            writes.write_volatile(number + 1);
+            return Connection {
+                writes: number,
+                socket: (&raw const (*connection).socket).read_volatile(),
+            };
         }
     }
-    let _ = CONNECTIONS.insert(key, 1, 0);
-    0
+    let first = Connection {
+        writes: 1,
+        socket: 0,
+    };
+    let _ = CONNECTIONS.insert(key, first, 0);
+    Connection {
+        writes: 0,
+        socket: 0,
+    }
 }
 
 /// Whether the workload has room for one more record in this second. A race lets a few more pass.
@@ -273,6 +319,7 @@ fn record<const ROOM: usize>(call: &Call, buffer: u64) {
             cgroup_id: call.cgroup,
             connection: call.object,
             total: call.total,
+            socket: call.socket,
             pid: call.pid,
             thread: call.thread,
             sequence: call.sequence as u32,
@@ -298,7 +345,7 @@ fn record<const ROOM: usize>(call: &Call, buffer: u64) {
 }
 
 #[inline(always)]
-fn count(counter: Counter) {
+pub fn count(counter: Counter) {
     if let Some(value) = PROBE_COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: the entry is this CPU's own; a program that is preempted in between costs one count at most.
         unsafe { *value += 1 };

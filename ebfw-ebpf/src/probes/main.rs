@@ -6,9 +6,14 @@
 
 mod capture;
 mod maps;
+mod socket;
+mod thread;
 
 use aya_ebpf::{
-    bindings::pt_regs, helpers::bpf_probe_read_user, macros::uprobe, programs::ProbeContext,
+    bindings::pt_regs,
+    helpers::bpf_probe_read_user,
+    macros::{cgroup_skb, uprobe},
+    programs::{ProbeContext, SkBuffContext},
 };
 use ebfw_common::plaintext::library;
 
@@ -60,6 +65,14 @@ pub fn ebfw_ssl_read_end(context: ProbeContext) -> u32 {
     0
 }
 
+/// `SSL_do_handshake(ssl)`, through which `SSL_connect` goes too.
+#[uprobe]
+pub fn ebfw_ssl_hello(context: ProbeContext) -> u32 {
+    let [ssl, ..] = c_arguments(&context);
+    capture::handshake(library::OPENSSL, ssl);
+    0
+}
+
 /// `SSL_free(ssl)`.
 #[uprobe]
 pub fn ebfw_ssl_free(context: ProbeContext) -> u32 {
@@ -73,6 +86,14 @@ pub fn ebfw_ssl_free(context: ProbeContext) -> u32 {
 pub fn ebfw_gnutls_write(context: ProbeContext) -> u32 {
     let [session, buffer, size] = c_arguments(&context);
     capture::write(library::GNUTLS, session, buffer, size);
+    0
+}
+
+/// `gnutls_handshake(session)`.
+#[uprobe]
+pub fn ebfw_gnutls_hello(context: ProbeContext) -> u32 {
+    let [session, ..] = c_arguments(&context);
+    capture::handshake(library::GNUTLS, session);
     0
 }
 
@@ -112,12 +133,27 @@ pub fn ebfw_go_write(context: ProbeContext) -> u32 {
     0
 }
 
+/// `crypto/tls.(*Conn).clientHandshake(ctx)`.
+#[uprobe]
+pub fn ebfw_go_hello(context: ProbeContext) -> u32 {
+    let [connection, ..] = go_arguments(&context);
+    capture::handshake(library::GO, connection);
+    0
+}
+
 /// `crypto/tls.(*Conn).Close()`.
 #[uprobe]
 pub fn ebfw_go_close(context: ProbeContext) -> u32 {
     let [connection, ..] = go_arguments(&context);
     capture::close(library::GO, connection);
     0
+}
+
+/// Finds the sockets of connections. Every packet that leaves what is looked at comes by; all pass.
+#[cgroup_skb(egress)]
+pub fn ebfw_socket(context: SkBuffContext) -> i32 {
+    socket::find(context.skb.skb);
+    1
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use aya_ebpf::{
     btf_maps::{Array, CgroupArray, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use ebfw_common::plaintext::{COUNTERS as COUNTER_COUNT, Header, MAX_CONNECTIONS};
+use ebfw_common::plaintext::{COUNTERS as COUNTER_COUNT, Config, Header, MAX_CONNECTIONS};
 
 /// Which connection: the library's object, and the process in whose memory it lies.
 #[repr(C)]
@@ -24,6 +24,48 @@ pub struct Reading {
     pub buffer: u64,
     /// Where the call says how much it read; 0 where it returns that.
     pub count: u64,
+}
+
+/// What is known of a connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Connection {
+    /// Writes so far.
+    pub writes: u64,
+    /// Cookie of its socket; 0: not known.
+    pub socket: u64,
+}
+
+/// Connections of one thread whose next record is waited for.
+pub const NOTES: usize = 6;
+
+/// That a thread handed plaintext to a library, or began a handshake.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Note {
+    /// The library's object; 0: no note.
+    pub object: u64,
+    /// When, nanoseconds since boot.
+    pub at_ns: u64,
+    /// Bytes that were written, as many as 32 bits hold.
+    pub total: u32,
+    /// `ebfw_common::plaintext::library`.
+    pub library: u8,
+    /// The type of the record that it leads to: `ebfw_common::plaintext::record`.
+    pub record: u8,
+    pub _pad: u16,
+}
+
+/// What a thread may send next.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Thread {
+    pub pid: u32,
+    /// Bit *i*: note *i* fits what is being sent. Here, and not in a register, whose every value the verifier would follow.
+    pub fitting: u32,
+    /// When there was no room for a note; for a while no socket is taken for anybody's then.
+    pub crowded_ns: u64,
+    pub notes: [Note; NOTES],
 }
 
 /// Records of one workload in the current second.
@@ -46,9 +88,21 @@ pub static PARTS: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static READING: LruHashMap<u64, Reading, 4096> = LruHashMap::new();
 
-/// Writes, and reads, so far by connection. Written by the programs. Full: the connection that was silent longest starts anew.
+/// What is known by connection. Written by the programs. Full: the connection that was silent longest starts anew.
 #[btf_map]
-pub static CONNECTIONS: LruHashMap<ConnectionKey, u64, MAX_CONNECTIONS> = LruHashMap::new();
+pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, MAX_CONNECTIONS> = LruHashMap::new();
+
+/// Connection by cookie of its socket. Written by the programs. Full: the socket that was silent longest may be found anew.
+#[btf_map]
+pub static SOCKET_OWNERS: LruHashMap<u64, ConnectionKey, MAX_CONNECTIONS> = LruHashMap::new();
+
+/// What threads may send next, by their address in the kernel. Written by the programs. Full: what a thread sends next is nobody's.
+#[btf_map]
+pub static THREADS: LruHashMap<u64, Thread, 4096> = LruHashMap::new();
+
+/// Written by the agent.
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
 
 /// Records of the current second by cgroup. Written by the programs. Full: a workload starts a new second early.
 #[btf_map]

@@ -66,9 +66,13 @@ pub(super) fn url(path: &str) -> String {
     format!("https://10.99.0.2:{PORT}{path}")
 }
 
+/// How events name the server.
+const SERVER: &str = "\"dst\":\"10.99.0.2\",\"port\":8443,";
+
 /// What every event of `program` has.
-fn event<'a>(comm: &'a str, method: &'a str, path: &'a str) -> [String; 4] {
+fn event<'a>(comm: &'a str, method: &'a str, path: &'a str) -> [String; 5] {
     [
+        SERVER.to_owned(),
         format!("\"comm\":\"{comm}"),
         format!("\"method\":\"{method}\""),
         format!("\"path\":\"{path}\""),
@@ -112,9 +116,9 @@ fn curl_with_openssl() {
                 &second,
             ],
         );
-        bench.expect(1, &["\"POST\"", &path]);
+        bench.expect(1, &[SERVER, "\"POST\"", &path]);
     }
-    bench.expect(2, &["\"GET\"", "/after"]);
+    bench.expect(2, &[SERVER, "\"GET\"", "/after"]);
 }
 
 #[test]
@@ -174,7 +178,9 @@ call(nspr, 'PR_Close', integer, inside)
     bench.run(&python, &["-c", PROGRAM]);
     for path in ["/nss/write", "/nss/send"] {
         let parts = event("python3", "GET", path);
-        bench.expect(1, &parts.each_ref().map(String::as_str));
+        // Not the server: what follows a handshake at once the kernel holds back where Nagle's algorithm is on, and sends it later.
+        let [_, rest @ ..] = parts.each_ref().map(String::as_str);
+        bench.expect(1, &rest);
     }
     assert!(bench.seen(&["/bare"]).is_empty());
 }
@@ -188,6 +194,7 @@ fn git_over_https() {
     bench.expect(
         1,
         &[
+            SERVER,
             "\"GET\"",
             "/repo.git/info/refs?service=git-upload-pack",
             "\"comm\":\"git-remote-http",
@@ -237,9 +244,14 @@ ask(base + '/https', () => ask(base + '/https', async () => {
     bench.run(&node, &["-e", PROGRAM, "/node"]);
     bench.expect(
         1,
-        &["\"POST\"", "\"/node/fetch\"", "\"domain\":\"10.99.0.2\""],
+        &[
+            SERVER,
+            "\"POST\"",
+            "\"/node/fetch\"",
+            "\"domain\":\"10.99.0.2\"",
+        ],
     );
-    bench.expect(2, &["\"GET\"", "\"/node/https\""]);
+    bench.expect(2, &[SERVER, "\"GET\"", "\"/node/https\""]);
 }
 
 #[test]
@@ -296,7 +308,7 @@ func main() {
         let comm = format!("\"comm\":\"{name}\"");
         for version in ["http/1.1", "h2"] {
             let path = format!("\"/{name}/go/{version}\"");
-            bench.expect(2, &[&comm, "\"POST\"", &path]);
+            bench.expect(2, &[SERVER, &comm, "\"POST\"", &path]);
         }
     }
 }

@@ -73,7 +73,11 @@ impl Unwatched {
         let Self { server, lab } = self;
         let home = Home::new();
         home.write_policy(ALL);
-        let agent = Agent::start_with(&home, &lab, settings);
+        // The lab's addresses are private ones, whose flows events leave out by default.
+        let config = home.write_config("exclude: {cidrs: []}\n");
+        let mut settings = settings.to_vec();
+        settings.push(("EBFW_CONFIG", &config[..]));
+        let agent = Agent::start_with(&home, &lab, &settings);
         agent.log.wait_for(&["requests inside TLS are observed by"]);
         Bench {
             agent,

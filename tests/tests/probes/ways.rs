@@ -41,10 +41,10 @@ async fn every_write_is_seen_once_whichever_way_and_wherever() {
     let long: Vec<u8> = (0..=u8::MAX).cycle().take(10_000).collect();
     let writes = [
         &b"G"[..],
-        &long[..192],
-        &long[..193],
-        &long[..960],
-        &long[..961],
+        &long[..184],
+        &long[..185],
+        &long[..952],
+        &long[..953],
         &long[..MAX_COPY],
         &long[..MAX_COPY + 1],
         &long,

@@ -22,7 +22,10 @@ fn first(paths: &[&str]) -> Option<PathBuf> {
 
 #[test]
 fn real_libraries_have_an_emulated_instruction_for_each_function() {
-    use Function::{GnutlsDeinit, GnutlsRecordSend, SslFree, SslWrite, SslWriteEx};
+    use Function::{
+        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslDoHandshake, SslFree, SslWrite,
+        SslWriteEx,
+    };
     const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
     for (paths, functions) in [
         (
@@ -30,18 +33,18 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
                 format!("{LIBRARIES}/libssl.so.3"),
                 "/usr/lib64/libssl.so.3".to_owned(),
             ][..],
-            &[SslWrite, SslWriteEx, SslFree][..],
+            &[SslWrite, SslWriteEx, SslDoHandshake, SslFree][..],
         ),
         (
             &[
                 format!("{LIBRARIES}/libgnutls.so.30"),
                 "/usr/lib64/libgnutls.so.30".to_owned(),
             ],
-            &[GnutlsRecordSend, GnutlsDeinit],
+            &[GnutlsRecordSend, GnutlsHandshake, GnutlsDeinit],
         ),
         (
             &["/usr/bin/node".to_owned()],
-            &[SslWrite, SslWriteEx, SslFree],
+            &[SslWrite, SslWriteEx, SslDoHandshake, SslFree],
         ),
     ] {
         let paths: Vec<_> = paths.iter().map(String::as_str).collect();
@@ -103,14 +106,18 @@ fn go_programs_are_found_with_and_without_symbols() {
             return;
         };
         let target = find(&File::open(&program).unwrap()).unwrap();
-        for function in [Function::GoWrite, Function::GoClose] {
+        for function in [
+            Function::GoWrite,
+            Function::GoClientHandshake,
+            Function::GoClose,
+        ] {
             assert_eq!(
                 emulated(&target, function),
                 [true],
                 "{function:?} with {flags:?}"
             );
         }
-        assert_eq!(target.0.len(), 2, "{flags:?}");
+        assert_eq!(target.0.len(), 3, "{flags:?}");
     }
 }
 

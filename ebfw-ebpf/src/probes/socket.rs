@@ -1,0 +1,265 @@
+//! Which socket a connection has: the one on which the thread that gave plaintext to its library sends the record that fits.
+//!
+//! What is asked of a packet before it counts: a thread holds the socket, so that it is the current one that sends, and no softirq above
+//! it; the record's type and length are those that the write leads to; and of all that this thread has under way only one
+//! connection fits. Anything less, and the socket stays unknown.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_sk_fullsock,
+        bpf_skb_cgroup_id, bpf_skb_load_bytes,
+    },
+};
+use ebfw_common::{
+    abi::Address,
+    plaintext::{Counter, Header, Socket, fits, kind, record},
+};
+
+use crate::{
+    capture::count,
+    maps::{
+        CONFIG, CONNECTIONS, Connection, ConnectionKey, NOTES, PLAINTEXT, SOCKET_OWNERS, THREADS,
+        Thread,
+    },
+    thread::{self, FRESH_NS},
+};
+
+/// Records that are looked at in one packet: the end of a handshake may stand before the first data.
+const RECORDS: u32 = 8;
+const TCP: u32 = 6;
+/// `SOCK_STREAM` of `bpf_sock.type`.
+const STREAM: u32 = 1;
+/// `AF_INET` of `bpf_sock.family`.
+const AF_INET: u32 = 2;
+/// `ETH_P_IP` as it stands in `__sk_buff.protocol`.
+const ETH_P_IP: u32 = 0x0800u16.to_be() as u32;
+
+/// What is told of a socket.
+#[repr(C)]
+struct Told {
+    header: Header,
+    socket: Socket,
+}
+
+/// Looks whose socket the packet's is.
+#[inline(always)]
+pub fn find(skb: *mut __sk_buff) {
+    let Some(thread) = THREADS.get_ptr_mut(thread::current()) else {
+        return;
+    };
+    // SAFETY: the context outlives the program's run, and the helper takes a socket that is not null.
+    let socket = unsafe {
+        let socket = (*skb).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return;
+        }
+        bpf_sk_fullsock(socket)
+    };
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: the verifier lets a full socket's fields be read.
+    if unsafe { (*socket).protocol != TCP || (*socket).type_ != STREAM } || !is_held(socket) {
+        return;
+    }
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let Some(payload) = payload(skb) else { return };
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: the entry outlives the program's run, and is this thread's own.
+    let thread = unsafe { &mut *thread };
+    let fitting = fitting(skb, payload, thread, now);
+    let mut found = 0;
+    let mut library = 0;
+    for (place, note) in thread.notes.iter_mut().enumerate() {
+        if fitting == 1 << place {
+            found = note.object;
+            library = note.library;
+            note.object = 0;
+            note.at_ns = 0;
+        }
+    }
+    if found == 0
+        || now - thread.crowded_ns < FRESH_NS
+        || SOCKET_OWNERS.get_ptr_mut(cookie).is_some()
+    {
+        return;
+    }
+    let key = ConnectionKey {
+        object: found,
+        pid: thread.pid,
+        direction: 0,
+    };
+    let header = Header {
+        boot_ns: now,
+        // SAFETY: the helper takes the context.
+        cgroup_id: unsafe { bpf_skb_cgroup_id(skb) },
+        connection: found,
+        total: size_of::<Socket>() as u64,
+        socket: cookie,
+        pid: thread.pid,
+        thread: 0,
+        sequence: 0,
+        length: size_of::<Socket>() as u16,
+        library,
+        kind: kind::SOCKET,
+        comm: [0; 16],
+    };
+    bind(socket, &key, &header);
+}
+
+/// Which of a thread's notes fit a record of the packet: bit *i* for note *i*.
+#[inline(always)]
+fn fitting(skb: *mut __sk_buff, payload: u32, thread: &mut Thread, now: u64) -> u32 {
+    let bits = &raw mut thread.fitting;
+    // SAFETY: a word of the thread's own entry.
+    unsafe { bits.write_volatile(0) };
+    let mut at = payload;
+    for _ in 0..RECORDS {
+        let mut head = [0u8; 8];
+        // SAFETY: six writable bytes; the helper checks the packet's side.
+        if unsafe { bpf_skb_load_bytes(skb.cast(), at, head.as_mut_ptr().cast(), 6) } != 0
+            || head[1] != 3
+        {
+            break;
+        }
+        let length = u32::from(u16::from_be_bytes([head[3], head[4]]));
+        let is_hello = head[0] == record::HANDSHAKE && head[5] == 1;
+        if head[0] == record::DATA || is_hello {
+            for place in 0..NOTES {
+                let note = &thread.notes[place];
+                if note.object != 0
+                    && note.record == head[0]
+                    && now - note.at_ns < FRESH_NS
+                    && (is_hello || fits(note.library, note.total, length))
+                {
+                    // SAFETY: as above.
+                    unsafe { bits.write_volatile(bits.read_volatile() | 1 << place) };
+                }
+            }
+        }
+        at += 5 + length;
+    }
+    // SAFETY: as above.
+    unsafe { bits.read_volatile() }
+}
+
+/// Whether a thread holds the socket: then the packet is sent by it, here.
+#[inline(always)]
+fn is_held(socket: *mut bpf_sock) -> bool {
+    let Some(config) = CONFIG.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the agent writes it once, whole.
+    let offset = unsafe { (&raw const (*config).owned).read_volatile() };
+    if offset == 0 {
+        return false;
+    }
+    let mut address = 0u64;
+    let mut owned = 0u32;
+    // SAFETY: the helper reads any kernel memory and fails where there is none; it writes as much as the numbers have. The verifier
+    // forbids arithmetic on sockets, so the address makes its way through memory.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut address).cast(), 8, (&raw const socket).cast()) == 0
+            && bpf_probe_read_kernel(
+                (&raw mut owned).cast(),
+                4,
+                ptr::without_provenance((address + u64::from(offset)) as usize),
+            ) == 0
+            && owned != 0
+    }
+}
+
+/// Where the payload of a TCP segment begins; `None` behind IPv6 extension headers.
+#[inline(always)]
+fn payload(skb: *mut __sk_buff) -> Option<u32> {
+    let byte = |at: u32| {
+        let mut byte = 0u8;
+        // SAFETY: one writable byte; the helper checks the packet's side.
+        let result = unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut byte).cast(), 1) };
+        (result == 0).then_some(u32::from(byte))
+    };
+    // SAFETY: the context outlives the program's run.
+    let tcp = if unsafe { (*skb).protocol } == ETH_P_IP {
+        (byte(0)? & 15) * 4
+    } else if byte(6)? == TCP {
+        40
+    } else {
+        return None;
+    };
+    Some(tcp + (byte(tcp + 12)? >> 4) * 4)
+}
+
+/// Notes and tells whose socket it is.
+#[inline(always)]
+fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header) {
+    let Some(mut entry) = PLAINTEXT.reserve_untyped::<Told>(0) else {
+        return count(Counter::RingFull);
+    };
+    let cookie = header.socket;
+    let told = entry.as_mut_ptr();
+    // All is read before the family is asked, or the compiler would choose between addresses of fields, which the verifier forbids.
+    // SAFETY: the verifier lets a full socket's fields be read, word by word; the entry is as large as what is written.
+    unsafe {
+        let family = (&raw const (*socket).family).read_volatile();
+        let source_v4 = (&raw const (*socket).src_ip4).read_volatile();
+        let source_v6 = v6(&raw const (*socket).src_ip6);
+        let destination_v4 = (&raw const (*socket).dst_ip4).read_volatile();
+        let destination_v6 = v6(&raw const (*socket).dst_ip6);
+        let source_port = (&raw const (*socket).src_port).read_volatile();
+        let destination_port = (&raw const (*socket).dst_port).read_volatile();
+        let is_v4 = family == AF_INET;
+        (&raw mut (*told).header).write(*header);
+        (&raw mut (*told).socket).write(Socket {
+            cookie,
+            cgroup_id: header.cgroup_id,
+            source: if is_v4 { v4(source_v4) } else { source_v6 },
+            destination: if is_v4 {
+                v4(destination_v4)
+            } else {
+                destination_v6
+            },
+            source_port: source_port as u16,
+            destination_port: u16::from_be(destination_port),
+            family: if is_v4 { 4 } else { 6 },
+        });
+    }
+    entry.submit(0);
+    let _ = SOCKET_OWNERS.insert(cookie, key, 0);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: entries of the map are whole words that outlive the program's run.
+        unsafe { (&raw mut (*connection).socket).write_volatile(cookie) };
+    } else {
+        let connection = Connection {
+            writes: 0,
+            socket: cookie,
+        };
+        let _ = CONNECTIONS.insert(key, connection, 0);
+    }
+}
+
+#[inline(always)]
+fn v4(word: u32) -> Address {
+    Address::mapped(word.to_ne_bytes())
+}
+
+/// # Safety
+///
+/// The words are those of a full socket.
+#[inline(always)]
+unsafe fn v6(words: *const [u32; 4]) -> Address {
+    let words = words.cast::<u32>();
+    // SAFETY: the caller's promise; each word is read by itself, as the verifier wants it.
+    unsafe {
+        Address([
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+        ])
+    }
+}
