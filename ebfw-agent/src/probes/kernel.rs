@@ -152,10 +152,7 @@ impl Finder {
         });
         self.config.set(0, words, 0)?;
         let directory = File::open(scope)?;
-        Ok(syscall::attach_egress(
-            program.as_fd(),
-            directory.as_fd(),
-        )?)
+        Ok(syscall::attach_egress(program.as_fd(), directory.as_fd())?)
     }
 }
 
