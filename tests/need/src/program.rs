@@ -95,13 +95,13 @@ fn plain_or_packed(folder: &Path, name: &str, scratch: &Path) -> Option<PathBuf>
     unpacked.is_file().then_some(unpacked)
 }
 
+/// A shell opens the file that is written: in this process another thread's child would inherit it for a moment, and the kernel starts no
+/// program that somebody may still write to (ETXTBSY).
 fn unpack(packed: &Path, to: &Path) -> io::Result<()> {
-    let file = fs::File::create(to)?;
-    let status = Command::new("xz")
-        .args(["--decompress", "--stdout"])
-        .arg(packed)
+    let status = Command::new("sh")
+        .args(["-c", "exec xz --decompress --stdout \"$1\" > \"$2\"", "sh"])
+        .args([packed, to])
         .stdin(Stdio::null())
-        .stdout(file)
         .status()?;
     if !status.success() {
         return Err(io::Error::other(format!("xz ended with {status}")));
