@@ -135,7 +135,7 @@ pub fn fits(library: u8, total: u32, length: u32) -> bool {
     let more = length.wrapping_sub(plain);
     // ChaCha20-Poly1305 and CCM_8; TLS 1.3, with the type's byte; AES in TLS 1.2, with a nonce; CBC there, with a block, a MAC and padding.
     let with_overhead =
-        matches!(more, 16 | 17 | 24) || length % 16 == 0 && more >= 32 && more <= 80;
+        matches!(more, 16 | 17 | 24) || length.is_multiple_of(16) && (32..=80).contains(&more);
     with_overhead || library == library::GO && total > GO_PLAIN && length == GO_RECORD
 }
 
