@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod cli;
 pub mod cluster;
+mod columns;
 pub mod config;
 pub mod datapath;
 pub mod detach;

@@ -5,17 +5,16 @@ use std::{
     net::IpAddr,
     os::unix::ffi::OsStrExt,
     path::Path,
-    time::Duration,
 };
 
 use anyhow::Context;
 use ebfw_common::abi::SHARED;
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::{
+    columns,
     datapath::{self, Learned, Owned},
-    events::Printable,
+    events::{Printable, boot_ns},
     host::cgroup::{CgroupId, CgroupPath, Hierarchy},
 };
 
@@ -60,9 +59,7 @@ pub fn read(pin: &Path) -> anyhow::Result<Listing> {
             )
         })?;
     let paths = Hierarchy::find().map_or_else(|_| BTreeMap::new(), |hierarchy| paths(&hierarchy));
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
-    let now = u64::try_from(Duration::from(now).as_nanos()).context("the clock is mad")?;
-    Ok(Listing::new(found, &paths, now))
+    Ok(Listing::new(found, &paths, boot_ns()?))
 }
 
 /// Every cgroup by its id.
@@ -134,17 +131,7 @@ impl Listing {
             ]
         };
         let lines: Vec<_> = [head].into_iter().chain(self.0.iter().map(cells)).collect();
-        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-        let widths: [usize; 5] = std::array::from_fn(|column| width(column).unwrap_or_default());
-        let mut text = String::new();
-        for line in &lines {
-            for (cell, width) in line.iter().zip(widths).take(4) {
-                text.push_str(&format!("{cell:width$}  "));
-            }
-            text.push_str(&line[4]);
-            text.push('\n');
-        }
-        text
+        columns::aligned(&lines)
     }
 
     /// One JSON array of objects.

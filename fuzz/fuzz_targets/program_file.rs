@@ -13,6 +13,7 @@ mod golang;
 #[path = "../../ebfw-agent/src/probes/prologue.rs"]
 mod prologue;
 #[rustfmt::skip]
+#[expect(dead_code, reason = "only the agent asks functions for their library and their end")]
 #[path = "../../ebfw-agent/src/probes/target.rs"]
 mod target;
 

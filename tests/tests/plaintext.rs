@@ -3,7 +3,6 @@
 
 use std::{
     env, fs,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -116,8 +115,14 @@ impl Installed {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("ebfw-tiny-{}-{number}", std::process::id()));
-        fs::write(&path, program(text)).expect("there is a folder for temporary files");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is our own");
+        let written = path.with_extension("bytes");
+        fs::write(&written, program(text)).expect("there is a folder for temporary files");
+        // A shell makes the program of it: another thread's child would inherit a descriptor that this process writes to, and the kernel
+        // starts no program that somebody may still write to (ETXTBSY).
+        const INSTALL: &str = "cp \"$0\" \"$1\" && chmod 755 \"$1\" && rm \"$0\"";
+        let mut shell = Command::new("/bin/sh");
+        let status = shell.args(["-c", INSTALL]).args([&written, &path]).status();
+        assert!(status.expect("the shell starts").success());
         Self(path)
     }
 
@@ -211,11 +216,7 @@ fn the_agent_tells_requests_and_bodies() {
             .collect::<Vec<_>>()
     };
     let run = || {
-        let cgroup = lab.directory().join("cgroup.procs");
-        let mut command = Command::new("/bin/sh");
-        // The shell enters the cgroup and becomes the program.
-        command.args(["-c", "echo 0 > \"$0\" && exec \"$1\""]);
-        let status = command.arg0("sh").arg(cgroup).arg(&tiny.0).status();
+        let status = lab.command(&tiny.0).status();
         assert!(status.unwrap().success());
     };
     // A new program is looked into after it has started: its first runs may be over before.

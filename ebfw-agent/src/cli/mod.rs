@@ -148,16 +148,16 @@ fn detach(flags: &Flags, variables: &Variables) -> anyhow::Result<Exit> {
 struct NamesArgs {
     /// Form of the list
     #[arg(short, long, value_enum, default_value = "table", value_name = "WORD")]
-    output: NamesOutput,
+    output: Shape,
     #[command(flatten)]
     flags: DetachFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum NamesOutput {
+enum Shape {
     /// Columns for people.
     Table,
-    /// One JSON array.
+    /// One JSON document.
     Json,
 }
 
@@ -169,8 +169,8 @@ fn names(args: &NamesArgs, variables: &Variables) -> anyhow::Result<Exit> {
     start_log(&config.log, &warnings);
     let listing = crate::names::read(&config.pin_dir)?;
     output::print(&match args.output {
-        NamesOutput::Table => listing.table(),
-        NamesOutput::Json => listing.json(),
+        Shape::Table => listing.table(),
+        Shape::Json => listing.json(),
     })?;
     Ok(Exit::SUCCESS)
 }
@@ -180,17 +180,9 @@ fn names(args: &NamesArgs, variables: &Variables) -> anyhow::Result<Exit> {
 struct StatusArgs {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "table", value_name = "WORD")]
-    output: StatusOutput,
+    output: Shape,
     #[command(flatten)]
     flags: DetachFlags,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum StatusOutput {
-    /// Columns for people.
-    Table,
-    /// One JSON object.
-    Json,
 }
 
 fn status(args: &StatusArgs, variables: &Variables) -> anyhow::Result<Exit> {
@@ -201,8 +193,8 @@ fn status(args: &StatusArgs, variables: &Variables) -> anyhow::Result<Exit> {
     start_log(&config.log, &warnings);
     let found = crate::state::ask(&config)?;
     output::print(&match args.output {
-        StatusOutput::Table => found.table(),
-        StatusOutput::Json => found.json(),
+        Shape::Table => found.table(),
+        Shape::Json => found.json(),
     })?;
     Ok(match found.complaint() {
         None => Exit::SUCCESS,

@@ -5,7 +5,7 @@
 mod demand;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
     net::IpAddr,
     path::Path,
@@ -19,7 +19,6 @@ use std::{
 use anyhow::Context;
 use ebfw_common::abi::{self, Config as KernelConfig};
 use ebfw_policy::{cgroup::CgroupGlob, compile::Names, policy::Action};
-use nix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
     time::{Interval, MissedTickBehavior},
@@ -404,9 +403,7 @@ impl Enforcer {
     /// Deletes expired names, and looks whether the host asks other resolvers now.
     fn tidy_names(&mut self) -> anyhow::Result<()> {
         self.trust_resolvers();
-        let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
-        let now = u64::try_from(Duration::from(now).as_nanos()).context("the clock is mad")?;
-        let forgotten = self.datapath.forget_expired(now)?;
+        let forgotten = self.datapath.forget_expired(events::boot_ns()?)?;
         if forgotten > 0 {
             tracing::debug!(forgotten, "expired names are forgotten");
         }
@@ -437,7 +434,7 @@ impl Enforcer {
 
     /// How the cgroups with a standing of their own are treated. `requests`: how many requests inside TLS were seen, by cgroup.
     #[must_use]
-    pub fn workloads(&self, requests: &StdHashMap<u64, u64>) -> Vec<WorkloadState> {
+    pub fn workloads(&self, requests: &HashMap<u64, u64>) -> Vec<WorkloadState> {
         let path_of = |id: u64| self.scope.tree.lookup(CgroupId(id));
         let standings = self.applied.iter().flatten().filter_map(|(id, own)| {
             let path = path_of(*id)?;

@@ -58,6 +58,14 @@ impl BootClock {
     }
 }
 
+/// Nanoseconds since boot, suspend included, as the kernel programs have them.
+///
+/// # Errors
+/// As [`BootClock::read`].
+pub(crate) fn boot_ns() -> std::io::Result<u64> {
+    u64::try_from(nanoseconds(ClockId::CLOCK_BOOTTIME)?).map_err(std::io::Error::other)
+}
+
 fn nanoseconds(clock: ClockId) -> nix::Result<i128> {
     let time = clock_gettime(clock)?;
     Ok(i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()))
@@ -70,9 +78,8 @@ mod tests {
     #[test]
     fn now_is_now() {
         let clock = BootClock::read().unwrap();
-        let boot_ns = u64::try_from(nanoseconds(ClockId::CLOCK_BOOTTIME).unwrap()).unwrap();
         let off = clock
-            .wall(boot_ns)
+            .wall(boot_ns().unwrap())
             .unwrap()
             .duration_since(Timestamp::now());
         assert!(off.unsigned_abs() < Duration::from_secs(1), "off by {off}");

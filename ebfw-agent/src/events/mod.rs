@@ -25,6 +25,7 @@ pub(crate) mod golden;
 
 pub use claim::Inspection;
 pub use clock::BootClock;
+pub(crate) use clock::boot_ns;
 pub use decode::{Cause, Connect, DecodeError, Hook, Verdict, decode};
 pub use event::Event;
 pub use filter::Filter;

@@ -22,7 +22,6 @@ use std::{
 };
 
 use ebfw_common::plaintext::{COUNTERS, Counter, kind};
-use nix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::kernel::LoadError;
@@ -32,6 +31,7 @@ use self::{
 };
 use crate::{
     datapath::Ring,
+    events,
     host::cgroup::{CgroupPath, Hierarchy},
     inspect::{Capture, Headers, Record, Seen, Sockets, Streams},
     metrics::{Lost, Metrics, Unread},
@@ -208,12 +208,9 @@ fn note(requests: &mut HashMap<u64, u64>, seen: &Seen) {
     }
 }
 
-/// Nanoseconds since boot, suspend included, as records have them; 0, by which nothing is given up, where there is no such clock.
+/// The time by which waiting ends; 0, by which nothing is given up, where there is no such clock.
 fn boot_ns() -> u64 {
-    let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    })
+    events::boot_ns().unwrap_or(0)
 }
 
 fn take(

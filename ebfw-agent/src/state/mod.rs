@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use serde::{Deserialize, Serialize};
 
 pub use self::desk::{Asked, Desk};
-use crate::{config::DetachConfig, events::Printable, host::privileges};
+use crate::{columns, config::DetachConfig, events::Printable, host::privileges};
 
 /// What an agent says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,19 +235,7 @@ fn table(state: &State) -> String {
     let mut lines =
         vec![["WORKLOAD", "POD", "RULES", "DEFAULT", "TLS", "REQUESTS"].map(str::to_owned)];
     lines.extend(workloads.iter().map(cells));
-    let widths: [usize; 6] = std::array::from_fn(|column| {
-        let widths = lines.iter().map(|line| line[column].chars().count());
-        widths.max().unwrap_or_default()
-    });
-    for line in &lines {
-        let padded: Vec<_> = line
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text.push_str(padded.join("  ").trim_end());
-        text.push('\n');
-    }
+    text.push_str(&columns::aligned(&lines));
     text
 }
 

@@ -1,6 +1,9 @@
 //! Every error of a file: where it is reported, as what, and with which hint.
 
-use ebfw_policy::{diagnostics::Code, parse_policy};
+use ebfw_policy::{
+    diagnostics::{Code, Diagnostics},
+    parse_policy,
+};
 
 use crate::schema;
 
@@ -681,14 +684,19 @@ fn check(cases: &[Case], left: &[&str]) {
     assert_eq!(unseen, left, "accepted by the schema");
 }
 
+/// Line and code of each.
+fn places(problems: &Diagnostics) -> Vec<(usize, Code)> {
+    problems
+        .iter()
+        .map(|problem| (problem.line, problem.code))
+        .collect()
+}
+
 #[test]
 fn every_error_of_a_file_is_reported_at_once_in_the_order_of_lines() {
     let file = "defaultAction: allow\nrules:\n  - name: a\n    action: Allow\n    match: {cidr: [], ports: [0, 70000]}\n  - action: Dny\n  - action: Modify\n    action: Deny\n";
     let problems = parse_policy(file).unwrap_err();
-    let found: Vec<_> = problems
-        .iter()
-        .map(|problem| (problem.line, problem.code))
-        .collect();
+    let found = places(&problems);
     let want = [
         (1, Code::BadValue),
         (5, Code::UnknownField),
@@ -772,10 +780,7 @@ fn of_a_long_line_what_stands_around_the_place_is_shown() {
 fn what_can_be_read_past_hides_no_other_error() {
     let file = "!a defaultAction: !!str allow\nrules: !x\n  - !y\n    action: Dny\n  - action: Deny\n    action: Deny\n---\nrulez: []\n";
     let problems = parse_policy(file).unwrap_err();
-    let found: Vec<_> = problems
-        .iter()
-        .map(|problem| (problem.line, problem.code))
-        .collect();
+    let found = places(&problems);
     let want = [
         (1, Code::Tag),
         (1, Code::Tag),

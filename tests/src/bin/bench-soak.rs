@@ -10,7 +10,7 @@ use std::{
     io::{BufRead as _, BufReader},
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, ExitCode, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -302,12 +302,7 @@ fn copy(folder: &Path, number: usize) -> PathBuf {
 
 /// Starts a process in the lab's cgroup.
 fn start(lab: &Lab, folder: &Path) -> Result<Child> {
-    // The shell enters the cgroup and becomes the program.
-    const ENTER: &str = "echo 0 > \"$0/cgroup.procs\" && exec \"$@\"";
-    Command::new("/bin/sh")
-        .args(["-c", ENTER])
-        .arg(lab.directory())
-        .arg(env::current_exe()?)
+    lab.command(&env::current_exe()?)
         .arg(VICTIM)
         .arg(copy(folder, fastrand::usize(..COPIES)))
         .arg(folder)

@@ -17,6 +17,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -373,6 +374,16 @@ impl Lab {
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.cgroup.directory()
+    }
+
+    /// A program to be started in the workload's cgroup; in whose network namespace is the caller's choice.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        // The shell enters the cgroup and becomes the program.
+        const ENTER: &str = "echo 0 > \"$0/cgroup.procs\" && exec \"$@\"";
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", ENTER]).arg(self.directory()).arg(program);
+        shell
     }
 
     /// Id of the workload's cgroup.

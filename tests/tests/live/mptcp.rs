@@ -111,15 +111,20 @@ fn options(lab: &Lab) -> Vec<(bool, u8)> {
     found
 }
 
+/// To say a hello in two parts.
+fn split(name: &'static str, cut: usize) -> impl FnOnce() -> io::Result<()> {
+    move || {
+        let hello = hello(name);
+        let (first, second) = hello.split_at(cut);
+        say(&[first, second], || {})
+    }
+}
+
 /// Says a permitted hello until the server answers. Now and then an exchange over Multipath TCP stands still on a busy machine; where the
 /// programs have dropped and refused nothing, they cannot be why, and a fresh connection is tried.
 fn permitted(lab: &mut Lab, cut: usize) {
     for attempt in 1..=ATTEMPTS {
-        let good = lab.tended(move || {
-            let hello = hello(GOOD);
-            let (first, second) = hello.split_at(cut);
-            say(&[first, second], || {})
-        });
+        let good = lab.tended(split(GOOD, cut));
         let Err(error) = good else {
             return;
         };
@@ -161,11 +166,7 @@ fn a_hello_over_multipath_tcp_is_read() {
             return;
         };
         permitted(&mut lab, cut);
-        let evil = lab.tended(move || {
-            let hello = hello(EVIL);
-            let (first, second) = hello.split_at(cut);
-            say(&[first, second], || {})
-        });
+        let evil = lab.tended(split(EVIL, cut));
         assert!(is_ended(&evil), "cut at {cut}: {evil:?}");
         assert!(server.has(GOOD.as_bytes()));
         assert!(!server.has(EVIL.as_bytes()));

@@ -13,7 +13,7 @@ mod ways;
 
 use std::{
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use ebfw_tests::lab::{
@@ -95,18 +95,9 @@ impl Unwatched {
 
 /// Starts a program in the workload's cgroup and namespace.
 fn spawn(lab: &Lab, program: &Path, arguments: &[&str]) -> Child {
-    // The shell enters the cgroup and becomes the program.
-    const ENTER: &str = "echo 0 > \"$0/cgroup.procs\" && exec \"$@\"";
-    let cgroup = lab.directory().to_owned();
-    let start = || {
-        Command::new("/bin/sh")
-            .args(["-c", ENTER])
-            .arg(cgroup)
-            .arg(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .spawn()
-    };
+    let mut command = lab.command(program);
+    command.args(arguments).stdin(Stdio::null());
+    let start = || command.spawn();
     let child = lab.net().near.enter(start).expect("the namespace exists");
     child.expect("the shell starts")
 }
