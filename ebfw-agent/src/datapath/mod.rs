@@ -282,10 +282,8 @@ impl Datapath {
             adopted,
             _readers: None,
         };
-        for name in PROGRAMS {
-            link::load(&mut datapath.ebpf, name)?;
-        }
-        link::load(&mut datapath.ebpf, READER)?;
+        let programs: Vec<_> = PROGRAMS.into_iter().chain([READER]).collect();
+        link::load(&mut datapath.ebpf, &programs)?;
         link::put_in_place(&mut datapath.ebpf, READER, &mut readers)?;
         // The array is emptied when nobody in user space holds it any more.
         datapath._readers = Some(readers);
