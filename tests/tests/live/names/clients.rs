@@ -196,7 +196,7 @@ fn policies_are_swapped_while_names_are_learned_and_used() {
     assert_eq!(wrong, 0, "of {pairs} pairs with {SWAPS} swaps");
 }
 
-/// The Go program `clients/NAME.go`, built for this test run; `None`, said aloud, where that cannot be.
+/// The Go program `clients/NAME.go`, or that in the folder `clients/NAME`, built for this test run; `None`, said aloud, where that cannot be.
 pub(in super::super) fn go_program(name: &str) -> Option<PathBuf> {
     let go = ["go", "/usr/local/go/bin/go"]
         .into_iter()
@@ -205,22 +205,31 @@ pub(in super::super) fn go_program(name: &str) -> Option<PathBuf> {
         not_run("go: it is not installed");
         return None;
     };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("clients/{name}.go"));
-    if !source.is_file() {
-        not_run(&format!("the source of {name}.go is not on this machine"));
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
+    let file = format!("{name}.go");
+    let (folder, source, modules) = if clients.join(name).is_dir() {
+        (clients.join(name), ".", "-mod=readonly")
+    } else {
+        (clients, &*file, "-mod=mod")
+    };
+    if !folder.join(source).exists() {
+        not_run(&format!("the source of {name} is not on this machine"));
         return None;
     }
     let program = env::temp_dir().join(format!("ebfw-go-{name}-{}", std::process::id()));
     let built = Command::new(go)
         .args(["build", "-o"])
-        .args([&program, &source])
-        .env("GOFLAGS", "-mod=mod")
+        .arg(&program)
+        .arg(source)
+        .current_dir(&folder)
+        .env("GOFLAGS", modules)
         .env("GOTOOLCHAIN", "local")
         .env("CGO_ENABLED", "0")
-        .status()
+        .output()
         .expect("go runs");
-    assert!(built.success(), "{name}.go does not build");
-    Some(program)
+    let said = String::from_utf8_lossy(&built.stderr);
+    let need = format!("{name} with what it needs of Go's module proxy: {said}");
+    ebfw_test_need::met(built.status.success(), &need).then_some(program)
 }
 
 #[test]
