@@ -19,11 +19,11 @@ use crate::{
     decide::{Decision, Question, Said, decide},
     egress::{Fate, ebfw_destroy},
     maps::{CONFIG, READERS},
+    reader::{Progress, ebfw_stream},
     report::count,
     skb::{ETH_P_IP, Skb},
     socket::{self, ANEW, NEEDED, RAW, READ},
-    spoken,
-    stream::{self, Progress, ebfw_stream},
+    spoken, stream,
     verifier::forget,
 };
 
