@@ -25,6 +25,7 @@ use crate::{
         cgroup::{CgroupPath, Hierarchy, Seclusion},
         lock::PinLock,
         privileges,
+        sockets::Destroyer,
         tree::Tree,
     },
     inspect::Headers,
@@ -254,7 +255,7 @@ impl<'a> Agent<'a> {
         {
             cluster.report(policies, reports);
         }
-        let probes = probes(config, &watched, &root, &metrics);
+        let probes = probes(config, &watched, &root, enforcer.destroyer(), &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -514,6 +515,7 @@ fn probes(
     config: &Config,
     hierarchy: &Hierarchy,
     root: &CgroupPath,
+    destroyer: Arc<Destroyer>,
     metrics: &Arc<Metrics>,
 ) -> Result<Probes, String> {
     let inspect = config.inspect;
@@ -531,6 +533,7 @@ fn probes(
         headers,
         inspect.bodies(),
         inspect.responses,
+        destroyer,
         Arc::clone(metrics),
     )
     .map_err(|error| format!("{:#}", anyhow::Error::from(error)))

@@ -121,7 +121,7 @@ pub struct Enforcer {
     planner: Option<Planner>,
     /// The domain patterns of its policy.
     names: Arc<Names>,
-    destroyer: Destroyer,
+    destroyer: Arc<Destroyer>,
     counted: Counted,
     history: Arc<RulesetHistory>,
     metrics: Arc<Metrics>,
@@ -179,7 +179,7 @@ impl Enforcer {
                 None => Names::none(),
             }),
             planner: rules.map(Planner::new),
-            destroyer: Destroyer::start(scope.hierarchy.clone(), path_of)?,
+            destroyer: Arc::new(Destroyer::start(scope.hierarchy.clone(), path_of)?),
             scope,
             pods: None,
             cluster_dns: None,
@@ -201,6 +201,12 @@ impl Enforcer {
     #[must_use]
     pub fn rule_names(&self) -> Arc<RulesetHistory> {
         Arc::clone(&self.history)
+    }
+
+    /// What destroys the sockets of denied flows.
+    #[must_use]
+    pub fn destroyer(&self) -> Arc<Destroyer> {
+        Arc::clone(&self.destroyer)
     }
 
     /// Whether programs and maps of an earlier agent were found and are used.

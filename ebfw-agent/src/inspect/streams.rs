@@ -192,7 +192,7 @@ impl Streams {
 
     fn follow(&mut self, record: &Record<'_>, found: &mut impl FnMut(Seen)) {
         let Record { header, data } = record;
-        if header.kind == kind::SOCKET {
+        if matches!(header.kind, kind::SOCKET | kind::REFUSED) {
             return;
         }
         let key = Key {

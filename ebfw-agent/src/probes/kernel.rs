@@ -8,12 +8,13 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{Array, CgroupArray, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::Object;
 use ebfw_common::plaintext::{COUNTERS, Config, MAX_COPY, MAX_PARTS};
 
 use super::{
     object,
+    refused::RefusedMap,
     syscall::{self, At, Purpose, Way},
     target::{Function, Point},
 };
@@ -95,6 +96,7 @@ pub(super) struct Loaded {
     pub(super) kernel: Kernel,
     pub(super) ring: Ring,
     pub(super) counters: CounterMap,
+    pub(super) refused: RefusedMap,
 }
 
 /// Loads the programs for processes below `scope`, the directory of a cgroup. `body`: bytes of bodies that are captured at most.
@@ -187,6 +189,7 @@ fn load_for(
     let ring = RingBuf::try_from(Map::RingBuf(take("PLAINTEXT")?)).map_err(error("PLAINTEXT"))?;
     let counters = PerCpuArray::try_from(Map::PerCpuArray(take("PROBE_COUNTERS")?))
         .map_err(error("PROBE_COUNTERS"))?;
+    let refused = HashMap::try_from(Map::HashMap(take("REFUSED")?)).map_err(error("REFUSED"))?;
     let loaded = Loaded {
         kernel: Kernel {
             programs,
@@ -195,6 +198,7 @@ fn load_for(
         },
         ring: Ring::new(ring).map_err(io_error("watch the ring of the probes"))?,
         counters: CounterMap(counters),
+        refused,
     };
     Ok((loaded, Finder { program, config }))
 }

@@ -1,7 +1,7 @@
 //! Looks inside TLS: probes on the functions by which processes hand plaintext to their TLS libraries.
 //!
-//! Observation alone: a process can copy a library, or take a probe out of its own memory, so nothing is ever allowed because of what was
-//! seen here. What the bytes mean is the business of `crate::inspect`.
+//! A process can copy a library, or take a probe out of its own memory: because of what was seen here a request may be denied, and nothing is
+//! ever allowed. What the bytes mean is the business of `crate::inspect`.
 
 mod discovery;
 mod elf;
@@ -10,6 +10,7 @@ mod kernel;
 mod mapping;
 mod object;
 mod prologue;
+mod refused;
 mod syscall;
 mod target;
 pub mod trial;
@@ -21,18 +22,24 @@ use std::{
     time::Duration,
 };
 
-use ebfw_common::plaintext::{COUNTERS, Counter, kind};
+use aya::maps::MapError;
+use ebfw_common::plaintext::{COUNTERS, Counter, Socket, kind};
 use tokio::time::{Instant, timeout_at};
+use zerocopy::FromBytes as _;
 
 pub use self::kernel::LoadError;
 use self::{
     discovery::{Discovery, Scope},
     kernel::{CounterMap, Loaded},
+    refused::Barrier,
 };
 use crate::{
     datapath::Ring,
     events,
-    host::cgroup::{CgroupPath, Hierarchy},
+    host::{
+        cgroup::{CgroupPath, Hierarchy},
+        sockets::Destroyer,
+    },
     inspect::{Capture, Headers, Record, Seen, Sockets, Streams},
     metrics::{Lost, Metrics, Unread},
 };
@@ -48,6 +55,7 @@ pub struct Probes {
     ring: Ring,
     streams: Streams,
     sockets: Sockets,
+    barrier: Barrier,
     /// When requests that wait for their bodies are looked at next.
     look: Instant,
     counters: CounterMap,
@@ -71,12 +79,14 @@ impl Probes {
         headers: Headers,
         bodies: Option<Capture>,
         responses: bool,
+        destroyer: Arc<Destroyer>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
         let Loaded {
             kernel,
             ring,
             counters,
+            refused,
         } = kernel::load(
             &hierarchy.directory(root),
             bodies.map_or(0, |capture| capture.limit),
@@ -95,6 +105,7 @@ impl Probes {
             ring,
             streams: Streams::new(headers, bodies).with_responses(responses),
             sockets,
+            barrier: Barrier::new(refused, destroyer),
             look: Instant::now(),
             counters,
             counted: [0; COUNTERS],
@@ -115,6 +126,7 @@ impl Probes {
             ring,
             streams,
             sockets,
+            barrier,
             look,
             metrics,
             requests,
@@ -129,7 +141,8 @@ impl Probes {
         });
         let for_bodies = streams.is_waiting().then_some(*look);
         let until = for_sockets.into_iter().chain(for_bodies).min();
-        let drained = ring.drain(|bytes| take(streams, sockets, metrics, bytes, &mut found));
+        let drained =
+            ring.drain(|bytes| take(streams, sockets, barrier, metrics, bytes, &mut found));
         if let Some(until) = until {
             // By a moment, not by a time from now on: who waits for other things too begins to wait anew after each of them.
             if let Ok(drained) = timeout_at(until, drained).await {
@@ -153,12 +166,22 @@ impl Probes {
             ring,
             streams,
             sockets,
+            barrier,
             metrics,
             ..
         } = self;
-        ring.take(|bytes| take(streams, sockets, metrics, bytes, &mut found));
+        ring.take(|bytes| take(streams, sockets, barrier, metrics, bytes, &mut found));
         streams.give_up(None, |seen| sockets.place(seen, &mut found));
         sockets.give_up(None, found);
+    }
+
+    /// Lets nothing more leave on `socket`, and has it destroyed.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel has no room to refuse one more: then it is only destroyed.
+    pub fn refuse(&self, socket: &Socket) -> Result<(), MapError> {
+        self.barrier.refuse(socket, boot_ns())
     }
 
     /// How they are attached, in words.
@@ -179,8 +202,9 @@ impl Probes {
         &self.requests
     }
 
-    /// Adds what the programs lost to the metrics.
+    /// Adds what the programs lost to the metrics, and lets go of refused sockets that are gone.
     pub fn count(&mut self) {
+        self.barrier.tidy(boot_ns());
         let Ok(now) = self.counters.read() else {
             return;
         };
@@ -216,11 +240,17 @@ fn boot_ns() -> u64 {
 fn take(
     streams: &mut Streams,
     sockets: &mut Sockets,
+    barrier: &Barrier,
     metrics: &Metrics,
     bytes: &[u8],
     mut found: impl FnMut(Seen),
 ) {
     match Record::read(bytes) {
+        Ok(record) if record.header.kind == kind::REFUSED => {
+            if let Ok(socket) = Socket::read_from_bytes(record.data) {
+                barrier.destroy(&socket);
+            }
+        }
         Ok(record) => {
             let ends = record.header.kind == kind::CLOSE;
             if !ends {

@@ -1,11 +1,12 @@
 //! The probes inside TLS libraries: an object of their own, so that the firewall loads not one instruction more where nobody looks inside.
 //!
-//! They observe. What a process lets them see is its own choice, so nothing is ever allowed because of it.
+//! What a process lets them see is its own choice: a request may be denied because of it, and nothing is ever allowed.
 #![no_std]
 #![no_main]
 
 mod capture;
 mod maps;
+mod refused;
 mod socket;
 mod thread;
 
@@ -149,10 +150,14 @@ pub fn ebfw_go_close(context: ProbeContext) -> u32 {
     0
 }
 
-/// Finds the sockets of connections. Every packet that leaves what is looked at comes by; all pass.
+/// Finds the sockets of connections, and drops what leaves on refused ones. Every packet that leaves what is looked at comes by; all others pass.
 #[cgroup_skb(egress)]
 pub fn ebfw_socket(context: SkBuffContext) -> i32 {
-    socket::find(context.skb.skb);
+    let skb = context.skb.skb;
+    if refused::drops(skb) {
+        return 0;
+    }
+    socket::find(skb);
     1
 }
 

@@ -1,10 +1,12 @@
 //! The maps of the probes: none is pinned, all go with the agent.
 
 use aya_ebpf::{
-    btf_maps::{Array, CgroupArray, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use ebfw_common::plaintext::{COUNTERS as COUNTER_COUNT, Config, Header, MAX_CONNECTIONS};
+use ebfw_common::plaintext::{
+    COUNTERS as COUNTER_COUNT, Config, Header, MAX_CONNECTIONS, MAX_REFUSED, Refusal,
+};
 
 /// Which connection: the library's object, and the process in whose memory it lies.
 #[repr(C)]
@@ -95,6 +97,12 @@ pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, MAX_CONNECTIONS> =
 /// Connection by cookie of its socket. Written by the programs. Full: the socket that was silent longest may be found anew.
 #[btf_map]
 pub static SOCKET_OWNERS: LruHashMap<u64, ConnectionKey, MAX_CONNECTIONS> = LruHashMap::new();
+
+/// Sockets, by cookie, on which nothing more may leave, because a request on them is denied and that is enforced. Written by the agent, which
+/// lets go of them once they are destroyed, or have been silent for longer than TCP is between two attempts. Full: a socket is only
+/// destroyed; the agent counts it.
+#[btf_map]
+pub static REFUSED: HashMap<u64, Refusal, MAX_REFUSED> = HashMap::new();
 
 /// What threads may send next, by their address in the kernel. Written by the programs. Full: what a thread sends next is nobody's.
 #[btf_map]

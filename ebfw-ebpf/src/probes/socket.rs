@@ -176,7 +176,7 @@ fn is_held(socket: *mut bpf_sock) -> bool {
 
 /// Where the payload of a TCP segment begins; `None` behind IPv6 extension headers.
 #[inline(always)]
-fn payload(skb: *mut __sk_buff) -> Option<u32> {
+pub fn payload(skb: *mut __sk_buff) -> Option<u32> {
     let byte = |at: u32| {
         let mut byte = 0u8;
         // SAFETY: one writable byte; the helper checks the packet's side.
@@ -197,8 +197,29 @@ fn payload(skb: *mut __sk_buff) -> Option<u32> {
 /// Notes and tells whose socket it is.
 #[inline(always)]
 fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header) {
+    if !tell(socket, header) {
+        return;
+    }
+    let cookie = header.socket;
+    let _ = SOCKET_OWNERS.insert(cookie, key, 0);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: entries of the map are whole words that outlive the program's run.
+        unsafe { (&raw mut (*connection).socket).write_volatile(cookie) };
+    } else {
+        let connection = Connection {
+            writes: 0,
+            socket: cookie,
+        };
+        let _ = CONNECTIONS.insert(key, connection, 0);
+    }
+}
+
+/// Tells the agent of a full socket; `false` where the ring has no room.
+#[inline(always)]
+pub fn tell(socket: *mut bpf_sock, header: &Header) -> bool {
     let Some(mut entry) = PLAINTEXT.reserve_untyped::<Told>(0) else {
-        return count(Counter::RingFull);
+        count(Counter::RingFull);
+        return false;
     };
     let cookie = header.socket;
     let told = entry.as_mut_ptr();
@@ -229,17 +250,7 @@ fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header) {
         });
     }
     entry.submit(0);
-    let _ = SOCKET_OWNERS.insert(cookie, key, 0);
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
-        // SAFETY: entries of the map are whole words that outlive the program's run.
-        unsafe { (&raw mut (*connection).socket).write_volatile(cookie) };
-    } else {
-        let connection = Connection {
-            writes: 0,
-            socket: cookie,
-        };
-        let _ = CONNECTIONS.insert(key, connection, 0);
-    }
+    true
 }
 
 #[inline(always)]
