@@ -25,7 +25,6 @@ use crate::{
         cgroup::{CgroupPath, Hierarchy, Seclusion},
         lock::PinLock,
         privileges,
-        sockets::Destroyer,
         tree::Tree,
     },
     inspect::Headers,
@@ -34,7 +33,7 @@ use crate::{
         Pods,
         layout::{self, Place},
     },
-    probes::Probes,
+    probes::{Firewall, Probes},
     source::{News, Rules, Source},
     state::{Asked, Desk, PolicyState, ProbesState, State},
     status::Digest,
@@ -255,7 +254,7 @@ impl<'a> Agent<'a> {
         {
             cluster.report(policies, reports);
         }
-        let probes = probes(config, &watched, &root, enforcer.destroyer(), &metrics);
+        let probes = probes(config, &watched, &root, enforcer.firewall(), &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -515,7 +514,7 @@ fn probes(
     config: &Config,
     hierarchy: &Hierarchy,
     root: &CgroupPath,
-    destroyer: Arc<Destroyer>,
+    firewall: Firewall,
     metrics: &Arc<Metrics>,
 ) -> Result<Probes, String> {
     let inspect = config.inspect;
@@ -533,7 +532,7 @@ fn probes(
         headers,
         inspect.bodies(),
         inspect.responses,
-        destroyer,
+        firewall,
         Arc::clone(metrics),
     )
     .map_err(|error| format!("{:#}", anyhow::Error::from(error)))

@@ -120,10 +120,9 @@ pub fn permits(call: &Call) -> bool {
         has_port,
         protocol: number,
         said: Said::unread(number != protocol::TCP),
-        opened_ns: 0,
         names: NO_NAMES,
     };
-    let decision = decide(word, state.slot, state.netns, &mut question);
+    let decision = decide(word, state.slot, state.netns, 0, &mut question);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SockAddrContext::new(call.address),

@@ -28,12 +28,19 @@ pub fn passes_as_loopback(word: SlotWord, is_loopback: bool) -> bool {
     is_loopback && !word.has(slot_flag::GOVERN_LOOPBACK)
 }
 
-/// Applies the ruleset of the workload in `slot`, whose word is `word`, to a flow of a socket in the network namespace `netns`.
+/// Applies the ruleset of the workload in `slot`, whose word is `word`, to a flow of a socket in the network namespace `netns`. `opened_ns`: when the
+/// flow was judged first; 0: now. What has expired since then is still one of its names.
 #[inline(always)]
-pub fn decide(word: SlotWord, slot: SlotRef, netns: u64, question: &mut Question) -> Decision {
+pub fn decide(
+    word: SlotWord,
+    slot: SlotRef,
+    netns: u64,
+    opened_ns: u64,
+    question: &mut Question,
+) -> Decision {
     if !word.has(slot_flag::GOVERNED) {
         return Decision::because(verdict::OBSERVED, reason::UNGOVERNED);
     }
-    question.names = names::resolved(word, slot, netns, question.destination, question.opened_ns);
+    question.names = names::resolved(word, slot, netns, question.destination, opened_ns);
     judge(word, question)
 }

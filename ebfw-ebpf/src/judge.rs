@@ -74,8 +74,6 @@ pub struct Question {
     pub protocol: u8,
     /// What the client said.
     pub said: Said,
-    /// When the flow was judged first; 0: now. What has expired since then is still one of its names.
-    pub opened_ns: u64,
     /// The destination's names, see [`Flow::names`].
     pub names: [u32; NAMES_PER_ADDRESS as usize],
 }

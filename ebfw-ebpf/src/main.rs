@@ -19,6 +19,7 @@ mod names;
 mod reader;
 mod reply;
 mod report;
+mod rulesets;
 mod skb;
 mod socket;
 mod spoken;

@@ -6,7 +6,7 @@
 //!
 //! - It must be given bytes in their order, each once: from where the last call stopped to what the packet has at most.
 //! - [`Step::Head`]: `followed.stream.facts()` are what is claimed, until the next call, which goes on behind [`Progress::at`].
-//! - [`Step::More`]: the packet has nothing more to say. Whether any of its bytes were read, and not only passed over: [`Progress::read`].
+//! - [`Step::More`]: the packet has nothing more to say. Whether any of its bytes were read, and not only passed over: [`Progress::READ`].
 //! - [`Step::Finished`] and [`Step::Opaque`]: nothing more will come; forget the connection.
 //! - [`Step::Malformed`]: `followed.stream.why()` says why; 0 where the packet could not be read at all.
 
@@ -34,7 +34,8 @@ const STRETCHES: u32 = 64;
 pub struct Progress(pub u64);
 
 impl Progress {
-    const READ: u64 = 1 << 40;
+    /// Bytes were read and not only passed over.
+    pub const READ: u64 = 1 << 40;
 
     #[inline(always)]
     const fn new(at: u32, step: Step, read: u64) -> Self {
@@ -51,12 +52,6 @@ impl Progress {
     #[inline(always)]
     pub const fn step(self) -> Step {
         Step::from_number((self.0 >> 32) as u32 & 0xff)
-    }
-
-    /// Whether bytes were read and not only passed over.
-    #[inline(always)]
-    pub const fn read(self) -> bool {
-        self.0 & Self::READ != 0
     }
 }
 

@@ -116,6 +116,14 @@ fn beside(context: Context, flags: u32) -> Option<&'static mut Http2> {
     }
 }
 
+impl Progress {
+    /// Whether bytes were read and not only passed over.
+    #[inline(always)]
+    pub const fn read(self) -> bool {
+        self.0 & Self::READ != 0
+    }
+}
+
 /// Entries of `HEADS`.
 pub const HEADS_KEPT: usize = 16;
 

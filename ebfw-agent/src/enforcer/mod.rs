@@ -42,6 +42,7 @@ use crate::{
         Pods,
         layout::{Place, place},
     },
+    probes::Firewall,
     state::{self, WorkloadState},
     workload::{Desired, Planner, Posture, Rulebook, SharedNames, Standing},
 };
@@ -203,10 +204,13 @@ impl Enforcer {
         Arc::clone(&self.history)
     }
 
-    /// What destroys the sockets of denied flows.
+    /// What the probes inside TLS use.
     #[must_use]
-    pub fn destroyer(&self) -> Arc<Destroyer> {
-        Arc::clone(&self.destroyer)
+    pub fn firewall(&self) -> Firewall {
+        Firewall {
+            destroyer: Arc::clone(&self.destroyer),
+            rulesets: self.datapath.rulesets(),
+        }
     }
 
     /// Whether programs and maps of an earlier agent were found and are used.

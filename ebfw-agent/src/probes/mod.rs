@@ -34,7 +34,7 @@ use self::{
     refused::Barrier,
 };
 use crate::{
-    datapath::Ring,
+    datapath::{Ring, RulesetMaps},
     events,
     host::{
         cgroup::{CgroupPath, Hierarchy},
@@ -49,6 +49,15 @@ const LOOK_AT_WAITING: Duration = Duration::from_millis(500);
 
 /// Cgroups whose requests are counted.
 const MAX_COUNTED: usize = 16_384;
+
+/// What of the firewall the probes use.
+#[derive(Debug)]
+pub struct Firewall {
+    /// Destroys the sockets of denied requests.
+    pub destroyer: Arc<Destroyer>,
+    /// What requests are judged by before they leave.
+    pub rulesets: Arc<RulesetMaps>,
+}
 
 /// The running probes. They end with the value.
 pub struct Probes {
@@ -79,7 +88,7 @@ impl Probes {
         headers: Headers,
         bodies: Option<Capture>,
         responses: bool,
-        destroyer: Arc<Destroyer>,
+        firewall: Firewall,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
         let Loaded {
@@ -90,6 +99,7 @@ impl Probes {
         } = kernel::load(
             &hierarchy.directory(root),
             bodies.map_or(0, |capture| capture.limit),
+            &firewall.rulesets,
         )?;
         let way = kernel.way();
         let sockets = Sockets::new(kernel.finds_sockets());
@@ -105,7 +115,7 @@ impl Probes {
             ring,
             streams: Streams::new(headers, bodies).with_responses(responses),
             sockets,
-            barrier: Barrier::new(refused, destroyer),
+            barrier: Barrier::new(refused, firewall.destroyer),
             look: Instant::now(),
             counters,
             counted: [0; COUNTERS],

@@ -14,17 +14,18 @@ use aya_ebpf::{
     },
 };
 use ebfw_common::{
-    abi::Address,
+    abi::{Address, SlotRef, slot_flag},
     plaintext::{Counter, Header, Socket, fits, kind, record},
 };
 
 use crate::{
-    capture::count,
+    capture::{count, unknown},
     maps::{
-        CONFIG, CONNECTIONS, Connection, ConnectionKey, NOTES, PLAINTEXT, SOCKET_OWNERS, THREADS,
-        Thread,
+        CONFIG, CONNECTIONS, Connection, ConnectionKey, NOTES, PLAINTEXT, Peer, SOCKET_OWNERS,
+        THREADS, Thread,
     },
     thread::{self, FRESH_NS},
+    workload::{self, Membership, UNBOUND},
 };
 
 /// Records that are looked at in one packet: the end of a handshake may stand before the first data.
@@ -109,7 +110,12 @@ pub fn find(skb: *mut __sk_buff) {
         kind: kind::SOCKET,
         comm: [0; 16],
     };
-    bind(socket, &key, &header);
+    let slot = match workload::of_skb(skb) {
+        // The agent's own requests are nobody's business.
+        Membership::Of(slot, word) if !word.has(slot_flag::SILENT) => slot,
+        _ => UNBOUND,
+    };
+    bind(socket, &key, &header, slot);
 }
 
 /// Which of a thread's notes fit a record of the packet: bit *i* for note *i*.
@@ -196,7 +202,8 @@ pub fn payload(skb: *mut __sk_buff) -> Option<u32> {
 
 /// Notes and tells whose socket it is.
 #[inline(always)]
-fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header) {
+fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header, slot: SlotRef) {
+    let peer = peer(socket, slot);
     if !tell(socket, header) {
         return;
     }
@@ -204,13 +211,40 @@ fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header) {
     let _ = SOCKET_OWNERS.insert(cookie, key, 0);
     if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
         // SAFETY: entries of the map are whole words that outlive the program's run.
-        unsafe { (&raw mut (*connection).socket).write_volatile(cookie) };
+        unsafe {
+            (&raw mut (*connection).peer).write_volatile(peer);
+            (&raw mut (*connection).socket).write_volatile(cookie);
+        }
     } else {
         let connection = Connection {
-            writes: 0,
-            socket: cookie,
+            peer,
+            ..unknown(cookie)
         };
         let _ = CONNECTIONS.insert(key, connection, 0);
+    }
+}
+
+/// Where a full socket of the workload in `slot` is connected to.
+#[inline(always)]
+fn peer(socket: *mut bpf_sock, slot: SlotRef) -> Peer {
+    // As in `tell`.
+    // SAFETY: the verifier lets a full socket's fields be read, word by word.
+    let (family, address_v4, address_v6, port) = unsafe {
+        (
+            (&raw const (*socket).family).read_volatile(),
+            (&raw const (*socket).dst_ip4).read_volatile(),
+            v6(&raw const (*socket).dst_ip6),
+            (&raw const (*socket).dst_port).read_volatile(),
+        )
+    };
+    Peer {
+        address: if family == AF_INET {
+            v4(address_v4)
+        } else {
+            address_v6
+        },
+        slot,
+        port: u16::from_be(port).into(),
     }
 }
 
