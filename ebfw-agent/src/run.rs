@@ -25,7 +25,6 @@ use crate::{
         cgroup::{CgroupPath, Hierarchy, Seclusion},
         lock::PinLock,
         privileges,
-        sockets::Destroyer,
         tree::Tree,
     },
     inspect::Headers,
@@ -34,7 +33,7 @@ use crate::{
         Pods,
         layout::{self, Place},
     },
-    probes::Probes,
+    probes::{Controls, Probes},
     source::{News, Rules, Source},
     state::{Asked, Desk, PolicyState, ProbesState, State},
     status::Digest,
@@ -255,7 +254,11 @@ impl<'a> Agent<'a> {
         {
             cluster.report(policies, reports);
         }
-        let probes = probes(config, &watched, &root, enforcer.destroyer(), &metrics);
+        let controls = Controls {
+            judge: enforcer.judge(),
+            destroyer: enforcer.destroyer(),
+        };
+        let probes = probes(config, &watched, &root, controls, &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -510,12 +513,12 @@ fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
     }
 }
 
-/// The probes inside TLS, where they are wanted and can be had. They only observe: nothing that goes wrong with them stops the firewall.
+/// The probes inside TLS, where they are wanted and can be had. Nothing that goes wrong with them stops the firewall.
 fn probes(
     config: &Config,
     hierarchy: &Hierarchy,
     root: &CgroupPath,
-    destroyer: Arc<Destroyer>,
+    controls: Controls,
     metrics: &Arc<Metrics>,
 ) -> Result<Probes, String> {
     let inspect = config.inspect;
@@ -533,7 +536,7 @@ fn probes(
         headers,
         inspect.bodies(),
         inspect.responses,
-        destroyer,
+        controls,
         Arc::clone(metrics),
     )
     .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
