@@ -1,14 +1,14 @@
 //! The agent: puts the pieces together, then lets changes flow from their sources to the kernel and events from the kernel to the output.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+mod probing;
+mod stop;
+
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
+use self::{probing::Probing, stop::Stop};
 use crate::{
     answers,
     cluster::{Cluster, Unreachable},
@@ -27,15 +27,14 @@ use crate::{
         privileges,
         tree::Tree,
     },
-    inspect::Headers,
     metrics::{Listener, Metrics, Readiness, Reload, Server},
     pods::{
         Pods,
         layout::{self, Place},
     },
-    probes::{Firewall, Probes},
+    probes::Controls,
     source::{News, Rules, Source},
-    state::{Asked, Desk, PolicyState, ProbesState, State},
+    state::{Asked, Desk, PolicyState, State},
     status::Digest,
 };
 
@@ -56,38 +55,21 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        // Before anything else: who is told to stop while it starts, or the moment it is ready, ends in good order too.
-        let mut stop = Stop::listen()?;
-        // A start may have to wait for the API server; until it is through, nothing has changed that would have to be put in order.
-        let agent = tokio::select! {
-            agent = Agent::start(config) => agent?,
-            () = stop.told() => return Ok(()),
-        };
-        agent.serve(stop).await
-    })
+    let result = runtime.block_on(start_and_serve(config));
+    // The kernel may still be looking at the probes: nobody waits for that.
+    runtime.shutdown_background();
+    result
 }
 
-/// The signals that end the agent.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn told(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
+async fn start_and_serve(config: &Config) -> anyhow::Result<()> {
+    // Before anything else: who is told to stop while it starts, or the moment it is ready, ends in good order too.
+    let stop = Stop::listen()?;
+    // A start may have to wait for the API server; until it is through, nothing has changed that would have to be put in order.
+    let agent = tokio::select! {
+        agent = Agent::start(config, &stop) => agent?,
+        () = stop.told() => return Ok(()),
+    };
+    agent.serve(stop).await
 }
 
 struct Agent<'a> {
@@ -106,7 +88,7 @@ struct Agent<'a> {
     reading: JoinHandle<anyhow::Result<()>>,
     intake: Intake,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
-    probes: Result<Probes, String>,
+    probes: Probing,
     /// The policy in force: where it comes from, and how many rules it has.
     policy: Option<PolicyState>,
     desk: Option<Desk>,
@@ -118,7 +100,7 @@ struct Agent<'a> {
 impl<'a> Agent<'a> {
     /// Everything that can fail is done here, in the order in which a later step needs an earlier one; nothing is attached before the
     /// policy stands in the kernel.
-    async fn start(config: &'a Config) -> anyhow::Result<Self> {
+    async fn start(config: &'a Config, stop: &Stop) -> anyhow::Result<Self> {
         let pin = (config.pinning == Pinning::On).then_some(config.pin_dir.as_path());
         let able = privileges::check(pin)?;
         for gap in &able.gaps {
@@ -246,6 +228,7 @@ impl<'a> Agent<'a> {
         let reader = answers::Reader::new(learner, Arc::clone(&metrics));
         let told = intake.clone();
         let reading = tokio::spawn(reader.run(answers, move |event| told.offer_name(event)));
+        stop.commit().await;
         enforcer.attach()?;
         attached.ready();
         let (programmed, reports) = watch::channel(versions);
@@ -254,7 +237,13 @@ impl<'a> Agent<'a> {
         {
             cluster.report(policies, reports);
         }
-        let probes = probes(config, &watched, &root, enforcer.firewall(), &metrics);
+        let controls = Controls {
+            judge: enforcer.judge(),
+            destroyer: enforcer.destroyer(),
+            rulesets: enforcer.rulesets(),
+        };
+        // Last, since the firewall must not wait for them.
+        let probes = Probing::start(config, watched, &root, controls, &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -287,7 +276,7 @@ impl<'a> Agent<'a> {
         })
     }
 
-    async fn serve(mut self, mut stop: Stop) -> anyhow::Result<()> {
+    async fn serve(mut self, stop: Stop) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(COUNT_EVERY);
         loop {
             tokio::select! {
@@ -300,13 +289,11 @@ impl<'a> Agent<'a> {
                 ended = &mut self.reading => {
                     ended.context("the reader of answers broke")?.context("failed to read answers")?;
                 }
-                done = next_requests(&mut self.probes, &self.intake) => done.context("failed to read what the probes saw")?,
+                done = self.probes.next(&self.intake) => done.context("failed to read what the probes saw")?,
                 asked = next_question(&self.desk) => asked.answer(&self.state()),
                 _ = tick.tick() => {
                     self.enforcer.count();
-                    if let Ok(probes) = &mut self.probes {
-                        probes.count();
-                    }
+                    self.probes.count();
                 }
             }
         }
@@ -315,27 +302,7 @@ impl<'a> Agent<'a> {
 
     /// What the agent says of itself.
     fn state(&self) -> State {
-        let none = HashMap::new();
-        let (probes, requests) = match &self.probes {
-            Ok(probes) => {
-                let files = probes.files().into_iter();
-                let state = ProbesState {
-                    attach: Some(probes.way().to_owned()),
-                    absent: None,
-                    files: files
-                        .map(|(kind, count)| (kind.to_owned(), count))
-                        .collect(),
-                };
-                (state, probes.requests())
-            }
-            Err(why) => {
-                let state = ProbesState {
-                    absent: Some(why.clone()),
-                    ..ProbesState::default()
-                };
-                (state, &none)
-            }
-        };
+        let (probes, requests) = self.probes.state();
         let config = self.config;
         let pinned = config.pinning == Pinning::On;
         let programs = Datapath::programs().iter().copied();
@@ -351,7 +318,7 @@ impl<'a> Agent<'a> {
             policy: self.policy.clone(),
             programs: programs.map(str::to_owned).collect(),
             probes,
-            workloads: self.enforcer.workloads(requests),
+            workloads: self.enforcer.workloads(&requests),
         }
     }
 
@@ -394,9 +361,7 @@ impl<'a> Agent<'a> {
         self.events.take(|bytes| intake.offer(bytes));
         self.names.take(|bytes| intake.offer_name(bytes));
         self.claims.take(|bytes| intake.offer_claim(bytes));
-        if let Ok(probes) = &mut self.probes {
-            probes.take(|seen| intake.offer_request(seen));
-        }
+        self.probes.take(&intake);
         if let Err(error) = self.pipeline.drain(DRAIN).await {
             tracing::warn!("{error}");
         }
@@ -509,36 +474,6 @@ fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
     }
 }
 
-/// The probes inside TLS, where they are wanted and can be had. They only observe: nothing that goes wrong with them stops the firewall.
-fn probes(
-    config: &Config,
-    hierarchy: &Hierarchy,
-    root: &CgroupPath,
-    firewall: Firewall,
-    metrics: &Arc<Metrics>,
-) -> Result<Probes, String> {
-    let inspect = config.inspect;
-    if !(inspect.claims && inspect.paths) {
-        return Err("EBFW_INSPECT and EBFW_INSPECT_PATHS are not both on".to_owned());
-    }
-    let headers = match (inspect.headers, inspect.redact) {
-        (false, _) => Headers::Dropped,
-        (true, true) => Headers::Redacted,
-        (true, false) => Headers::Shown,
-    };
-    Probes::start(
-        hierarchy,
-        root,
-        headers,
-        inspect.bodies(),
-        inspect.responses,
-        firewall,
-        Arc::clone(metrics),
-    )
-    .map_err(|error| format!("{:#}", anyhow::Error::from(error)))
-    .inspect_err(|why| tracing::warn!("requests inside TLS are not observed: {why}"))
-}
-
 /// Where `ebfw status` asks. Nothing else depends on it.
 fn desk(config: &Config) -> Option<Desk> {
     Desk::open(&config.pin_dir)
@@ -550,16 +485,6 @@ async fn next_question(desk: &Option<Desk>) -> Asked {
     match desk {
         Some(desk) => desk.next().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn next_requests(
-    probes: &mut Result<Probes, String>,
-    intake: &Intake,
-) -> std::io::Result<()> {
-    match probes {
-        Ok(probes) => probes.drain(|seen| intake.offer_request(seen)).await,
-        Err(_) => std::future::pending().await,
     }
 }
 

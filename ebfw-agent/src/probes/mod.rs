@@ -3,6 +3,7 @@
 //! A process can copy a library, or take a probe out of its own memory: because of what was seen here a request may be denied, and nothing is
 //! ever allowed. What the bytes mean is the business of `crate::inspect`.
 
+mod contain;
 mod discovery;
 mod elf;
 mod golang;
@@ -22,19 +23,20 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::MapError;
 use ebfw_common::plaintext::{COUNTERS, Counter, Socket, kind};
 use tokio::time::{Instant, timeout_at};
 use zerocopy::FromBytes as _;
 
-pub use self::kernel::LoadError;
 use self::{
+    contain::Containment,
     discovery::{Discovery, Scope},
     kernel::{CounterMap, Loaded},
     refused::Barrier,
 };
+pub use self::{contain::Tally, kernel::LoadError};
 use crate::{
     datapath::{Ring, RulesetMaps},
+    enforcer::Judge,
     events,
     host::{
         cgroup::{CgroupPath, Hierarchy},
@@ -47,15 +49,13 @@ use crate::{
 /// How often requests are looked at that wait for their bodies.
 const LOOK_AT_WAITING: Duration = Duration::from_millis(500);
 
-/// Cgroups whose requests are counted.
-const MAX_COUNTED: usize = 16_384;
-
-/// What of the firewall the probes use.
-#[derive(Debug)]
-pub struct Firewall {
-    /// Destroys the sockets of denied requests.
+/// What is done about denied requests.
+pub struct Controls {
+    /// Says which are.
+    pub judge: Arc<Judge>,
+    /// Destroys their sockets.
     pub destroyer: Arc<Destroyer>,
-    /// What requests are judged by before they leave.
+    /// What the kernel judges them by before they leave.
     pub rulesets: Arc<RulesetMaps>,
 }
 
@@ -64,15 +64,13 @@ pub struct Probes {
     ring: Ring,
     streams: Streams,
     sockets: Sockets,
-    barrier: Barrier,
+    containment: Containment,
     /// When requests that wait for their bodies are looked at next.
     look: Instant,
     counters: CounterMap,
     counted: [u64; COUNTERS],
     metrics: Arc<Metrics>,
     way: &'static str,
-    /// Requests by the cgroup of the thread that wrote them.
-    requests: HashMap<u64, u64>,
     discovery: Discovery,
 }
 
@@ -88,7 +86,7 @@ impl Probes {
         headers: Headers,
         bodies: Option<Capture>,
         responses: bool,
-        firewall: Firewall,
+        controls: Controls,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
         let Loaded {
@@ -99,7 +97,7 @@ impl Probes {
         } = kernel::load(
             &hierarchy.directory(root),
             bodies.map_or(0, |capture| capture.limit),
-            &firewall.rulesets,
+            &controls.rulesets,
         )?;
         let way = kernel.way();
         let sockets = Sockets::new(kernel.finds_sockets());
@@ -115,18 +113,21 @@ impl Probes {
             ring,
             streams: Streams::new(headers, bodies).with_responses(responses),
             sockets,
-            barrier: Barrier::new(refused, firewall.destroyer),
+            containment: Containment::new(
+                controls.judge,
+                Barrier::new(refused, controls.destroyer),
+                Arc::clone(&metrics),
+            ),
             look: Instant::now(),
             counters,
             counted: [0; COUNTERS],
             metrics,
             way,
-            requests: HashMap::new(),
             discovery,
         })
     }
 
-    /// Waits for plaintext; gives each request that it completes to `found`.
+    /// Waits for plaintext; judges each request that it completes, and gives it to `found`.
     ///
     /// # Errors
     ///
@@ -136,23 +137,18 @@ impl Probes {
             ring,
             streams,
             sockets,
-            barrier,
+            containment,
             look,
             metrics,
-            requests,
             ..
         } = self;
-        let mut found = |seen: Seen| {
-            note(requests, &seen);
-            found(seen);
-        };
         let for_sockets = sockets.deadline().map(|deadline| {
             Instant::now() + Duration::from_nanos(deadline.saturating_sub(boot_ns()))
         });
         let for_bodies = streams.is_waiting().then_some(*look);
         let until = for_sockets.into_iter().chain(for_bodies).min();
         let drained =
-            ring.drain(|bytes| take(streams, sockets, barrier, metrics, bytes, &mut found));
+            ring.drain(|bytes| take(streams, sockets, containment, metrics, bytes, &mut found));
         if let Some(until) = until {
             // By a moment, not by a time from now on: who waits for other things too begins to wait anew after each of them.
             if let Ok(drained) = timeout_at(until, drained).await {
@@ -161,11 +157,12 @@ impl Probes {
         } else {
             drained.await?;
         }
+        let mut judged = |seen| judge(containment, seen, &mut found);
         if streams.is_waiting() && Instant::now() >= *look {
             *look = Instant::now() + LOOK_AT_WAITING;
-            streams.give_up(Some(boot_ns()), |seen| sockets.place(seen, &mut found));
+            streams.give_up(Some(boot_ns()), |seen| sockets.place(seen, &mut judged));
         }
-        sockets.give_up(Some(boot_ns()), &mut found);
+        sockets.give_up(Some(boot_ns()), &mut judged);
         metrics.unread(Unread::Unknown, streams.take_unknown());
         Ok(())
     }
@@ -176,22 +173,14 @@ impl Probes {
             ring,
             streams,
             sockets,
-            barrier,
+            containment,
             metrics,
             ..
         } = self;
-        ring.take(|bytes| take(streams, sockets, barrier, metrics, bytes, &mut found));
-        streams.give_up(None, |seen| sockets.place(seen, &mut found));
-        sockets.give_up(None, found);
-    }
-
-    /// Lets nothing more leave on `socket`, and has it destroyed.
-    ///
-    /// # Errors
-    ///
-    /// Where the kernel has no room to refuse one more: then it is only destroyed.
-    pub fn refuse(&self, socket: &Socket) -> Result<(), MapError> {
-        self.barrier.refuse(socket, boot_ns())
+        ring.take(|bytes| take(streams, sockets, containment, metrics, bytes, &mut found));
+        let mut judged = |seen| judge(containment, seen, &mut found);
+        streams.give_up(None, |seen| sockets.place(seen, &mut judged));
+        sockets.give_up(None, judged);
     }
 
     /// How they are attached, in words.
@@ -206,15 +195,15 @@ impl Probes {
         self.discovery.census()
     }
 
-    /// How many requests were seen, by the id of the cgroup of the thread that wrote them.
+    /// The requests that were seen, by the id of the cgroup of the thread that wrote them.
     #[must_use]
-    pub fn requests(&self) -> &HashMap<u64, u64> {
-        &self.requests
+    pub fn requests(&self) -> &HashMap<u64, Tally> {
+        self.containment.tallies()
     }
 
     /// Adds what the programs lost to the metrics, and lets go of refused sockets that are gone.
     pub fn count(&mut self) {
-        self.barrier.tidy(boot_ns());
+        self.containment.tidy(boot_ns());
         let Ok(now) = self.counters.read() else {
             return;
         };
@@ -231,26 +220,21 @@ impl Probes {
     }
 }
 
-/// Counts a request. Cgroups that come and go must not take memory: beyond the limit, new ones are not counted.
-fn note(requests: &mut HashMap<u64, u64>, seen: &Seen) {
-    if seen.request.status.is_some() {
-        return;
-    }
-    let cgroup = seen.header.cgroup_id;
-    if requests.len() < MAX_COUNTED || requests.contains_key(&cgroup) {
-        *requests.entry(cgroup).or_default() += 1;
-    }
-}
-
 /// The time by which waiting ends; 0, by which nothing is given up, where there is no such clock.
 fn boot_ns() -> u64 {
     events::boot_ns().unwrap_or(0)
 }
 
+fn judge(containment: &mut Containment, seen: Seen, mut found: impl FnMut(Seen)) {
+    if let Some(seen) = containment.take(seen, boot_ns()) {
+        found(seen);
+    }
+}
+
 fn take(
     streams: &mut Streams,
     sockets: &mut Sockets,
-    barrier: &Barrier,
+    containment: &mut Containment,
     metrics: &Metrics,
     bytes: &[u8],
     mut found: impl FnMut(Seen),
@@ -258,11 +242,12 @@ fn take(
     match Record::read(bytes) {
         Ok(record) if record.header.kind == kind::REFUSED => {
             if let Ok(socket) = Socket::read_from_bytes(record.data) {
-                barrier.destroy(&socket);
+                containment.destroy(&socket);
             }
         }
         Ok(record) => {
             let ends = record.header.kind == kind::CLOSE;
+            let mut found = |seen| judge(containment, seen, &mut found);
             if !ends {
                 sockets.note(&record, &mut found);
             }

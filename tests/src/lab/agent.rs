@@ -302,6 +302,22 @@ impl Agent {
         kill(Pid::from_raw(pid), signal).expect("it runs");
     }
 
+    /// Whether it has a handler of its own for the signal.
+    ///
+    /// # Panics
+    ///
+    /// Where it has gone.
+    #[must_use]
+    pub fn catches(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("it runs");
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.expect("the kernel tells") & 1 << (signal as i32 - 1) != 0
+    }
+
     /// Asks it to end, and waits until it has.
     ///
     /// # Panics

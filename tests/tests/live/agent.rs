@@ -6,6 +6,7 @@ use std::{
     net::TcpStream,
     os::unix::process::CommandExt as _,
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -151,6 +152,36 @@ fn it_ends_within_two_seconds() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// Whatever it is busy with then: the kernel looks at its programs for longer than that.
+#[test]
+fn it_ends_within_two_seconds_while_it_starts() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    for into_the_start in [0, 100, 300, 600, 1000, 1500, 2500] {
+        let agent = Agent::spawn(&home, lab.directory());
+        eventually("it listens to signals", || agent.catches(Signal::SIGTERM));
+        thread::sleep(Duration::from_millis(into_the_start));
+        let start = Instant::now();
+        let log = agent.log.clone();
+        let status = agent.terminate();
+        let took = start.elapsed();
+        let log = log.so_far().join("\n");
+        assert!(
+            status.success(),
+            "after {into_the_start} ms: {status}\n{log}"
+        );
+        assert!(
+            took < Duration::from_secs(2),
+            "after {into_the_start} ms: {took:?}\n{log}"
+        );
+    }
+    // What a start leaves behind that was cut off is in no one's way.
+    let _agent = Agent::start(&home, &lab);
+    assert_eq!(verdict(&lab, v4(BAD)), EPERM);
+    assert_eq!(verdict(&lab, v4(GOOD)), None);
 }
 
 #[test]

@@ -1,0 +1,236 @@
+//! Requests inside TLS that a rule denies: they are judged before they are encrypted, so that the server never reads them.
+//!
+//! The server notes every byte that it decrypts. Each client asks for what is allowed first, on the same connection where it can, so that a
+//! server that has read nothing is no proof of anything.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use ebfw_tests::{
+    lab::{
+        Lab,
+        agent::{Agent, Home},
+        eventually,
+    },
+    tls,
+};
+
+use super::server::program;
+
+/// Everything is allowed but what is below `/admin`, and to delete.
+const POLICY: &str = "
+defaultAction: Allow
+rules:
+- name: admin
+  action: Deny
+  match: {pathPrefix: /admin}
+- name: delete
+  action: Deny
+  match: {methods: [DELETE]}
+";
+
+/// Notes what it decrypts in a file of its own for each connection, and answers every head.
+const SERVER: &str = r"
+import socket, ssl, sys, threading
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('cert.pem', 'key.pem')
+listener = socket.create_server(('0.0.0.0', 8443), backlog=64)
+seen = open('seen', 'ab', buffering=0)
+lock = threading.Lock()
+def serve(sock):
+    try:
+        with context.wrap_socket(sock, server_side=True) as tls:
+            read = b''
+            while True:
+                more = tls.recv(65536)
+                if not more:
+                    break
+                with lock:
+                    seen.write(more)
+                read += more
+                while b'\r\n\r\n' in read:
+                    head, read = read.split(b'\r\n\r\n', 1)
+                    length = 0
+                    for line in head.split(b'\r\n'):
+                        name, _, value = line.partition(b':')
+                        if name.lower() == b'content-length':
+                            length = int(value)
+                    while len(read) < length:
+                        more = tls.recv(65536)
+                        if not more:
+                            return
+                        with lock:
+                            seen.write(more)
+                        read += more
+                    read = read[length:]
+                    tls.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok')
+    except OSError:
+        pass
+print('ready', flush=True)
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+";
+
+/// What it has decrypted so far.
+struct Server {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Server {
+    fn start(lab: &Lab, name: &str) -> Option<Self> {
+        let python = program("python3")?;
+        program("openssl")?;
+        let folder =
+            std::env::temp_dir().join(format!("ebfw-denied-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("there is a folder for temporary files");
+        tls::make_certificate(&folder).expect("openssl makes a certificate");
+        let start = || {
+            Command::new(&python)
+                .args(["-c", SERVER])
+                .current_dir(&folder)
+                .stdout(Stdio::piped())
+                .spawn()
+        };
+        let child = lab.net().far.enter(start).expect("the namespace exists");
+        let mut server = Self {
+            child: child.expect("python starts"),
+            folder,
+        };
+        let out = server.child.stdout.take().expect("it is piped");
+        let mut line = String::new();
+        BufReader::new(out)
+            .read_line(&mut line)
+            .expect("the server says when it is ready");
+        assert_eq!(line, "ready\n");
+        Some(server)
+    }
+
+    fn seen(&self) -> String {
+        let seen = fs::read(self.folder.join("seen")).unwrap_or_default();
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+struct Bench {
+    agent: Agent,
+    _home: Home,
+    server: Server,
+    lab: Lab,
+}
+
+impl Bench {
+    fn open(name: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        let lab = Lab::open()?;
+        let server = Server::start(&lab, name)?;
+        let home = Home::new();
+        home.write_policy(POLICY);
+        let config = home.write_config("exclude: {cidrs: []}\n");
+        let mut settings = settings.to_vec();
+        settings.push(("EBFW_CONFIG", &config[..]));
+        let agent = Agent::start_with(&home, &lab, &settings);
+        agent.log.wait_for(&["requests inside TLS are observed by"]);
+        let bench = Self {
+            agent,
+            _home: home,
+            server,
+            lab,
+        };
+        let refused = "requests inside TLS are not denied before they leave";
+        let log = bench.agent.log.so_far();
+        assert!(!log.iter().any(|line| line.contains(refused)), "{log:?}");
+        Some(bench)
+    }
+
+    /// Runs a program in the workload to its end, however it ends.
+    fn run(&self, program: &Path, arguments: &[&str]) -> String {
+        let folder = &self.server.folder;
+        let output = self.lab.inside(|| {
+            Command::new(program)
+                .args(arguments)
+                .current_dir(folder)
+                .env_clear()
+                .env("PATH", "/usr/bin:/bin")
+                .env("HOME", "/nonexistent")
+                .stdin(Stdio::null())
+                .output()
+        });
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Lets a client ask until its requests are seen by the probes.
+    fn meet(&self, program: &Path, arguments: &[&str], path: &str) {
+        eventually("a new program is seen", || {
+            self.run(program, arguments);
+            let events = self.agent.events.so_far();
+            events
+                .iter()
+                .any(|line| line.contains("\"https\"") && line.contains(path))
+        });
+    }
+
+    /// The server has read this, and nothing that is denied.
+    fn holds(&self, why: &str, allowed: &[&str]) {
+        eventually(&format!("{why}: {allowed:?} come"), || {
+            let seen = self.server.seen();
+            allowed.iter().all(|text| seen.contains(text))
+        });
+        let seen = self.server.seen();
+        for denied in ["/admin", "DELETE"] {
+            assert!(!seen.contains(denied), "{why}: {denied} came: {seen}");
+        }
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("https://10.99.0.2:8443{path}")
+}
+
+/// Times that each client tries: a race would show.
+const TRIES: usize = 100;
+
+#[test]
+fn curl_never_gets_a_denied_request_out() {
+    let Some(bench) = Bench::open("curl", &[]) else {
+        return;
+    };
+    let Some(curl) = program("curl") else { return };
+    let get = ["-sk", "--http1.1", "-m", "5"];
+    let (open, admin, other) = (url("/open"), url("/admin/x"), url("/after"));
+    let with = |more: &[&str]| -> Vec<String> {
+        get.iter().chain(more).map(|&text| text.to_owned()).collect()
+    };
+    let run = |arguments: Vec<String>| {
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        bench.run(&curl, &arguments)
+    };
+    for _ in 0..TRIES {
+        run(with(&[&admin]));
+    }
+    run(with(&[&open]));
+    bench.holds("a path", &["GET /open "]);
+    run(with(&["-X", "DELETE", &open]));
+    run(with(&["--path-as-is", &url("/a/../%61dmin")]));
+    // On a connection that was used before.
+    run(with(&[&url("/first"), &admin]));
+    run(with(&["-d", "body", &url("/post"), "--next", "-sk", "--http1.1", &admin]));
+    run(with(&[&other]));
+    bench.holds("others", &["GET /first ", "POST /post ", "GET /after "]);
+    bench
+        .agent
+        .events
+        .wait_for(&["\"https\"", "\"action\":\"deny\"", "/admin/x"]);
+}
