@@ -80,7 +80,7 @@ pub(super) struct Kernel {
     /// What finds the sockets of connections; `None`: nothing does.
     sockets: Option<OwnedFd>,
     /// What the probes go on with, to judge requests before they leave. The array is emptied when nobody holds it any more. `None`: nothing does.
-    judges: Option<MapData>,
+    _judges: Option<MapData>,
 }
 
 /// How programs are attached here.
@@ -230,7 +230,7 @@ fn load_for(
             programs,
             attachment,
             sockets: None,
-            judges: if judge { Some(take(JUDGES)?) } else { None },
+            _judges: if judge { Some(take(JUDGES)?) } else { None },
         },
         ring: Ring::new(ring).map_err(io_error("watch the ring of the probes"))?,
         counters: CounterMap(counters),
@@ -404,11 +404,6 @@ impl Kernel {
     /// Whether the sockets of connections are found.
     pub(super) fn finds_sockets(&self) -> bool {
         self.sockets.is_some()
-    }
-
-    /// Whether requests are judged before they leave.
-    pub(super) fn judges(&self) -> bool {
-        self.judges.is_some() && self.finds_sockets()
     }
 
     /// How probes are attached, in words.
