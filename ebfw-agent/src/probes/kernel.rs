@@ -23,9 +23,12 @@ use crate::{
     host::layout,
 };
 
-/// The program that judges requests before they leave, and the array through which the probes go on with it.
-const JUDGE: &str = "ebfw_judge";
-const JUDGES: &str = "JUDGES";
+/// The programs that judge requests before they leave, and the arrays through which others go on with them: from the probes, and from what
+/// finds the sockets.
+const JUDGES: [(&str, &str); 2] = [
+    ("ebfw_judge", "JUDGES"),
+    ("ebfw_first_packet", "PACKET_JUDGES"),
+];
 /// The map of the cgroup below which processes are looked at.
 const SCOPE: &str = "SCOPE";
 /// Maps of rulesets by the names that the programs have for them, where the firewall has another one.
@@ -79,8 +82,8 @@ pub(super) struct Kernel {
     attachment: Attachment,
     /// What finds the sockets of connections; `None`: nothing does.
     sockets: Option<OwnedFd>,
-    /// What the probes go on with, to judge requests before they leave. The array is emptied when nobody holds it any more. `None`: nothing does.
-    _judges: Option<MapData>,
+    /// Through which others go on with the programs that judge requests before they leave. Arrays that nobody holds any more are emptied.
+    _judges: Vec<MapData>,
 }
 
 /// How programs are attached here.
@@ -200,8 +203,8 @@ fn load_for(
     let attachment = attachment(&object)?;
     let programs = load_programs(&object, types, attachment)?;
     let program = load_program(&object, types, SOCKETS, Purpose::Egress);
-    let judge = match rulesets {
-        Some(_) => put_judge(&object, types, attachment, &maps[JUDGES])
+    let judges = match rulesets {
+        Some(_) => put_judges(&object, types, attachment, &maps)
             .inspect_err(|error| {
                 tracing::warn!("requests inside TLS are not denied before they leave: {error:#}");
             })
@@ -230,7 +233,12 @@ fn load_for(
             programs,
             attachment,
             sockets: None,
-            _judges: if judge { Some(take(JUDGES)?) } else { None },
+            _judges: if judges {
+                let arrays = JUDGES.into_iter().map(|(_, array)| take(array));
+                arrays.collect::<Result<_, _>>()?
+            } else {
+                Vec::new()
+            },
         },
         ring: Ring::new(ring).map_err(io_error("watch the ring of the probes"))?,
         counters: CounterMap(counters),
@@ -239,15 +247,18 @@ fn load_for(
     Ok((loaded, Finder { program, config }))
 }
 
-/// Loads the program that judges requests, and puts it where the probes find it.
-fn put_judge(
+/// Loads the programs that judge requests, and puts them where the others find them.
+fn put_judges(
     object: &Object,
     types: Option<BorrowedFd<'_>>,
     attachment: Attachment,
-    judges: &MapData,
+    maps: &BTreeMap<String, MapData>,
 ) -> anyhow::Result<()> {
-    let program = load_program(object, types, JUDGE, Purpose::Probe(attachment.way()))?;
-    syscall::put_first(judges.fd().as_fd(), program.as_fd())?;
+    let purposes = [Purpose::Probe(attachment.way()), Purpose::Egress];
+    for ((name, array), purpose) in JUDGES.into_iter().zip(purposes) {
+        let program = load_program(object, types, name, purpose)?;
+        syscall::put_first(maps[array].fd().as_fd(), program.as_fd())?;
+    }
     Ok(())
 }
 

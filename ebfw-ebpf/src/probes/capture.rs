@@ -78,9 +78,7 @@ pub fn write(context: &ProbeContext, library: u8, object: u64, buffer: u64, tota
         thread::note(&key, library, record::DATA, total, call.now);
     }
     tell(&mut call, buffer);
-    if socket != 0 {
-        deny::go_on(context, &key, buffer, total);
-    }
+    deny::go_on(context, &key, buffer, total);
 }
 
 /// Writes records of a write.

@@ -7,9 +7,10 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::__sk_buff,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_ktime_get_boot_ns, bpf_tail_call},
+        generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_tail_call},
     },
     programs::ProbeContext,
 };
@@ -24,7 +25,10 @@ use ebfw_common::{
 
 use crate::{
     judge::{Decision, Question, Said, claim, judge, request},
-    maps::{CONNECTIONS, ConnectionKey, FIREWALL, JUDGES, REFUSED, WRITES, Write},
+    maps::{
+        CONNECTIONS, Connection, ConnectionKey, FIREWALL, JUDGES, PACKET_JUDGES, REFUSED,
+        SOCKET_OWNERS, WRITES, Write,
+    },
     reader::{Progress, WINDOW, ebfw_stream},
     stream::{self, Context, followed, load},
     verifier::masked,
@@ -70,14 +74,9 @@ pub fn write() {
     // SAFETY: entries of the map outlive the program's run, and only the calling thread uses this one.
     let write = unsafe { *write };
     let id = write.connection.id;
+    let known = write.connection.socket != 0;
     let word = slot_word(write.connection.peer.slot).unwrap_or(SlotWord(0));
-    let reads = FIREWALL
-        .get(0)
-        .is_some_and(|config| config.mode == mode::ENFORCE)
-        && word.has(slot_flag::GOVERNED)
-        && (word.has(slot_flag::REQUESTS) || word.has(slot_flag::NAMES))
-        && write.total <= MAX_WRITE;
-    if !reads {
+    if !enforces() || known && !asks(word) || write.total > MAX_WRITE {
         if let Some(followed) = followed(id) {
             followed.lost = 1;
         }
@@ -95,25 +94,82 @@ pub fn write() {
     }
 }
 
+/// Whether a Deny is carried out.
+#[inline(always)]
+fn enforces() -> bool {
+    FIREWALL
+        .get(0)
+        .is_some_and(|config| config.mode == mode::ENFORCE)
+}
+
+/// Whether a ruleset asks for what requests say.
+#[inline(always)]
+fn asks(word: SlotWord) -> bool {
+    word.has(slot_flag::GOVERNED) && (word.has(slot_flag::REQUESTS) || word.has(slot_flag::NAMES))
+}
+
+/// Goes on with [`lets_out`], a program of its own as [`write`].
+#[inline(always)]
+pub fn go_on_with_packet(skb: *mut __sk_buff) {
+    // SAFETY: as in `go_on`.
+    unsafe { bpf_tail_call(skb.cast(), (&raw const PACKET_JUDGES).cast_mut().cast(), 0) };
+}
+
+/// Judges the request that was written last on the connection of the packet's socket, which was not known by then.
+#[inline(always)]
+pub fn lets_out(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let Some(key) = SOCKET_OWNERS.get_ptr_mut(cookie) else {
+        return true;
+    };
+    // SAFETY: entries of the map outlive the program's run.
+    let Some(connection) = CONNECTIONS.get_ptr_mut(unsafe { *key }) else {
+        return true;
+    };
+    // SAFETY: likewise.
+    let Connection { id, peer, .. } = unsafe { *connection };
+    let Some(followed) = followed(id) else {
+        return true;
+    };
+    let word = slot_word(peer.slot).unwrap_or(SlotWord(0));
+    followed.waiting = 0;
+    followed.word = word.0;
+    followed.socket = cookie;
+    followed.peer = peer;
+    if !enforces() || !asks(word) || ebfw_is_denied(id) == 0 {
+        return true;
+    }
+    refuse(cookie);
+    false
+}
+
 /// Reads a write of `total` bytes; 1 where a request in it is denied.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
-    let begins = ebfw_begins(id, total) != 0;
+    let begins = ebfw_begins(id, total);
     let Some(followed) = followed(id) else {
         return 0;
     };
+    // Whether a write that seems to begin with a request does not go on with what was read before: the write before was another attempt at a
+    // part of it, or was not sent whole. Libraries tell their callers how much they have taken only when the call is over.
+    let mut anew = false;
+    // Whether a request is sure to begin with the write.
+    let mut begun = 0;
     if followed.lost != 0 {
-        if !begins {
+        if begins & begin::TARGET == 0 {
             return 0;
         }
         followed.lost = 0;
         stream::restart(followed);
+        begun = 1;
+    } else if followed.stream.until_head() == Some(0) {
+        begun = u32::from(begins != 0);
+    } else {
+        anew = begins & begin::TARGET != 0;
     }
     let mut at = 0;
-    // Where a write begins with a request and what was read before does not go on with that, the write before was another attempt at a part of
-    // it, or was not sent whole: libraries tell their callers how much they have taken only when the call is over.
-    let mut anew = begins && followed.stream.until_head() != Some(0);
     for _ in 0..HEADS {
         if at >= total {
             return 0;
@@ -122,25 +178,49 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
         match progress.step() {
             Step::More => at = progress.at(),
             Step::Head => {
-                if ebfw_is_denied(id) != 0 {
+                if ebfw_meets(id) != 0 {
                     return 1;
                 }
                 at = progress.at();
                 anew = false;
+                begun = 0;
             }
             Step::Malformed if anew => {
                 ebfw_restart(id);
                 at = 0;
                 anew = false;
+                begun = 1;
             }
-            Step::Malformed if begins && at == 0 => return ebfw_give_up(id, 1),
+            Step::Malformed => return ebfw_give_up(id, begun),
             _ => return ebfw_give_up(id, 0),
         }
     }
-    ebfw_give_up(id, u32::from(begins))
+    ebfw_give_up(id, 0)
 }
 
-/// Whether a write of `total` bytes begins as a request does: a method in capitals, a space, and a target.
+/// How a write begins.
+mod begin {
+    /// With a word in capitals and a space.
+    pub(super) const METHOD: u32 = 1;
+    /// And with what a target begins with.
+    pub(super) const TARGET: u32 = 2;
+}
+
+/// Whether the request that was read last is denied. Where the socket is not known yet, it waits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_meets(id: Context) -> u32 {
+    let Some(followed) = followed(id) else {
+        return 0;
+    };
+    if followed.socket == 0 {
+        followed.waiting = 1;
+        return 0;
+    }
+    ebfw_is_denied(id)
+}
+
+/// Whether a write of `total` bytes begins as a request does: see [`begin`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
@@ -159,7 +239,8 @@ pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
         }
         let letter = byte(at);
         if letter == b' ' {
-            return u32::from(at > 0 && matches!(byte(at + 1), b'/' | b'h' | b'*'));
+            let target = matches!(byte(at + 1), b'/' | b'h' | b'*');
+            return u32::from(at > 0) * (begin::METHOD | u32::from(target) * begin::TARGET);
         }
         if !letter.is_ascii_uppercase() {
             return 0;

@@ -183,8 +183,16 @@ pub fn ebfw_socket(context: SkBuffContext) -> i32 {
     if refused::drops(skb) {
         return 0;
     }
-    socket::find(skb);
+    if socket::find(skb) {
+        deny::go_on_with_packet(skb);
+    }
     1
+}
+
+/// Judges what was written before its socket was known, with the packet by which that was found: [`ebfw_socket`] goes on with it.
+#[cgroup_skb(egress)]
+pub fn ebfw_first_packet(context: SkBuffContext) -> i32 {
+    i32::from(deny::lets_out(context.skb.skb))
 }
 
 #[inline(always)]

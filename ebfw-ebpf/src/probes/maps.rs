@@ -165,6 +165,10 @@ pub static WRITES: LruHashMap<u64, Write, 4096> = LruHashMap::new();
 #[btf_map]
 pub static JUDGES: ProgramArray<1> = ProgramArray::new();
 
+/// The program that judges what waits for its socket, at 0. As `JUDGES`.
+#[btf_map]
+pub static PACKET_JUDGES: ProgramArray<1> = ProgramArray::new();
+
 /// What was read of a connection, by its number. Written by the programs. Full: the connection that was silent longest is read from its next
 /// request on.
 #[btf_map]

@@ -28,7 +28,7 @@ pub struct Followed {
     pub peer: Peer,
     /// 1: where a request begins is not known any more, but for a write that begins with one.
     pub lost: u32,
-    /// Requests that wait until the socket is known.
+    /// 1: the request that was read last waits until the socket is known.
     pub waiting: u32,
     /// The reader.
     pub stream: Stream,

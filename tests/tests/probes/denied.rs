@@ -205,6 +205,168 @@ fn url(path: &str) -> String {
 /// Times that each client tries: a race would show.
 const TRIES: usize = 100;
 
+/// Runs what its first argument names against the server: each function makes requests that must come, whose paths begin with its name, and
+/// then one that must not. Threads, slow writes and what not.
+const CLIENT: &str = r"
+import asyncio, socket, ssl, sys, threading
+context = ssl._create_unverified_context()
+def connect():
+    sock = socket.create_connection(('10.99.0.2', 8443))
+    sock.settimeout(5)
+    return context.wrap_socket(sock)
+def head(method, path, more=''):
+    return ('%s %s HTTP/1.1\r\nHost: 10.99.0.2\r\n%s\r\n' % (method, path, more)).encode()
+def answer(tls, count=1):
+    got = b''
+    while got.count(b'\r\n\r\nok') < count:
+        more = tls.recv(65536)
+        if not more:
+            raise OSError('closed')
+        got += more
+def bytewise(tls, data):
+    for byte in data:
+        tls.sendall(bytes([byte]))
+def first():
+    connect().sendall(head('GET', '/admin/first'))
+def bytes_():
+    tls = connect()
+    bytewise(tls, head('GET', '/bytes'))
+    answer(tls)
+    bytewise(tls, head('GET', '/admin/bytes'))
+    answer(tls)
+def split():
+    tls = connect()
+    tls.sendall(b'GET /split HT')
+    tls.sendall(b'TP/1.1\r\nHost: 10.99.0.2\r\n\r\n')
+    answer(tls)
+    tls.sendall(b'GET /adm')
+    tls.sendall(b'in/split HTTP/1.1\r\nHost: 10.99.0.2\r\n\r\n')
+    answer(tls)
+def pipelined():
+    tls = connect()
+    tls.sendall(head('GET', '/pipelined/1') + head('GET', '/pipelined/2'))
+    answer(tls, 2)
+    tls.sendall(head('GET', '/pipelined/3') + head('GET', '/admin/pipelined'))
+    answer(tls)
+def bodies():
+    tls = connect()
+    tls.sendall(head('POST', '/bodies/1', 'Content-Length: 300000\r\n'))
+    tls.sendall(b'x' * 300000)
+    answer(tls)
+    tls.sendall(head('POST', '/bodies/2', 'Content-Length: 4\r\n') + b'body')
+    answer(tls)
+    tls.sendall(head('DELETE', '/bodies/3', 'Content-Length: 4\r\n') + b'body')
+    answer(tls)
+def long():
+    tls = connect()
+    tls.sendall(head('GET', '/long', 'Cookie: ' + 'x' * 20000 + '\r\n'))
+    answer(tls)
+    tls.sendall(head('DELETE', '/long', 'Cookie: ' + 'x' * 20000 + '\r\n'))
+    answer(tls)
+def absolute():
+    tls = connect()
+    tls.sendall(head('GET', 'https://10.99.0.2/absolute'))
+    answer(tls)
+    tls.sendall(head('GET', 'https://10.99.0.2//x/..//admin'))
+    answer(tls)
+def two_spaces():
+    tls = connect()
+    tls.sendall(head('GET', '/two_spaces'))
+    answer(tls)
+    tls.sendall(head('GET', ' /admin/two_spaces'))
+    answer(tls)
+def threads():
+    tls = connect()
+    lock = threading.Lock()
+    def ask(path):
+        with lock:
+            bytewise(tls, head('GET', path))
+            answer(tls)
+    def all():
+        for number in range(5):
+            ask('/threads/%d' % number)
+    both = [threading.Thread(target=all) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    thread = threading.Thread(target=ask, args=('/admin/threads',))
+    thread.start()
+    thread.join()
+async def ask(path, before=None):
+    reader, writer = await asyncio.open_connection('10.99.0.2', 8443, ssl=context)
+    if before:
+        writer.write(head('GET', before))
+        await reader.readuntil(b'ok')
+    writer.write(head('GET', path))
+    await asyncio.wait_for(reader.readuntil(b'ok'), 5)
+def memory():
+    asyncio.run(ask('/memory/1', '/memory/2'))
+    asyncio.run(ask('/admin/memory'))
+def memory_again():
+    asyncio.run(ask('/admin/memory', '/memory_again'))
+def met():
+    tls = connect()
+    tls.sendall(head('GET', '/met'))
+    answer(tls)
+globals()[sys.argv[1]]()
+";
+
+#[test]
+fn python_never_gets_a_denied_request_out() {
+    let Some(bench) = Bench::open("python", &[]) else {
+        return;
+    };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    let run = |what: &str| bench.run(&python, &["-c", CLIENT, what]);
+    bench.meet(&python, &["-c", CLIENT, "met"], "/met");
+    for (what, allowed) in [
+        ("first", &[][..]),
+        ("bytes_", &["/bytes "]),
+        ("split", &["/split "]),
+        ("pipelined", &["/pipelined/1 ", "/pipelined/2 "]),
+        ("bodies", &["/bodies/1 ", "/bodies/2 "]),
+        ("long", &["GET /long "]),
+        ("absolute", &["10.99.0.2/absolute "]),
+        ("two_spaces", &["/two_spaces "]),
+        ("threads", &["/threads/0 ", "/threads/4 "]),
+        ("memory", &["/memory/1 ", "/memory/2 "]),
+        ("memory_again", &["/memory_again "]),
+    ] {
+        run(what);
+        bench.holds(what, allowed);
+    }
+    run("met");
+    for _ in 0..TRIES / 4 {
+        run("first");
+        run("memory_again");
+    }
+    bench.holds("again and again", &[]);
+}
+
+/// That the server reads what is denied where nobody keeps it away: else the other tests would prove nothing.
+#[test]
+fn what_is_only_told_comes() {
+    let Some(bench) = Bench::open("told", &[("EBFW_ENFORCE_DRY_RUN", "true")]) else {
+        return;
+    };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    bench.meet(&python, &["-c", CLIENT, "met"], "/met");
+    for (what, came) in [
+        ("bytes_", "/admin/bytes "),
+        ("pipelined", "/admin/pipelined "),
+        ("bodies", "DELETE /bodies/3 "),
+        ("memory", "/admin/memory "),
+    ] {
+        bench.run(&python, &["-c", CLIENT, what]);
+        eventually(what, || bench.server.seen().contains(came));
+    }
+}
+
 #[test]
 fn curl_never_gets_a_denied_request_out() {
     let Some(bench) = Bench::open("curl", &[]) else {
