@@ -346,6 +346,110 @@ fn python_never_gets_a_denied_request_out() {
     bench.holds("again and again", &[]);
 }
 
+#[test]
+fn wget_never_gets_a_denied_request_out() {
+    let Some(bench) = Bench::open("wget", &[]) else {
+        return;
+    };
+    let Some(wget) = program("wget") else { return };
+    let get = |path: &str| {
+        let (url, quick) = (url(path), ["-q", "-O", "/dev/null", "-T", "5", "-t", "1"]);
+        let mut arguments = vec!["--no-check-certificate"];
+        arguments.extend(quick);
+        arguments.push(&url);
+        bench.run(&wget, &arguments);
+    };
+    for _ in 0..TRIES {
+        get("/admin/wget");
+    }
+    get("/wget");
+    bench.holds("wget", &["/wget "]);
+}
+
+/// Asks for the paths that it is told, one after the other, on one connection.
+const GO_CLIENT: &str = r#"package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+)
+
+func main() {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+	for _, path := range os.Args[1:] {
+		answer, err := client.Get("https://10.99.0.2:8443" + path)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			continue
+		}
+		io.Copy(io.Discard, answer.Body)
+		answer.Body.Close()
+	}
+}
+"#;
+
+#[test]
+fn go_never_gets_a_denied_request_out() {
+    let Some(bench) = Bench::open("go", &[]) else {
+        return;
+    };
+    let Some(go) = program("go") else { return };
+    let folder = &bench.server.folder;
+    fs::write(folder.join("main.go"), GO_CLIENT).unwrap();
+    let built = Command::new(go)
+        .args(["build", "-o", "client", "main.go"])
+        .current_dir(folder)
+        .env("CGO_ENABLED", "0")
+        .status();
+    assert!(built.unwrap().success());
+    let client = folder.join("client");
+    bench.meet(&client, &["/met"], "/met");
+    for _ in 0..TRIES / 4 {
+        bench.run(&client, &["/before", "/admin/go"]);
+        bench.run(&client, &["/admin/go"]);
+    }
+    bench.run(&client, &["/go"]);
+    bench.holds("go", &["/before ", "/go "]);
+}
+
+#[test]
+fn node_never_gets_a_denied_request_out() {
+    const CLIENT: &str = "
+const https = require('https');
+const agent = new https.Agent({ keepAlive: true, maxSockets: 1 });
+const ask = (path) => new Promise((done) => {
+  const request = https.get({ host: '10.99.0.2', port: 8443, path, agent, timeout: 5000 }, (answer) => {
+    answer.resume();
+    answer.on('end', done);
+  });
+  request.on('error', done);
+  request.on('timeout', () => request.destroy());
+});
+(async () => { for (const path of process.argv.slice(1)) await ask(path); process.exit(0); })();
+";
+    let Some(bench) = Bench::open("node", &[]) else {
+        return;
+    };
+    let Some(node) = program("node") else { return };
+    let ask = |paths: &[&str]| {
+        let mut arguments = vec!["-e", CLIENT];
+        arguments.extend(paths);
+        bench.run(&node, &arguments);
+    };
+    bench.meet(&node, &["-e", CLIENT, "/met"], "/met");
+    for _ in 0..TRIES / 10 {
+        ask(&["/admin/node"]);
+        ask(&["/before", "/admin/node"]);
+    }
+    ask(&["/node"]);
+    bench.holds("node", &["/before ", "/node "]);
+}
+
 /// That the server reads what is denied where nobody keeps it away: else the other tests would prove nothing.
 #[test]
 fn what_is_only_told_comes() {
