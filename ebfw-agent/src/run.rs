@@ -32,6 +32,7 @@ use crate::{
         Pods,
         layout::{self, Place},
     },
+    probes::Controls,
     source::{News, Rules, Source},
     state::{Asked, Desk, PolicyState, State},
     status::Digest,
@@ -237,8 +238,13 @@ impl<'a> Agent<'a> {
         {
             cluster.report(policies, reports);
         }
+        let controls = Controls {
+            judge: enforcer.judge(),
+            destroyer: enforcer.destroyer(),
+            rulesets: enforcer.rulesets(),
+        };
         // Last, since the firewall must not wait for them.
-        let probes = Probing::start(config, watched, &root, &metrics);
+        let probes = Probing::start(config, watched, &root, controls, &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {

@@ -16,6 +16,8 @@ pub const MAX_PARTS: u32 = 17;
 pub const RECORDS_PER_SECOND: u32 = 4000;
 /// Connections that are told apart at once; beyond, the one that was silent longest starts anew with sequence 0.
 pub const MAX_CONNECTIONS: usize = 16384;
+/// Sockets that are refused at once.
+pub const MAX_REFUSED: usize = 16384;
 
 /// What every record begins with; [`Header::length`] bytes of plaintext follow, and then what happened to be there.
 #[repr(C)]
@@ -39,7 +41,7 @@ pub struct Header {
     pub sequence: u32,
     /// Bytes that were copied.
     pub length: u16,
-    /// [`library`].
+    /// [`library`]; 0 where none takes part.
     pub library: u8,
     /// [`kind`].
     pub kind: u8,
@@ -71,6 +73,18 @@ pub mod kind {
     pub const READ: u8 = 4;
     /// The connection's socket was found: a [`super::Socket`] follows the header.
     pub const SOCKET: u8 = 5;
+    /// A packet of a refused socket was dropped: a [`super::Socket`] follows the header. Told once a second for each socket.
+    pub const REFUSED: u8 = 6;
+}
+
+/// That nothing more may leave on a socket: its cookie is the key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Refusal {
+    /// When it was refused, or a packet of it was dropped last; nanoseconds since boot.
+    pub last_ns: u64,
+    /// When the agent was told of a packet that was dropped; 0: never.
+    pub told_ns: u64,
 }
 
 /// The socket of a connection.

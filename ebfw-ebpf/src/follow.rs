@@ -19,11 +19,11 @@ use crate::{
     decide::{Decision, Question, Said, decide},
     egress::{Fate, ebfw_destroy},
     maps::{CONFIG, READERS},
+    reader::{Progress, ebfw_stream},
     report::count,
     skb::{ETH_P_IP, Skb},
     socket::{self, ANEW, NEEDED, RAW, READ},
-    spoken,
-    stream::{self, Progress, ebfw_stream},
+    spoken, stream,
     verifier::forget,
 };
 
@@ -214,10 +214,9 @@ pub extern "C" fn ebfw_anew(context: *mut __sk_buff) -> u64 {
         has_port: transport & 1 != 0,
         protocol: (transport >> 8) as u8,
         said,
-        opened_ns,
         names: NO_NAMES,
     };
-    decide(word, slot, netns, &mut question).packed()
+    decide(word, slot, netns, opened_ns, &mut question).packed()
 }
 
 /// Sequence number of the first byte that the socket's client sends on its connection; 0 in the upper half where it is known.

@@ -19,7 +19,7 @@ mod trial;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -191,9 +191,40 @@ const READER: &str = "ebfw_reader";
 /// Instances by ruleset. What a rule caches inside takes no part in its equality or hash.
 type Loaded = StdHashMap<Arc<Ruleset>, instance::Instance>;
 
+/// Maps that say which ruleset governs whom, by name: for programs beside the firewall, which look into them and write nothing.
+#[derive(Debug)]
+pub struct RulesetMaps(Vec<(&'static str, OwnedFd)>);
+
+impl RulesetMaps {
+    const NAMES: [&'static str; 7] = [
+        "CONFIG",
+        "CGROUPS",
+        "SLOTS",
+        "INSTANCES",
+        "PREFIXES4",
+        "PREFIXES6",
+        "AUTOMATA",
+    ];
+
+    fn of(ebpf: &Ebpf) -> io::Result<Self> {
+        let maps = Self::NAMES.into_iter();
+        maps.map(|name| Ok((name, syscall::descriptor(ebpf, name)?)))
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// The map of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        let (_, map) = self.0.iter().find(|(known, _)| *known == name)?;
+        Some(map.as_fd())
+    }
+}
+
 /// Loaded programs and their maps.
 pub struct Datapath {
     ebpf: Ebpf,
+    rulesets: Arc<RulesetMaps>,
     /// All maps, to account for their memory.
     maps: Vec<OwnedFd>,
     pin: Option<PathBuf>,
@@ -242,6 +273,10 @@ impl Datapath {
             what: "open the maps".into(),
             source,
         })?;
+        let rulesets = RulesetMaps::of(&ebpf).map_err(|source| LoadError::Io {
+            what: "open the maps of rulesets".into(),
+            source,
+        })?;
         let learner = Some(Learner::open(&ebpf)?);
         let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
         let cgroups: HashMap<_, u64, u32> =
@@ -263,6 +298,7 @@ impl Datapath {
         }
         let mut datapath = Self {
             ebpf,
+            rulesets: Arc::new(rulesets),
             maps,
             pin: pin.map(Path::to_owned),
             config,
@@ -283,6 +319,12 @@ impl Datapath {
         // The array is emptied when nobody in user space holds it any more.
         datapath._readers = Some(readers);
         Ok(datapath)
+    }
+
+    /// The maps of rulesets.
+    #[must_use]
+    pub fn rulesets(&self) -> Arc<RulesetMaps> {
+        Arc::clone(&self.rulesets)
     }
 
     /// Whether maps of an earlier agent were found and are used.

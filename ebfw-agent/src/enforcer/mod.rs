@@ -3,6 +3,7 @@
 //! One task owns an [`Enforcer`]. Where policies come from and what becomes of events is not its concern.
 
 mod demand;
+mod judge;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -24,11 +25,11 @@ use tokio::{
     time::{Interval, MissedTickBehavior},
 };
 
-pub use self::demand::Demand;
 use self::demand::Orders;
+pub use self::{demand::Demand, judge::Judge};
 use crate::{
     config::{Mode, UnknownWorkload},
-    datapath::{Applied, Assignment, Datapath, Learner, LeftOut, LoadError, Ring},
+    datapath::{Applied, Assignment, Datapath, Learner, LeftOut, LoadError, Ring, RulesetMaps},
     events::{self, annotate::RulesetHistory},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy},
@@ -42,6 +43,7 @@ use crate::{
         Pods,
         layout::{Place, place},
     },
+    probes::Tally,
     state::{self, WorkloadState},
     workload::{Desired, Planner, Posture, Rulebook, SharedNames, Standing},
 };
@@ -121,7 +123,8 @@ pub struct Enforcer {
     planner: Option<Planner>,
     /// The domain patterns of its policy.
     names: Arc<Names>,
-    destroyer: Destroyer,
+    destroyer: Arc<Destroyer>,
+    judge: Arc<Judge>,
     counted: Counted,
     history: Arc<RulesetHistory>,
     metrics: Arc<Metrics>,
@@ -167,6 +170,8 @@ impl Enforcer {
         metrics.watch_kernel(Arc::new(datapath.counters()?));
         let paths = Arc::clone(&scope.tree);
         let path_of = Box::new(move |id| paths.lookup(id));
+        let paths = Arc::clone(&scope.tree);
+        let judge = Judge::new(terms.event_mode(), Box::new(move |id| paths.lookup(id)));
         Ok(Self {
             #[cfg(feature = "kernel-log")]
             _kernel_log: datapath.kernel_log()?,
@@ -179,7 +184,8 @@ impl Enforcer {
                 None => Names::none(),
             }),
             planner: rules.map(Planner::new),
-            destroyer: Destroyer::start(scope.hierarchy.clone(), path_of)?,
+            destroyer: Arc::new(Destroyer::start(scope.hierarchy.clone(), path_of)?),
+            judge: Arc::new(judge),
             scope,
             pods: None,
             cluster_dns: None,
@@ -201,6 +207,24 @@ impl Enforcer {
     #[must_use]
     pub fn rule_names(&self) -> Arc<RulesetHistory> {
         Arc::clone(&self.history)
+    }
+
+    /// The maps of rulesets.
+    #[must_use]
+    pub fn rulesets(&self) -> Arc<RulesetMaps> {
+        self.datapath.rulesets()
+    }
+
+    /// What destroys the sockets of denied flows.
+    #[must_use]
+    pub fn destroyer(&self) -> Arc<Destroyer> {
+        Arc::clone(&self.destroyer)
+    }
+
+    /// What judges requests inside TLS by the rules in force.
+    #[must_use]
+    pub fn judge(&self) -> Arc<Judge> {
+        Arc::clone(&self.judge)
     }
 
     /// Whether programs and maps of an earlier agent were found and are used.
@@ -432,27 +456,31 @@ impl Enforcer {
         }
     }
 
-    /// How the cgroups with a standing of their own are treated. `requests`: how many requests inside TLS were seen, by cgroup.
+    /// How the cgroups with a standing of their own are treated. `requests`: the requests inside TLS that were seen, by cgroup.
     #[must_use]
-    pub fn workloads(&self, requests: &HashMap<u64, u64>) -> Vec<WorkloadState> {
+    pub fn workloads(&self, requests: &HashMap<u64, Tally>) -> Vec<WorkloadState> {
         let path_of = |id: u64| self.scope.tree.lookup(CgroupId(id));
         let standings = self.applied.iter().flatten().filter_map(|(id, own)| {
             let path = path_of(*id)?;
             Some((path, own))
         });
         let standings: BTreeMap<_, _> = standings.collect();
-        let mut seen = BTreeMap::<_, u64>::new();
-        for (id, count) in requests {
+        let mut seen = BTreeMap::<_, Tally>::new();
+        for (id, own) in requests {
             let path = path_of(*id);
             let owner = path.and_then(|path| owner(&standings, path));
-            *seen.entry(owner).or_default() += count;
+            let sum = seen.entry(owner).or_default();
+            sum.seen += own.seen;
+            sum.opaque += own.opaque;
+            sum.denied += own.denied;
         }
         let pods = self.pods.as_ref().map(|pods| pods.borrow().clone());
         standings
             .iter()
             .map(|(path, own)| {
                 let requests = seen.get(&Some(path.clone())).copied().unwrap_or_default();
-                workload(path, own, pods.as_ref(), requests)
+                let enforced = own.ruleset.is_some() && self.judge.enforces();
+                workload(path, own, pods.as_ref(), requests, enforced)
             })
             .collect()
     }
@@ -507,6 +535,7 @@ impl Enforcer {
                     history.load(serial, Arc::clone(ruleset))
                 })?;
         self.datapath.serve_names(&ids(&shared.services))?;
+        self.judge.replace(&wanted);
         self.shared_names = shared;
         let now: HashSet<u32> = serials.iter().map(|(serial, _)| *serial).collect();
         for gone in self.serials.difference(&now) {
@@ -601,7 +630,8 @@ fn workload(
     path: &CgroupPath,
     own: &Assignment,
     pods: Option<&Pods>,
-    tls_requests: u64,
+    requests: Tally,
+    enforced: bool,
 ) -> WorkloadState {
     let pod = match place(path) {
         Place::Pod(pod) | Place::Inside(pod, _) => {
@@ -624,8 +654,10 @@ fn workload(
             Action::Deny => "deny".to_owned(),
             Action::Allow | Action::Modify => "allow".to_owned(),
         }),
-        tls: state::Tls::of(tls_requests),
-        tls_requests,
+        tls: state::Tls::of(requests, enforced),
+        tls_requests: requests.seen,
+        tls_opaque: requests.opaque,
+        tls_denied: requests.denied,
     }
 }
 

@@ -1,13 +1,14 @@
 //! Requests inside TLS as events tell them.
 
+use ebfw_policy::evaluate::{self, Decision};
 use jiff::Timestamp;
 
 use super::{
     BootClock, Printable,
     decode::{self, DecodeError, canonical},
-    event::{Body, Flow, Header, Process, Protocol, Request},
+    event::{Action, Body, Flow, Header, Process, Protocol, Reason, Request, Ruling},
 };
-use crate::inspect::{self, Seen};
+use crate::inspect::{self, Judgement, Seen};
 
 /// A request and who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(super) struct Https {
     pub(super) request: Request,
     /// From the client to the server, where the socket is known.
     pub(super) flow: Option<Flow>,
+    /// What the policy says about it, where one was evaluated.
+    pub(super) ruling: Option<Ruling>,
 }
 
 /// Makes what the probes saw printable.
@@ -33,6 +36,8 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
         header,
         request,
         socket,
+        is_head: _,
+        judged,
     } = seen;
     let print = |bytes: &[u8]| Printable::from_bytes(bytes);
     Ok(Https {
@@ -47,7 +52,7 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
         request: Request {
             method: print(&request.method),
             host: print(&request.host),
-            path: Some(print(&request.path)),
+            path: Some(print(&inspect::kept(&request.path))),
             headers: request
                 .headers
                 .iter()
@@ -66,6 +71,34 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
             port: Some(socket.destination_port),
             protocol: Some(Protocol::TCP),
         }),
+        ruling: judged.get().and_then(ruling),
+    })
+}
+
+fn ruling(judgement: &Judgement) -> Option<Ruling> {
+    let Judgement::Ruled(verdict, mode) = judgement else {
+        return None;
+    };
+    let action = match verdict.decision {
+        Decision::Allow => Action::Allow,
+        Decision::Deny => Action::Deny,
+        Decision::Modify => Action::Modify,
+        Decision::Held => Action::Held,
+    };
+    let reason = match verdict.reason {
+        evaluate::Reason::Default => Reason::Default,
+        evaluate::Reason::Loopback => return None,
+        evaluate::Reason::Rule | evaluate::Reason::Opaque | evaluate::Reason::Waiting(_) => {
+            Reason::Rule
+        }
+    };
+    let rule = verdict.rule.as_ref();
+    Some(Ruling {
+        action,
+        rule: rule.map(|rule| Printable::from(&*rule.name)),
+        reason,
+        mode: *mode,
+        opaque: !verdict.opaque.is_empty(),
     })
 }
 
@@ -90,11 +123,14 @@ fn body(body: &inspect::Body) -> Body {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, OnceLock};
+
     use ebfw_common::{abi::Address, plaintext::Socket};
+    use ebfw_policy::evaluate::{RuleRef, Verdict};
 
     use super::*;
     use crate::events::{
-        event::{Event, Subject},
+        event::{Event, Mode, Subject},
         json,
         samples::clock,
         text::{Colour, Text},
@@ -128,6 +164,19 @@ mod tests {
                 destination_port: 443,
                 family: 4,
             }),
+            is_head: false,
+            judged: Arc::new(OnceLock::from(Judgement::Ruled(
+                Verdict {
+                    decision: Decision::Deny,
+                    rule: Some(RuleRef {
+                        index: 0,
+                        name: "admin".into(),
+                    }),
+                    reason: evaluate::Reason::Rule,
+                    opaque: Vec::new(),
+                },
+                Mode::DryRun,
+            ))),
         };
         let Https {
             at,
@@ -135,6 +184,7 @@ mod tests {
             request,
             cgroup_id,
             flow,
+            ruling,
         } = read(&seen, &clock()).unwrap();
         assert_eq!(cgroup_id, 42);
         let event = Event {
@@ -143,12 +193,12 @@ mod tests {
             process: Some(process),
             pod: None,
             cgroup: None,
-            ruling: None,
+            ruling,
             suppressed: 0,
         };
         assert_eq!(
             Text::new(&event, Colour::Never).to_string(),
-            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  (192.0.2.7:443)\n           accept: */*\n           \
+            "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  (192.0.2.7:443)  action=Deny rule=admin  mode=dry-run\n           accept: */*\n           \
              body (text/plain, 5 of 20 bytes): a\\x0ab\\x1b\\xff"
         );
         let mut line = Vec::new();
@@ -162,6 +212,7 @@ mod tests {
             "\"src\":\"10.42.0.9\"",
             "\"dst\":\"192.0.2.7\",\"port\":443",
             "\"comm\":\"curl\"",
+            "\"action\":\"deny\",\"rule\":\"admin\",\"mode\":\"dry-run\"",
             "\"body\":{\"contentType\":\"text/plain\",\"size\":20,\"captured\":5,\"text\":\"a\\\\x0ab\\\\x1b\\\\xff\",\
              \"truncated\":true,\"redacted\":false}",
         ] {

@@ -274,6 +274,7 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
             process,
             request,
             flow,
+            ruling,
         } = request;
         let (pod, cgroup, attribution) = self.attribute(cgroup_id);
         let event = Event {
@@ -282,7 +283,7 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
             process: Some(process),
             pod,
             cgroup,
-            ruling: None,
+            ruling,
             suppressed: 0,
         };
         self.emit(attribution, event);

@@ -1,5 +1,5 @@
 //! Beginnings of bodies: gathered behind their request's head, and made fit to be shown. A request waits until its body is complete, as long
-//! as is captured, or does not come; it is given on exactly once.
+//! as is captured, or does not come; it is given on exactly once. Its head is given on at once, to be judged.
 
 use std::collections::BTreeMap;
 
@@ -45,8 +45,7 @@ pub(super) struct Waiting(BTreeMap<u32, Gathered>);
 /// A request and what there is of its body.
 #[derive(Debug)]
 struct Gathered {
-    header: Header,
-    request: Request,
+    seen: Seen,
     bytes: Vec<u8>,
 }
 
@@ -87,16 +86,16 @@ impl Waiting {
                 is_whole,
             } => {
                 self.end(stream, End::Cut, capture, found);
-                let header = *header;
+                let seen = Seen::new(*header, request);
                 if is_whole {
-                    return found(Seen::new(header, request));
+                    return found(seen);
                 }
                 let gathered = Gathered {
-                    header,
-                    request,
+                    seen,
                     bytes: Vec::new(),
                 };
                 if room && self.0.len() < MAX_WAITING {
+                    found(gathered.head());
                     self.0.insert(stream, gathered);
                 } else {
                     found(gathered.seen(End::Cut, capture));
@@ -135,7 +134,7 @@ impl Waiting {
         let Some(capture) = capture else { return };
         let older = self
             .0
-            .extract_if(.., |_, gathered| gathered.header.boot_ns < boot_ns);
+            .extract_if(.., |_, gathered| gathered.seen.header.boot_ns < boot_ns);
         for (_, gathered) in older {
             found(gathered.seen(End::Cut, capture));
         }
@@ -149,16 +148,21 @@ impl Waiting {
 }
 
 impl Gathered {
+    /// The request without its body, before that is there.
+    fn head(&self) -> Seen {
+        Seen {
+            is_head: true,
+            ..self.seen.clone()
+        }
+    }
+
     fn seen(self, end: End, capture: Capture) -> Seen {
-        let Self {
-            header,
-            mut request,
-            bytes,
-        } = self;
+        let Self { mut seen, bytes } = self;
+        let request = &mut seen.request;
         let captured = bytes.len();
         let size = match end {
             End::Whole => Some(captured as u64),
-            End::Cut => length(&request),
+            End::Cut => length(request),
         };
         let content_type = request.header(b"content-type").unwrap_or_default();
         let is_coded = request
@@ -169,15 +173,16 @@ impl Gathered {
         } else {
             fields::show(content_type, bytes, capture.redact)
         };
+        let content_type = content_type.to_vec();
         request.body = Some(Body {
-            content_type: content_type.to_vec(),
+            content_type,
             size,
             captured,
             text,
             truncated: end == End::Cut && size != Some(captured as u64),
             redacted,
         });
-        Seen::new(header, request)
+        seen
     }
 }
 
@@ -194,7 +199,7 @@ fn length(request: &Request) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{http1, streams::samples::header},
+        super::{Judgement, http1, streams::samples::header},
         *,
     };
 
@@ -211,7 +216,9 @@ mod tests {
         for (bytes, missing) in writes {
             let take = reader.take(bytes, *missing, |part| {
                 waiting.take(&header(1, 0), part, Some(CAPTURE), true, &mut |seen| {
-                    found.push(seen.request.body);
+                    if !seen.is_head {
+                        found.push(seen.request.body);
+                    }
                 });
             });
             if take.is_err() {
@@ -309,6 +316,29 @@ mod tests {
     }
 
     #[test]
+    fn a_head_is_given_on_before_its_body_is_there() {
+        let mut waiting = Waiting::default();
+        let mut reader = http1::Reader::new();
+        let mut found = Vec::new();
+        for bytes in [&b"PUT /a HTTP/1.1\r\nContent-Length: 2\r\n\r\nx"[..], b"y"] {
+            reader
+                .take(bytes, 0, |part| {
+                    waiting.take(&header(1, 0), part, Some(CAPTURE), true, &mut |seen| {
+                        found.push(seen);
+                    });
+                })
+                .unwrap();
+        }
+        let [head, whole] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert!(head.is_head && head.request.body.is_none());
+        assert!(!whole.is_head && whole.request.body.is_some());
+        head.judged.set(Judgement::Opaque).unwrap();
+        assert_eq!(whole.judged.get(), Some(&Judgement::Opaque), "one request");
+    }
+
+    #[test]
     fn what_is_coded_is_not_shown() {
         let stream = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab";
         let body = bodies(&[(stream, 0)]).remove(0).unwrap();
@@ -326,8 +356,8 @@ mod tests {
                 is_whole: false,
             };
             let room = stream != 1;
-            waiting.take(&header(1, 0), part, Some(CAPTURE), room, &mut |_| {
-                found += 1;
+            waiting.take(&header(1, 0), part, Some(CAPTURE), room, &mut |seen| {
+                found += usize::from(!seen.is_head);
             });
         }
         assert_eq!(waiting.len(), MAX_WAITING);

@@ -262,7 +262,7 @@ fn read(head: &[u8]) -> Result<(Request, State), Lost> {
     let request = Request {
         method: method.as_bytes().to_vec(),
         host: kept(name_of(host)),
-        path: kept(path),
+        path: path.to_vec(),
         headers: parsed
             .headers
             .iter()

@@ -252,10 +252,13 @@ impl Reader {
     fn decode(&mut self, block: &[u8]) -> Result<Option<Request>, Lost> {
         let mut request = Request::default();
         let mut host = None;
+        let mut is_too_long = false;
         self.decoder
             .decode_with_cb(block, |name, value| match &name[..] {
                 b":method" => request.method = kept(&value),
-                b":path" => request.path = kept(&value),
+                // A path that is cut could mean another one.
+                b":path" if value.len() > MAX_HEAD => is_too_long = true,
+                b":path" => request.path = value.to_vec(),
                 b":status" => {
                     request.status = std::str::from_utf8(&value)
                         .ok()
@@ -270,6 +273,9 @@ impl Reader {
                 _ => {}
             })
             .map_err(|_| Lost)?;
+        if is_too_long {
+            return Err(Lost);
+        }
         if request.host.is_empty() {
             request.host = host.unwrap_or_default();
         }

@@ -7,6 +7,7 @@ mod body;
 mod fields;
 mod http1;
 mod http2;
+mod judge;
 mod record;
 pub(crate) mod redact;
 mod sockets;
@@ -25,6 +26,7 @@ pub enum Headers {
 
 pub use self::{
     body::{Body, Capture},
+    judge::{Judgement, Rules},
     record::{Record, RecordError},
     sockets::Sockets,
     streams::{Seen, Streams},
@@ -52,7 +54,7 @@ pub struct Request {
     pub method: Vec<u8>,
     /// Host or `:authority`, without a port; empty where there is none.
     pub host: Vec<u8>,
-    /// The path with its query.
+    /// The path with its query, whole: rules compare it.
     pub path: Vec<u8>,
     /// Header lines but those that are above, in their order.
     pub headers: Vec<(Vec<u8>, Vec<u8>)>,
@@ -119,7 +121,7 @@ fn split_at(bytes: &[u8], length: u64) -> (&[u8], &[u8]) {
     bytes.split_at(usize::try_from(length).map_or(bytes.len(), |length| length.min(bytes.len())))
 }
 
-/// A value, cut to what is kept.
-fn kept(value: &[u8]) -> Vec<u8> {
+/// A value, cut to what is kept and shown.
+pub(crate) fn kept(value: &[u8]) -> Vec<u8> {
     value[..value.len().min(MAX_VALUE)].to_vec()
 }

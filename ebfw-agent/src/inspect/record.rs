@@ -42,10 +42,11 @@ impl<'a> Record<'a> {
         let (header, rest) = Header::read_from_prefix(bytes).map_err(|_| length)?;
         let data = rest.get(..usize::from(header.length)).ok_or(length)?;
         let value = |field, value| Err(RecordError::Value { field, value });
-        if !(kind::WRITE..=kind::SOCKET).contains(&header.kind) {
+        if !(kind::WRITE..=kind::REFUSED).contains(&header.kind) {
             return value("kind", header.kind.into());
         }
-        if !(library::OPENSSL..=library::GO).contains(&header.library) {
+        let is_of_library = (library::OPENSSL..=library::GO).contains(&header.library);
+        if is_of_library == (header.kind == kind::REFUSED) {
             return value("library", header.library.into());
         }
         // Less than everything is copied only where it does not fit.
@@ -79,7 +80,8 @@ mod tests {
         }
         for (bad, why) in [
             (Header { kind: 0, ..good }, "no kind"),
-            (Header { kind: 6, ..good }, "no such kind"),
+            (Header { kind: 7, ..good }, "no such kind"),
+            (Header { kind: 6, ..good }, "refused by a library"),
             (Header { library: 0, ..good }, "no library"),
             (Header { library: 5, ..good }, "no such library"),
             (Header { length: 2, ..good }, "less than was written"),

@@ -156,8 +156,7 @@ mod tests {
                 socket: cookie,
                 ..header(object, 0)
             },
-            request: Request::default(),
-            socket: None,
+            ..Seen::new(header(object, 0), Request::default())
         }
     }
 

@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
+    sync::{Arc, OnceLock},
 };
 
 use ebfw_common::plaintext::{Header, Socket, kind, library};
 
 use super::{
-    Capture, Headers, Lost, Part, Record, Request,
+    Capture, Headers, Judgement, Lost, Part, Record, Request,
     answers::Answers,
     body::{PATIENCE_NS, Waiting},
     http1,
@@ -38,15 +39,21 @@ pub struct Seen {
     pub request: Request,
     /// The socket on which it goes out, where it is known.
     pub socket: Option<Socket>,
+    /// Whether this is the head of a request whose body is still gathered: to be judged, not told.
+    pub is_head: bool,
+    /// What the policy says about it, once that is known: of a head and of what it is the head of.
+    pub judged: Arc<OnceLock<Judgement>>,
 }
 
 impl Seen {
     /// A request whose socket is not known yet.
-    pub(super) fn new(header: Header, request: Request) -> Self {
+    pub(crate) fn new(header: Header, request: Request) -> Self {
         Self {
             header,
             request,
             socket: None,
+            is_head: false,
+            judged: Arc::default(),
         }
     }
 }
@@ -147,7 +154,7 @@ impl Streams {
         Self { responses, ..self }
     }
 
-    /// Takes a record; gives each request that it completes to `found`.
+    /// Takes a record; gives each request that it completes to `found`, and the head of each whose body is still to come.
     pub fn take(&mut self, record: &Record<'_>, mut found: impl FnMut(Seen)) {
         let headers = self.headers;
         self.follow(record, &mut |seen| found(shown(seen, headers)));
@@ -192,7 +199,7 @@ impl Streams {
 
     fn follow(&mut self, record: &Record<'_>, found: &mut impl FnMut(Seen)) {
         let Record { header, data } = record;
-        if header.kind == kind::SOCKET {
+        if matches!(header.kind, kind::SOCKET | kind::REFUSED) {
             return;
         }
         let key = Key {

@@ -23,7 +23,7 @@ use label::{InMode, OfAttribution, OfDestruction, OfKind, OfReading, OfReload};
 pub use http::{BindError, Listener, Server};
 pub use kernel::{Counters, KernelCounters};
 pub use label::{Attribution, Destroyed, Lost, Reading, Reload};
-pub use probes::{ProbeFailure, Unread};
+pub use probes::{ProbeFailure, RequestInTls, Unread};
 pub use readiness::{Pending, Readiness};
 
 /// Everything that is counted.
@@ -213,6 +213,16 @@ impl Metrics {
     /// Plaintext gave no request.
     pub fn unread(&self, reason: Unread, count: u64) {
         self.probes.unread(reason, count);
+    }
+
+    /// A request was seen inside TLS.
+    pub fn request_in_tls(&self, result: RequestInTls) {
+        self.probes.request(result);
+    }
+
+    /// The socket of a denied request inside TLS is not refused.
+    pub fn refusal_failed(&self) {
+        self.probes.refusal_failed();
     }
 
     /// From now on each scrape reads the counters of the kernel programs too.

@@ -71,6 +71,38 @@ impl Unread {
     }
 }
 
+/// What became of a request inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RequestInTls {
+    /// Nothing that is known of it is denied.
+    Allow,
+    /// It is denied; where that is enforced, it has cost its socket.
+    Deny,
+    /// It could not be judged: its socket is not known.
+    Opaque,
+    /// No policy governs it.
+    Ungoverned,
+}
+
+impl RequestInTls {
+    const ALL: [Self; 4] = [Self::Allow, Self::Deny, Self::Opaque, Self::Ungoverned];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Opaque => "opaque",
+            Self::Ungoverned => "ungoverned",
+        }
+    }
+}
+
+impl EncodeLabelValue for RequestInTls {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(self.name())
+    }
+}
+
 impl EncodeLabelValue for ProbeFailure {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         encoder.write_str(self.name())
@@ -93,12 +125,19 @@ struct OfUnread {
     reason: Unread,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRequest {
+    result: RequestInTls,
+}
+
 /// The series of the probes.
 #[derive(Debug)]
 pub(super) struct ProbeMetrics {
     attached: Gauge,
     failures: Family<OfFailure, Counter>,
     unread: Family<OfUnread, Counter>,
+    requests: Family<OfRequest, Counter>,
+    refusals_failed: Counter,
 }
 
 impl ProbeMetrics {
@@ -108,6 +147,12 @@ impl ProbeMetrics {
             "ebfw_uprobe_attached",
             "Files (libraries and programs) with probes inside their TLS",
             attached.clone(),
+        );
+        let refusals_failed = Counter::default();
+        registry.register(
+            "ebfw_tls_refusals_failed",
+            "Sockets with a denied request inside TLS that were only destroyed, because the kernel had no room to refuse their packets",
+            refusals_failed.clone(),
         );
         Self {
             attached,
@@ -123,6 +168,13 @@ impl ProbeMetrics {
                 "Writes to TLS connections (unknown: connections) in which requests were not seen, by reason",
                 Unread::ALL.map(|reason| OfUnread { reason }),
             ),
+            requests: family(
+                registry,
+                "ebfw_tls_requests",
+                "Requests seen inside TLS by what the policy says: allow, deny, nothing since their socket is not known (opaque), or nothing at all (ungoverned)",
+                RequestInTls::ALL.map(|result| OfRequest { result }),
+            ),
+            refusals_failed,
         }
     }
 
@@ -134,6 +186,14 @@ impl ProbeMetrics {
         self.failures
             .get_or_create(&OfFailure { reason })
             .inc_by(count);
+    }
+
+    pub(super) fn request(&self, result: RequestInTls) {
+        self.requests.get_or_create(&OfRequest { result }).inc();
+    }
+
+    pub(super) fn refusal_failed(&self) {
+        self.refusals_failed.inc();
     }
 
     pub(super) fn unread(&self, reason: Unread, count: u64) {

@@ -1,8 +1,9 @@
 //! Looks inside TLS: probes on the functions by which processes hand plaintext to their TLS libraries.
 //!
-//! Observation alone: a process can copy a library, or take a probe out of its own memory, so nothing is ever allowed because of what was
-//! seen here. What the bytes mean is the business of `crate::inspect`.
+//! A process can copy a library, or take a probe out of its own memory: because of what was seen here a request may be denied, and nothing is
+//! ever allowed. What the bytes mean is the business of `crate::inspect`.
 
+mod contain;
 mod discovery;
 mod elf;
 mod golang;
@@ -10,6 +11,7 @@ mod kernel;
 mod mapping;
 mod object;
 mod prologue;
+mod refused;
 mod syscall;
 mod target;
 pub mod trial;
@@ -21,18 +23,25 @@ use std::{
     time::Duration,
 };
 
-use ebfw_common::plaintext::{COUNTERS, Counter, kind};
+use ebfw_common::plaintext::{COUNTERS, Counter, Socket, kind};
 use tokio::time::{Instant, timeout_at};
+use zerocopy::FromBytes as _;
 
-pub use self::kernel::LoadError;
 use self::{
+    contain::Containment,
     discovery::{Discovery, Scope},
     kernel::{CounterMap, Loaded},
+    refused::Barrier,
 };
+pub use self::{contain::Tally, kernel::LoadError};
 use crate::{
-    datapath::Ring,
+    datapath::{Ring, RulesetMaps},
+    enforcer::Judge,
     events,
-    host::cgroup::{CgroupPath, Hierarchy},
+    host::{
+        cgroup::{CgroupPath, Hierarchy},
+        sockets::Destroyer,
+    },
     inspect::{Capture, Headers, Record, Seen, Sockets, Streams},
     metrics::{Lost, Metrics, Unread},
 };
@@ -40,22 +49,28 @@ use crate::{
 /// How often requests are looked at that wait for their bodies.
 const LOOK_AT_WAITING: Duration = Duration::from_millis(500);
 
-/// Cgroups whose requests are counted.
-const MAX_COUNTED: usize = 16_384;
+/// What is done about denied requests.
+pub struct Controls {
+    /// Says which are.
+    pub judge: Arc<Judge>,
+    /// Destroys their sockets.
+    pub destroyer: Arc<Destroyer>,
+    /// What the kernel judges them by before they leave.
+    pub rulesets: Arc<RulesetMaps>,
+}
 
 /// The running probes. They end with the value.
 pub struct Probes {
     ring: Ring,
     streams: Streams,
     sockets: Sockets,
+    containment: Containment,
     /// When requests that wait for their bodies are looked at next.
     look: Instant,
     counters: CounterMap,
     counted: [u64; COUNTERS],
     metrics: Arc<Metrics>,
     way: &'static str,
-    /// Requests by the cgroup of the thread that wrote them.
-    requests: HashMap<u64, u64>,
     discovery: Discovery,
 }
 
@@ -71,15 +86,18 @@ impl Probes {
         headers: Headers,
         bodies: Option<Capture>,
         responses: bool,
+        controls: Controls,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
         let Loaded {
             kernel,
             ring,
             counters,
+            refused,
         } = kernel::load(
             &hierarchy.directory(root),
             bodies.map_or(0, |capture| capture.limit),
+            &controls.rulesets,
         )?;
         let way = kernel.way();
         let sockets = Sockets::new(kernel.finds_sockets());
@@ -95,17 +113,21 @@ impl Probes {
             ring,
             streams: Streams::new(headers, bodies).with_responses(responses),
             sockets,
+            containment: Containment::new(
+                controls.judge,
+                Barrier::new(refused, controls.destroyer),
+                Arc::clone(&metrics),
+            ),
             look: Instant::now(),
             counters,
             counted: [0; COUNTERS],
             metrics,
             way,
-            requests: HashMap::new(),
             discovery,
         })
     }
 
-    /// Waits for plaintext; gives each request that it completes to `found`.
+    /// Waits for plaintext; judges each request that it completes, and gives it to `found`.
     ///
     /// # Errors
     ///
@@ -115,21 +137,18 @@ impl Probes {
             ring,
             streams,
             sockets,
+            containment,
             look,
             metrics,
-            requests,
             ..
         } = self;
-        let mut found = |seen: Seen| {
-            note(requests, &seen);
-            found(seen);
-        };
         let for_sockets = sockets.deadline().map(|deadline| {
             Instant::now() + Duration::from_nanos(deadline.saturating_sub(boot_ns()))
         });
         let for_bodies = streams.is_waiting().then_some(*look);
         let until = for_sockets.into_iter().chain(for_bodies).min();
-        let drained = ring.drain(|bytes| take(streams, sockets, metrics, bytes, &mut found));
+        let drained =
+            ring.drain(|bytes| take(streams, sockets, containment, metrics, bytes, &mut found));
         if let Some(until) = until {
             // By a moment, not by a time from now on: who waits for other things too begins to wait anew after each of them.
             if let Ok(drained) = timeout_at(until, drained).await {
@@ -138,11 +157,12 @@ impl Probes {
         } else {
             drained.await?;
         }
+        let mut judged = |seen| judge(containment, seen, &mut found);
         if streams.is_waiting() && Instant::now() >= *look {
             *look = Instant::now() + LOOK_AT_WAITING;
-            streams.give_up(Some(boot_ns()), |seen| sockets.place(seen, &mut found));
+            streams.give_up(Some(boot_ns()), |seen| sockets.place(seen, &mut judged));
         }
-        sockets.give_up(Some(boot_ns()), &mut found);
+        sockets.give_up(Some(boot_ns()), &mut judged);
         metrics.unread(Unread::Unknown, streams.take_unknown());
         Ok(())
     }
@@ -153,12 +173,14 @@ impl Probes {
             ring,
             streams,
             sockets,
+            containment,
             metrics,
             ..
         } = self;
-        ring.take(|bytes| take(streams, sockets, metrics, bytes, &mut found));
-        streams.give_up(None, |seen| sockets.place(seen, &mut found));
-        sockets.give_up(None, found);
+        ring.take(|bytes| take(streams, sockets, containment, metrics, bytes, &mut found));
+        let mut judged = |seen| judge(containment, seen, &mut found);
+        streams.give_up(None, |seen| sockets.place(seen, &mut judged));
+        sockets.give_up(None, judged);
     }
 
     /// How they are attached, in words.
@@ -173,14 +195,15 @@ impl Probes {
         self.discovery.census()
     }
 
-    /// How many requests were seen, by the id of the cgroup of the thread that wrote them.
+    /// The requests that were seen, by the id of the cgroup of the thread that wrote them.
     #[must_use]
-    pub fn requests(&self) -> &HashMap<u64, u64> {
-        &self.requests
+    pub fn requests(&self) -> &HashMap<u64, Tally> {
+        self.containment.tallies()
     }
 
-    /// Adds what the programs lost to the metrics.
+    /// Adds what the programs lost to the metrics, and lets go of refused sockets that are gone.
     pub fn count(&mut self) {
+        self.containment.tidy(boot_ns());
         let Ok(now) = self.counters.read() else {
             return;
         };
@@ -197,32 +220,34 @@ impl Probes {
     }
 }
 
-/// Counts a request. Cgroups that come and go must not take memory: beyond the limit, new ones are not counted.
-fn note(requests: &mut HashMap<u64, u64>, seen: &Seen) {
-    if seen.request.status.is_some() {
-        return;
-    }
-    let cgroup = seen.header.cgroup_id;
-    if requests.len() < MAX_COUNTED || requests.contains_key(&cgroup) {
-        *requests.entry(cgroup).or_default() += 1;
-    }
-}
-
 /// The time by which waiting ends; 0, by which nothing is given up, where there is no such clock.
 fn boot_ns() -> u64 {
     events::boot_ns().unwrap_or(0)
 }
 
+fn judge(containment: &mut Containment, seen: Seen, mut found: impl FnMut(Seen)) {
+    if let Some(seen) = containment.take(seen, boot_ns()) {
+        found(seen);
+    }
+}
+
 fn take(
     streams: &mut Streams,
     sockets: &mut Sockets,
+    containment: &mut Containment,
     metrics: &Metrics,
     bytes: &[u8],
     mut found: impl FnMut(Seen),
 ) {
     match Record::read(bytes) {
+        Ok(record) if record.header.kind == kind::REFUSED => {
+            if let Ok(socket) = Socket::read_from_bytes(record.data) {
+                containment.destroy(&socket);
+            }
+        }
         Ok(record) => {
             let ends = record.header.kind == kind::CLOSE;
+            let mut found = |seen| judge(containment, seen, &mut found);
             if !ends {
                 sockets.note(&record, &mut found);
             }

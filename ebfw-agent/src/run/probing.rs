@@ -1,4 +1,4 @@
-//! The probes inside TLS as the agent has them: still being loaded, at work, or absent for a reason. They only observe: nothing that goes
+//! The probes inside TLS as the agent has them: still being loaded, at work, or absent for a reason. Nothing that goes
 //! wrong with them stops the firewall, and it does not wait for them either.
 
 use std::{collections::HashMap, future::pending, io, sync::Arc};
@@ -11,7 +11,7 @@ use crate::{
     host::cgroup::{CgroupPath, Hierarchy},
     inspect::Headers,
     metrics::Metrics,
-    probes::{LoadError, Probes},
+    probes::{Controls, LoadError, Probes, Tally},
     state::ProbesState,
 };
 
@@ -31,6 +31,7 @@ impl Probing {
         config: &Config,
         hierarchy: Hierarchy,
         root: &CgroupPath,
+        controls: Controls,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let inspect = config.inspect;
@@ -51,6 +52,7 @@ impl Probing {
                 headers,
                 inspect.bodies(),
                 inspect.responses,
+                controls,
                 metrics,
             )
         }))
@@ -95,8 +97,8 @@ impl Probing {
         }
     }
 
-    /// What the agent says of its probes, and how many requests they saw by the id of the cgroup.
-    pub(super) fn state(&self) -> (ProbesState, HashMap<u64, u64>) {
+    /// What the agent says of its probes, and the requests they saw by the id of the cgroup.
+    pub(super) fn state(&self) -> (ProbesState, HashMap<u64, Tally>) {
         let absent = |why: &str| ProbesState {
             absent: Some(why.to_owned()),
             ..ProbesState::default()

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use serde::{Deserialize, Serialize};
 
 pub use self::desk::{Asked, Desk};
-use crate::{columns, config::DetachConfig, events::Printable, host::privileges};
+use crate::{columns, config::DetachConfig, events::Printable, host::privileges, probes::Tally};
 
 /// What an agent says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +76,10 @@ pub struct WorkloadState {
     pub tls: Tls,
     /// How many of them were seen since the agent started.
     pub tls_requests: u64,
+    /// How many of those no rule was asked about, because it is not known where they go.
+    pub tls_opaque: u64,
+    /// How many of them a rule denies.
+    pub tls_denied: u64,
 }
 
 /// How a workload is treated.
@@ -96,18 +100,22 @@ pub enum Standing {
 pub enum Tls {
     /// None was seen: for rules and events they are opaque.
     Opaque,
-    /// Some were seen, and told as events. Rules take no part in it.
+    /// Some were seen, and told as events. No rule is enforced on them.
     Observed,
+    /// A request that a rule denies costs its connection; it may be on its way by then.
+    Contained,
 }
 
 impl Tls {
-    /// By how many requests were seen.
+    /// `requests`: those that were seen; `enforced`: whether rules are enforced on the workload.
     #[must_use]
-    pub fn of(requests: u64) -> Self {
-        if requests > 0 {
-            Self::Observed
-        } else {
+    pub fn of(requests: Tally, enforced: bool) -> Self {
+        if requests.seen == 0 {
             Self::Opaque
+        } else if enforced && requests.opaque < requests.seen {
+            Self::Contained
+        } else {
+            Self::Observed
         }
     }
 }
@@ -232,8 +240,7 @@ fn table(state: &State) -> String {
         text.push_str(&format!("{name:<10}{value}\n"));
     }
     text.push('\n');
-    let mut lines =
-        vec![["WORKLOAD", "POD", "RULES", "DEFAULT", "TLS", "REQUESTS"].map(str::to_owned)];
+    let mut lines = vec![HEADINGS.map(str::to_owned)];
     lines.extend(workloads.iter().map(cells));
     text.push_str(&columns::aligned(&lines));
     text
@@ -261,7 +268,12 @@ fn probes_line(probes: &ProbesState) -> String {
     format!("{attach}; files: {files}")
 }
 
-fn cells(workload: &WorkloadState) -> [String; 6] {
+/// What stands above the columns of the table.
+const HEADINGS: [&str; 8] = [
+    "WORKLOAD", "POD", "RULES", "DEFAULT", "TLS", "REQUESTS", "OPAQUE", "DENIED",
+];
+
+fn cells(workload: &WorkloadState) -> [String; 8] {
     const NOTHING: &str = "-";
     let WorkloadState {
         cgroup,
@@ -271,6 +283,8 @@ fn cells(workload: &WorkloadState) -> [String; 6] {
         default,
         tls,
         tls_requests,
+        tls_opaque,
+        tls_denied,
     } = workload;
     let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
     let rules = match standing {
@@ -286,9 +300,12 @@ fn cells(workload: &WorkloadState) -> [String; 6] {
         match tls {
             Tls::Opaque => "opaque",
             Tls::Observed => "observed",
+            Tls::Contained => "contained",
         }
         .to_owned(),
         tls_requests.to_string(),
+        tls_opaque.to_string(),
+        tls_denied.to_string(),
     ]
 }
 
@@ -322,6 +339,8 @@ pub(crate) mod samples {
                     default: None,
                     tls: Tls::Opaque,
                     tls_requests: 0,
+                    tls_opaque: 0,
+                    tls_denied: 0,
                 },
                 WorkloadState {
                     cgroup: "/kubepods/pod1".into(),
@@ -329,8 +348,10 @@ pub(crate) mod samples {
                     standing: Standing::Governed,
                     rules: Some(2),
                     default: Some("deny".into()),
-                    tls: Tls::of(17),
+                    tls: Tls::Contained,
                     tls_requests: 17,
+                    tls_opaque: 2,
+                    tls_denied: 1,
                 },
             ],
         }
@@ -354,16 +375,35 @@ mod tests {
              programs  ebfw_connect4 ebfw_egress\n\
              probes    perf events; files: go 1, openssl 2\n\
              \n\
-             WORKLOAD        POD       RULES  DEFAULT  TLS       REQUESTS\n\
-             /               -         none   -        opaque    0\n\
-             /kubepods/pod1  shop/web  2      deny     observed  17\n"
+             WORKLOAD        POD       RULES  DEFAULT  TLS        REQUESTS  OPAQUE  DENIED\n\
+             /               -         none   -        opaque     0         0       0\n\
+             /kubepods/pod1  shop/web  2      deny     contained  17        2       1\n"
         );
         let value: serde_json::Value = serde_json::from_str(&found.json()).unwrap();
         assert_eq!(value["running"], true);
-        assert_eq!(value["workloads"][1]["tls"], "observed");
+        assert_eq!(value["workloads"][1]["tls"], "contained");
+        assert_eq!(value["workloads"][1]["tls_opaque"], 2);
         assert_eq!(value["workloads"][1]["standing"], "governed");
         assert_eq!(value["probes"]["files"]["openssl"], 2);
         assert_eq!(found.complaint(), None);
+    }
+
+    #[test]
+    fn what_holds_for_requests_inside_tls_is_said_by_what_was_seen() {
+        for (seen, opaque, enforced, expected) in [
+            (0, 0, true, Tls::Opaque),
+            (3, 0, true, Tls::Contained),
+            (3, 2, true, Tls::Contained),
+            (3, 3, true, Tls::Observed),
+            (3, 0, false, Tls::Observed),
+        ] {
+            let requests = Tally {
+                seen,
+                opaque,
+                denied: 0,
+            };
+            assert_eq!(Tls::of(requests, enforced), expected, "{requests:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod answers;
 mod bodies;
 mod clients;
+mod denied;
 mod evasions;
 mod grpc;
 mod server;

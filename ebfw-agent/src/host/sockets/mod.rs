@@ -1,7 +1,6 @@
 //! Destroys the TCP sockets of denied flows, in whatever network namespace they are, so that nothing parked in them leaves later.
 //!
-//! Decides nothing: each [`Request`] comes from the program that denied the flow. A request that is lost is repeated by the socket's
-//! next packet.
+//! Decides nothing: each [`Request`] comes from who denied the flow. A request that is lost is repeated by the socket's next packet.
 
 pub mod diag;
 mod namespaces;
@@ -75,10 +74,19 @@ pub enum Outcome {
     Failed(io::Error),
 }
 
+/// What is done when a request has been carried out.
+type Done = Box<dyn FnOnce(&Outcome) + Send>;
+
+/// A request in the queue.
+struct Order {
+    request: Request,
+    done: Option<Done>,
+}
+
 /// Destroys sockets on a thread of its own, until dropped.
 #[derive(Debug)]
 pub struct Destroyer {
-    queue: Option<SyncSender<Request>>,
+    queue: Option<SyncSender<Order>>,
     counts: Arc<Counts>,
     thread: Option<JoinHandle<()>>,
 }
@@ -86,13 +94,13 @@ pub struct Destroyer {
 impl Destroyer {
     /// Starts the thread. `path_of`: where a request's cgroup is, to look into the namespaces of its processes first.
     pub fn start(hierarchy: Hierarchy, path_of: PathOf) -> io::Result<Self> {
-        let (queue, requests) = sync_channel(QUEUE);
+        let (queue, orders) = sync_channel(QUEUE);
         let counts = Arc::<Counts>::default();
         let mut worker = Worker::new(hierarchy, path_of)?;
         let results = Arc::clone(&counts);
         let thread = thread::Builder::new()
             .name("ebfw-destroy".to_owned())
-            .spawn(move || worker.run(&requests, &results))?;
+            .spawn(move || worker.run(&orders, &results))?;
         Ok(Self {
             queue: Some(queue),
             counts,
@@ -102,10 +110,25 @@ impl Destroyer {
 
     /// Hands in a request; never waits.
     pub fn request(&self, request: Request) {
+        self.order(Order {
+            request,
+            done: None,
+        });
+    }
+
+    /// As [`Destroyer::request`]; `done` learns what became of it, on the destroyer's thread. Where the queue is full it learns nothing.
+    pub fn request_then(&self, request: Request, done: impl FnOnce(&Outcome) + Send + 'static) {
+        self.order(Order {
+            request,
+            done: Some(Box::new(done)),
+        });
+    }
+
+    fn order(&self, order: Order) {
         if self
             .queue
             .as_ref()
-            .is_none_or(|queue| queue.try_send(request).is_err())
+            .is_none_or(|queue| queue.try_send(order).is_err())
         {
             self.counts.overrun.fetch_add(1, Ordering::Relaxed);
         }
@@ -147,10 +170,16 @@ impl Worker {
         })
     }
 
-    fn run(&mut self, requests: &Receiver<Request>, counts: &Counts) {
+    fn run(&mut self, orders: &Receiver<Order>, counts: &Counts) {
         loop {
-            match requests.recv_timeout(IDLE) {
-                Ok(request) => count(counts, &request, self.destroy(&request)),
+            match orders.recv_timeout(IDLE) {
+                Ok(Order { request, done }) => {
+                    let outcome = self.destroy(&request);
+                    count(counts, &request, &outcome);
+                    if let Some(done) = done {
+                        done(&outcome);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -177,7 +206,7 @@ impl Worker {
     }
 }
 
-fn count(counts: &Counts, request: &Request, outcome: Outcome) {
+fn count(counts: &Counts, request: &Request, outcome: &Outcome) {
     let counter = match outcome {
         Outcome::Destroyed => &counts.destroyed,
         Outcome::Gone => &counts.gone,

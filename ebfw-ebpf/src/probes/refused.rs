@@ -1,0 +1,75 @@
+//! Sockets on which a denied request was written: nothing more leaves on them.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_sk_fullsock, bpf_skb_cgroup_id,
+    },
+};
+use ebfw_common::plaintext::{Header, Socket, kind};
+
+use crate::{maps::REFUSED, socket};
+
+/// The agent is told of a socket's dropped packets so often at most: it may have missed the last time.
+const TELL_EVERY_NS: u64 = 1_000_000_000;
+
+/// Whether the packet may not leave. What carries no payload may (the end of the connection, acknowledgements); where it is not clear whether
+/// there is some, it may not.
+#[inline(always)]
+pub fn drops(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let Some(refusal) = REFUSED.get_ptr_mut(cookie) else {
+        return false;
+    };
+    // SAFETY: the context outlives the program's run.
+    if let Some(payload) = socket::payload(skb)
+        && unsafe { (*skb).len } <= payload
+    {
+        return false;
+    }
+    // SAFETY: the helper has no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: entries of the map are whole words that outlive the program's run. A race tells twice.
+    let told = unsafe {
+        (&raw mut (*refusal).last_ns).write_volatile(now);
+        (&raw const (*refusal).told_ns).read_volatile()
+    };
+    if now - told >= TELL_EVERY_NS && tell(skb, cookie, now) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*refusal).told_ns).write_volatile(now) };
+    }
+    true
+}
+
+/// Asks the agent to destroy the socket.
+#[inline(always)]
+fn tell(skb: *mut __sk_buff, cookie: u64, now: u64) -> bool {
+    // SAFETY: the context outlives the program's run, and the helper takes a socket that is not null.
+    let socket = unsafe {
+        let socket = (*skb).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_fullsock(socket)
+    };
+    if socket.is_null() {
+        return false;
+    }
+    let header = Header {
+        boot_ns: now,
+        // SAFETY: the helper takes the context.
+        cgroup_id: unsafe { bpf_skb_cgroup_id(skb) },
+        connection: 0,
+        total: size_of::<Socket>() as u64,
+        socket: cookie,
+        pid: 0,
+        thread: 0,
+        sequence: 0,
+        length: size_of::<Socket>() as u16,
+        library: 0,
+        kind: kind::REFUSED,
+        comm: [0; 16],
+    };
+    socket::tell(socket, &header)
+}
