@@ -16,7 +16,6 @@ use ebfw_policy::{
     domain::Name,
     evaluate::Verdict,
     facts::{Claim, Facts, Request as Asked},
-    http::{Method, RequestPath},
     policy::{Action, AnyOf, Protocol, Rule},
     ruleset::Ruleset,
 };
@@ -69,15 +68,12 @@ impl Rules {
     pub fn judge(&self, socket: &Socket, request: &Request) -> Verdict {
         let destination = IpAddr::from(socket.destination.octets()).to_canonical();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let path = (!request.path.is_empty()).then(|| RequestPath::new(&text(&request.path)));
+        let path = (!request.path.is_empty()).then(|| text(&request.path));
         let facts = Facts::default()
             .with_protocol(Protocol::TCP)
             .with_dst(destination)
             .with_port(socket.destination_port)
-            .with_request(Asked::Known {
-                method: Some(Method::from_request(&text(&request.method))),
-                path,
-            });
+            .with_request(Asked::read(Some(&text(&request.method)), path.as_deref()));
         match Host::of(&request.host, destination) {
             Host::Named(name) => {
                 let resolved = vec![name.clone()];
@@ -140,6 +136,7 @@ mod tests {
     use ebfw_common::abi::Address;
     use ebfw_policy::{
         evaluate::{Decision, Reason},
+        http::{Method, RequestPath},
         parse_policy,
         workload::Workload,
     };
