@@ -380,7 +380,7 @@ mod tests {
             assert_eq!(status["nodes"], expected.0, "{why}");
             assert_eq!(programmed["message"], expected.1, "{why}");
             assert_eq!(programmed["status"] == "True", verdict.is_ok(), "{why}");
-            let again = super::due(&Entry { status, ..entry }, tally(1, 2), at(2));
+            let again = due(&Entry { status, ..entry }, tally(1, 2), at(2));
             assert_eq!(
                 again == Due::Nothing,
                 verdict.is_err(),
