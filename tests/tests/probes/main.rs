@@ -7,6 +7,7 @@ mod clients;
 mod contained;
 mod evasions;
 mod grpc;
+mod refused;
 mod server;
 mod soak;
 mod status;
