@@ -445,3 +445,88 @@ rules:
         !bench.seen(&denied).is_empty()
     });
 }
+
+/// asyncio keeps TLS in memory and sends by itself, on the same thread.
+#[test]
+fn python_asyncio() {
+    const PROGRAM: &str = "
+import asyncio, ssl, sys
+async def main():
+    for paths in sys.argv[1:]:
+        reader, writer = await asyncio.open_connection('10.99.0.2', 8443, ssl=ssl._create_unverified_context())
+        for path in paths.split(','):
+            try:
+                writer.write(f'GET {path} HTTP/1.1\\r\\nHost: 10.99.0.2\\r\\n\\r\\n'.encode())
+                await writer.drain()
+                head = await asyncio.wait_for(reader.readuntil(b'\\r\\n\\r\\n'), 60)
+                print(head.split()[1].decode())
+                await asyncio.wait_for(reader.readexactly(len('ok')), 60)
+            except (asyncio.TimeoutError, TimeoutError):
+                print('waited')
+            except (OSError, asyncio.IncompleteReadError):
+                print('cut')
+        writer.transport.abort()
+asyncio.run(main())
+";
+    let Some(bench) = Bench::contained() else {
+        return;
+    };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    let kept = format!("/good,{DENIED}");
+    let said = bench.said(&python, &["-c", PROGRAM, &kept, DENIED, "/good,/good"]);
+    assert_eq!(lines(said), ["200", "cut", "cut", "200", "200"]);
+    bench.expect_denied("python3", "/good");
+}
+
+/// Where one thread encrypts and another one sends, nobody knows what goes where: nothing is denied, and that is said.
+#[test]
+fn what_cannot_be_placed_is_opaque_and_counted() {
+    const PROGRAM: &str = "
+import queue, socket, ssl, threading
+sock = socket.create_connection(('10.99.0.2', 8443))
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = ssl._create_unverified_context().wrap_bio(incoming, outgoing)
+to_send = queue.Queue()
+def send():
+    while (piece := to_send.get()) is not None:
+        sock.sendall(piece)
+sender = threading.Thread(target=send)
+sender.start()
+def until_done(step):
+    while True:
+        try:
+            result = step()
+        except ssl.SSLWantReadError:
+            result = None
+        if outgoing.pending:
+            to_send.put(outgoing.read())
+        if result is not None:
+            return result
+        incoming.write(sock.recv(65536))
+until_done(lambda: tls.do_handshake() or True)
+until_done(lambda: tls.write(b'GET /secret/plans HTTP/1.1\\r\\nHost: 10.99.0.2\\r\\n\\r\\n'))
+print(until_done(lambda: tls.read(65536)).split()[1].decode())
+to_send.put(None)
+sender.join()
+";
+    let Some(bench) = Bench::contained() else {
+        return;
+    };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    let said = bench.said(&python, &["-c", PROGRAM]);
+    assert_eq!(lines(said), ["200"]);
+    bench.expect(1, &["\"path\":\"/secret/plans\""]);
+    assert!(bench.seen(&["/secret/plans", "\"action\""]).is_empty());
+    let status = bench.home.run(&["status"]).expect("ebfw starts");
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    let path = bench.lab.path();
+    let row = status.lines().find(|line| line.starts_with(&path));
+    assert!(
+        row.is_some_and(|row| row.ends_with("observed  1         1       0")),
+        "{status}"
+    );
+}
