@@ -13,7 +13,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    claim,
+    caller, claim,
     decide::{Decision, Question, Said, decide, passes_as_loopback},
     dns,
     maps::CONFIG,
@@ -21,7 +21,7 @@ use crate::{
     report::{self, RateKey, count},
     socket::{self, RAW, SocketState, UNBOUND, note_caller},
     stream,
-    workload::{self, Membership, slot_word},
+    workload::{Membership, slot_word},
 };
 
 /// `IPPROTO_MPTCP`: its subflows are TCP.
@@ -40,7 +40,7 @@ pub struct Call {
 /// `sock_create`: the caller's cgroup is the socket's.
 #[inline(always)]
 pub fn create(sk: *mut bpf_sock) {
-    let slot = match workload::of_caller() {
+    let slot = match caller::workload() {
         Membership::Of(slot, _) => slot,
         Membership::Pending | Membership::Nobody => UNBOUND,
     };
@@ -120,10 +120,9 @@ pub fn permits(call: &Call) -> bool {
         has_port,
         protocol: number,
         said: Said::unread(number != protocol::TCP),
-        opened_ns: 0,
         names: NO_NAMES,
     };
-    let decision = decide(word, state.slot, state.netns, &mut question);
+    let decision = decide(word, state.slot, state.netns, 0, &mut question);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
         &SockAddrContext::new(call.address),
@@ -181,7 +180,7 @@ fn cookie(call: &Call) -> u64 {
 #[inline(always)]
 fn refuse_stateless(mode: u32) -> bool {
     count(Counter::SocketStateFull);
-    match workload::of_caller() {
+    match caller::workload() {
         Membership::Of(_, word) if !word.has(slot_flag::GOVERNED) => true,
         _ => mode != mode::ENFORCE,
     }
@@ -207,7 +206,7 @@ fn tell(call: &Call, state: &SocketState, word: SlotWord, question: &Question, d
         report::DATAGRAMS
     };
     report::event(&key, limit, |event| {
-        event.cgroup_id = workload::cgroup_of_caller();
+        event.cgroup_id = caller::cgroup();
         event.cookie = cookie(call);
         event.slot_word = word.0;
         event.source = Address::UNSPECIFIED;

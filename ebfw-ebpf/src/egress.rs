@@ -219,10 +219,9 @@ fn judge<const CACHED: bool>(
         has_port,
         protocol: packet.protocol,
         said: Said::unread(payload && !is_stream),
-        opened_ns,
         names: NO_NAMES,
     };
-    let decision = decide(word, slot, netns, &mut question);
+    let decision = decide(word, slot, netns, opened_ns, &mut question);
     // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
     let sk = skb.socket();
     let state = socket::find(sk);

@@ -3,18 +3,23 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod automaton;
 mod cached;
 mod call;
+mod caller;
 mod claim;
 mod decide;
 mod dns;
 mod egress;
 mod follow;
 mod held;
+mod judge;
 mod maps;
 mod names;
+mod reader;
 mod reply;
 mod report;
+mod rulesets;
 mod skb;
 mod socket;
 mod spoken;
@@ -22,6 +27,7 @@ mod stream;
 mod tables;
 mod trial;
 mod verifier;
+mod words;
 mod workload;
 
 use aya_ebpf::{

@@ -6,21 +6,18 @@ use ebfw_common::{
     abi::{Address, LearnedName, NAMES_PER_ADDRESS, NameKey, SHARED, SlotRef, SlotWord, slot_flag},
     classify::{NO_NAMES, Tables},
     layout::Header,
-    names::{self, CHUNK_CELLS, MAX_CELLS, NO_CLASS, Text},
+    names::{self, NO_CLASS, Text},
 };
 
 use crate::{
-    maps::{AUTOMATA, CONFIG, Cells, Chunk, NAMES},
+    automaton::{CLASS_BITS, Loaded},
+    maps::{CONFIG, NAMES},
     report::boot_ns,
     tables::Instance,
     verifier::{forget, masked},
 };
 
 const PLACES: usize = NAMES_PER_ADDRESS as usize;
-/// Bits of a class: there are no more classes than cells.
-pub const CLASS_BITS: u32 = 20;
-const _: () = assert!(MAX_CELLS == 1 << CLASS_BITS);
-
 /// No name stands there. No class either: an automaton has a cell for each, and more.
 const ABSENT: u32 = (1 << CLASS_BITS) - 1;
 
@@ -161,42 +158,6 @@ pub fn class_of(header: &Header, text: &impl Text, length: u32) -> Option<u32> {
         text,
         length,
     ))
-}
-
-/// The cells of an automaton that is loaded, and the chunk where the last one was found.
-pub struct Loaded {
-    cells: &'static Cells,
-    number: u32,
-    chunk: &'static Chunk,
-}
-
-impl Loaded {
-    /// That of a ruleset.
-    #[inline(always)]
-    pub fn of(header: &Header) -> Option<Self> {
-        let cells = AUTOMATA.get(header.automaton)?;
-        Some(Self {
-            cells,
-            number: 0,
-            chunk: cells.get(0)?,
-        })
-    }
-}
-
-const CHUNK_SHIFT: u32 = CHUNK_CELLS.trailing_zeros();
-
-impl names::Cells for Loaded {
-    #[inline(always)]
-    fn cell(&mut self, index: u32) -> Option<u64> {
-        let number = index >> CHUNK_SHIFT;
-        if number != self.number {
-            self.chunk = self.cells.get(number)?;
-            self.number = number;
-        }
-        let within = masked::<{ CHUNK_CELLS as u32 - 1 }>(index);
-        // SAFETY: the mask keeps to the chunk.
-        Some(unsafe { *self.chunk.get_unchecked(within) })
-    }
 }
 
 struct Learned<'a>(&'a LearnedName);

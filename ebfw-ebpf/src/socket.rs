@@ -14,6 +14,7 @@ use aya_ebpf::{
 use ebfw_common::abi::{Address, SlotRef};
 
 use crate::maps::SOCKETS;
+pub use crate::workload::UNBOUND;
 
 /// `SOCK_STREAM` of `bpf_sock.type`.
 pub const STREAM: u32 = 1;
@@ -76,9 +77,6 @@ pub fn destination(socket: &bpf_sock) -> Address {
     let [a, b, c, d] = &socket.dst_ip6;
     address(is_v4(socket), v4, [word(a), word(b), word(c), word(d)])
 }
-
-/// No workload yet. The agent gives no workload slot 0, so a zeroed state is unbound.
-pub const UNBOUND: SlotRef = SlotRef(0);
 
 /// The value of `SOCKETS`.
 #[repr(C)]

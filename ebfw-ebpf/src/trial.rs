@@ -56,7 +56,6 @@ pub fn trial(context: *mut __sk_buff) -> u32 {
             method: class(has_request, METHOD),
             path: class(has_request, PATH),
         },
-        opened_ns: 0,
         names: NO_NAMES,
     };
     if trial.netns == 0 {

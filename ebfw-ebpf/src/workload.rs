@@ -2,17 +2,14 @@
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_skb_ancestor_cgroup_id,
-        bpf_skb_cgroup_id,
-    },
+    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
 };
 use ebfw_common::abi::{MAX_CGROUP_DEPTH, SlotRef, SlotWord, slot_flag};
 
-use crate::{
-    maps::{CGROUPS, SLOTS},
-    socket::UNBOUND,
-};
+use crate::maps::{CGROUPS, SLOTS};
+
+/// No workload yet. The agent gives no workload slot 0, so a zeroed state is unbound.
+pub const UNBOUND: SlotRef = SlotRef(0);
 
 /// The answer.
 #[derive(Clone, Copy)]
@@ -27,7 +24,7 @@ pub enum Membership {
 
 /// A [`Membership`] in one word, which is what a function may return that is not inlined: the slot, or one of these two. The agent gives
 /// no workload slot 0, nor as many slots as would reach the other.
-type Found = u32;
+pub type Found = u32;
 const NOBODY: Found = UNBOUND.0;
 const PENDING: Found = u32::MAX;
 
@@ -47,7 +44,7 @@ fn known(cgroup: u64) -> Option<SlotRef> {
 }
 
 #[inline(always)]
-fn find(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Found {
+pub fn find(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Found {
     if let Some(slot) = known(cgroup) {
         return slot.0;
     }
@@ -70,7 +67,7 @@ fn find(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Found {
 }
 
 #[inline(always)]
-fn membership(found: Found) -> Membership {
+pub fn membership(found: Found) -> Membership {
     match found {
         NOBODY => Membership::Nobody,
         PENDING => Membership::Pending,
@@ -100,20 +97,4 @@ fn find_skb(skb: *mut __sk_buff) -> Found {
     find(cgroup_of_skb(skb), |level| unsafe {
         bpf_skb_ancestor_cgroup_id(skb, level)
     })
-}
-
-/// The cgroup of the calling thread.
-#[inline(always)]
-pub fn cgroup_of_caller() -> u64 {
-    // SAFETY: the helper only reads the current task.
-    unsafe { bpf_get_current_cgroup_id() }
-}
-
-/// The workload of the calling thread.
-#[inline(always)]
-pub fn of_caller() -> Membership {
-    // SAFETY: the helper only reads the current task.
-    membership(find(cgroup_of_caller(), |level| unsafe {
-        bpf_get_current_ancestor_cgroup_id(level)
-    }))
 }

@@ -204,6 +204,9 @@ fn the_agent_tells_requests_and_bodies() {
     let settings = [("EBFW_INSPECT_BODY", "true"), ("EBFW_BODY_LIMIT", "8192")];
     let agent = Agent::start_with(&home, &lab, &settings);
     agent.log.wait_for(&["requests inside TLS are observed by"]);
+    let refused = |line: &String| line.contains("not denied before they leave");
+    let log = agent.log.so_far();
+    assert!(!log.iter().any(refused), "{log:?}");
     let body = "x".repeat(9000);
     let request = format!(
         "POST /tiny HTTP/1.1\r\nHost: tiny.example\r\nContent-Type: text/plain\r\nContent-Length: 9000\r\n\r\n{body}"

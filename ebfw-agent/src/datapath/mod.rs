@@ -10,6 +10,7 @@ mod kernel_log;
 mod link;
 mod names;
 mod object;
+mod reclaim;
 mod rings;
 mod slot;
 mod syscall;
@@ -18,7 +19,7 @@ mod trial;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap as StdHashMap, HashSet},
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -35,7 +36,6 @@ use ebfw_policy::{
 
 #[cfg(feature = "kernel-log")]
 pub use self::kernel_log::KernelLog;
-use self::{grace::GracePeriods, instance::Instances, names::Names, slot::Slots};
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
@@ -44,6 +44,7 @@ pub use self::{
     syscall::TestRun,
     trial::{Read, StreamReader},
 };
+use self::{instance::Instances, names::Names, slot::Slots};
 use crate::{
     host::resolvers::Resolvers,
     metrics::{Counters, KernelCounters},
@@ -139,9 +140,9 @@ pub enum ApplyError {
     /// The system has no random number; what a workload could guess is not used instead.
     #[error("failed to get a random number")]
     Random(#[source] io::Error),
-    /// Programs could not be waited for; the policy is switched, and what it replaces stays in memory.
-    #[error("failed to wait for the programs that run")]
-    GracePeriod {
+    /// The policy is switched, but what an earlier one left could not be deleted and stays in memory until the next change.
+    #[error("failed to delete the tables of an earlier policy")]
+    Reclaim {
         /// What the kernel said.
         source: io::Error,
     },
@@ -190,9 +191,40 @@ const READER: &str = "ebfw_reader";
 /// Instances by ruleset. What a rule caches inside takes no part in its equality or hash.
 type Loaded = StdHashMap<Arc<Ruleset>, instance::Instance>;
 
+/// Maps that say which ruleset governs whom, by name: for programs beside the firewall, which look into them and write nothing.
+#[derive(Debug)]
+pub struct RulesetMaps(Vec<(&'static str, OwnedFd)>);
+
+impl RulesetMaps {
+    const NAMES: [&'static str; 7] = [
+        "CONFIG",
+        "CGROUPS",
+        "SLOTS",
+        "INSTANCES",
+        "PREFIXES4",
+        "PREFIXES6",
+        "AUTOMATA",
+    ];
+
+    fn of(ebpf: &Ebpf) -> io::Result<Self> {
+        let maps = Self::NAMES.into_iter();
+        maps.map(|name| Ok((name, syscall::descriptor(ebpf, name)?)))
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// The map of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        let (_, map) = self.0.iter().find(|(known, _)| *known == name)?;
+        Some(map.as_fd())
+    }
+}
+
 /// Loaded programs and their maps.
 pub struct Datapath {
     ebpf: Ebpf,
+    rulesets: Arc<RulesetMaps>,
     /// All maps, to account for their memory.
     maps: Vec<OwnedFd>,
     pin: Option<PathBuf>,
@@ -201,7 +233,6 @@ pub struct Datapath {
     known: BTreeMap<u64, SlotRef>,
     slots: Slots,
     instances: Instances,
-    grace: GracePeriods,
     names: Names,
     /// Workloads for which the names of services count.
     users: BTreeSet<u64>,
@@ -242,6 +273,10 @@ impl Datapath {
             what: "open the maps".into(),
             source,
         })?;
+        let rulesets = RulesetMaps::of(&ebpf).map_err(|source| LoadError::Io {
+            what: "open the maps of rulesets".into(),
+            source,
+        })?;
         let learner = Some(Learner::open(&ebpf)?);
         let config = Array::try_from(take(&mut ebpf, "CONFIG")).map_err(map_error("CONFIG"))?;
         let cgroups: HashMap<_, u64, u32> =
@@ -250,10 +285,6 @@ impl Datapath {
             ProgramArray::try_from(take(&mut ebpf, "READERS")).map_err(map_error("READERS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
         let instances = Instances::open(&mut ebpf, &slots, adopted)?;
-        let grace = GracePeriods::prepare().map_err(|source| LoadError::Io {
-            what: "make the maps of grace periods".into(),
-            source,
-        })?;
         let names = Names::open(
             take(&mut ebpf, "RESOLVERS"),
             take(&mut ebpf, "SERVICES"),
@@ -267,6 +298,7 @@ impl Datapath {
         }
         let mut datapath = Self {
             ebpf,
+            rulesets: Arc::new(rulesets),
             maps,
             pin: pin.map(Path::to_owned),
             config,
@@ -274,7 +306,6 @@ impl Datapath {
             known,
             slots,
             instances,
-            grace,
             names,
             users: BTreeSet::new(),
             learner,
@@ -282,14 +313,18 @@ impl Datapath {
             adopted,
             _readers: None,
         };
-        for name in PROGRAMS {
-            link::load(&mut datapath.ebpf, name)?;
-        }
-        link::load(&mut datapath.ebpf, READER)?;
+        let programs: Vec<_> = PROGRAMS.into_iter().chain([READER]).collect();
+        link::load(&mut datapath.ebpf, &programs)?;
         link::put_in_place(&mut datapath.ebpf, READER, &mut readers)?;
         // The array is emptied when nobody in user space holds it any more.
         datapath._readers = Some(readers);
         Ok(datapath)
+    }
+
+    /// The maps of rulesets.
+    #[must_use]
+    pub fn rulesets(&self) -> Arc<RulesetMaps> {
+        Arc::clone(&self.rulesets)
     }
 
     /// Whether maps of an earlier agent were found and are used.
@@ -369,8 +404,8 @@ impl Datapath {
         self.names.forget_expired(now_ns, &self.slots)
     }
 
-    /// Makes the kernel's state what is wanted: new rulesets are written beside the old ones, then each slot is switched by one store, then
-    /// what is no longer used is deleted after a grace period. No packet sees a mixture.
+    /// Makes the kernel's state what is wanted: new rulesets are written beside the old ones, then each slot is switched by one store. What is no
+    /// longer used is deleted in the background, after a grace period. No packet sees a mixture.
     ///
     /// # Errors
     ///
@@ -419,13 +454,10 @@ impl Datapath {
             self.assign(cgroup, assignment, &rulesets)?;
         }
         self.forget(wanted)?;
-        self.grace
-            .wait()
-            .map_err(|source| ApplyError::GracePeriod { source })?;
         let used: HashSet<u32> = rulesets.values().map(|instance| instance.number).collect();
         self.instances
             .retain(&used)
-            .map_err(update_error("INSTANCES"))?;
+            .map_err(|source| ApplyError::Reclaim { source })?;
         Ok(applied)
     }
 
@@ -628,12 +660,12 @@ impl Datapath {
         rings::left_out(&self.ebpf)
     }
 
-    /// Bytes of kernel memory that the maps hold, as the kernel accounts them.
+    /// Bytes of kernel memory that the maps hold, as the kernel accounts them, once what is not used any more is deleted.
     ///
     /// # Errors
     ///
     /// Where a map's information cannot be read.
-    pub fn memory(&self) -> io::Result<u64> {
+    pub fn memory(&mut self) -> io::Result<u64> {
         let mut sum = self.instances.memory()?;
         for map in &self.maps {
             sum += syscall::memory_of_map(map.as_fd())?;

@@ -29,7 +29,7 @@ use self::demand::Orders;
 pub use self::{demand::Demand, judge::Judge};
 use crate::{
     config::{Mode, UnknownWorkload},
-    datapath::{Applied, Assignment, Datapath, Learner, LeftOut, LoadError, Ring},
+    datapath::{Applied, Assignment, Datapath, Learner, LeftOut, LoadError, Ring, RulesetMaps},
     events::{self, annotate::RulesetHistory},
     host::{
         cgroup::{CgroupId, CgroupPath, Hierarchy},
@@ -207,6 +207,12 @@ impl Enforcer {
     #[must_use]
     pub fn rule_names(&self) -> Arc<RulesetHistory> {
         Arc::clone(&self.history)
+    }
+
+    /// The maps of rulesets.
+    #[must_use]
+    pub fn rulesets(&self) -> Arc<RulesetMaps> {
+        self.datapath.rulesets()
     }
 
     /// What destroys the sockets of denied flows.
@@ -536,9 +542,10 @@ impl Enforcer {
             self.history.retire(*gone);
         }
         self.serials = now;
-        self.metrics.set_workloads(wanted.len());
+        self.metrics.set_workloads(desired.governed());
         tracing::debug!(
-            workloads = wanted.len(),
+            governed = desired.governed(),
+            entries = wanted.len(),
             rulesets = serials.len(),
             written,
             "the kernel's state is up to date"

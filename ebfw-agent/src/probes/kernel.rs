@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs::{self, File},
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -18,8 +18,23 @@ use super::{
     syscall::{self, At, Purpose, Way},
     target::{Function, Point},
 };
-use crate::{datapath::Ring, host::layout};
+use crate::{
+    datapath::{Ring, RulesetMaps},
+    host::layout,
+};
 
+/// The programs that judge requests before they leave, and the arrays through which others go on with them: from the probes, and from what
+/// finds the sockets.
+const JUDGES: [(&str, &str); 2] = [
+    ("ebfw_judge", "JUDGES"),
+    ("ebfw_first_packet", "PACKET_JUDGES"),
+];
+/// The map of the cgroup below which processes are looked at.
+const SCOPE: &str = "SCOPE";
+/// Maps of rulesets by the names that the programs have for them, where the firewall has another one.
+const RENAMED: [(&str, &str); 1] = [("FIREWALL", "CONFIG")];
+/// The probes' own map that is called as one of the firewall's.
+const OWN: &str = "CONFIG";
 /// The program that finds the sockets of connections.
 const SOCKETS: &str = "ebfw_socket";
 /// The number of perf's `uprobe`.
@@ -67,6 +82,8 @@ pub(super) struct Kernel {
     attachment: Attachment,
     /// What finds the sockets of connections; `None`: nothing does.
     sockets: Option<OwnedFd>,
+    /// Through which others go on with the programs that judge requests before they leave. Arrays that nobody holds any more are emptied.
+    _judges: Vec<MapData>,
 }
 
 /// How programs are attached here.
@@ -75,6 +92,15 @@ enum Attachment {
     Multi,
     /// With perf's number for uprobes.
     Perf(u32),
+}
+
+impl Attachment {
+    fn way(self) -> Way {
+        match self {
+            Self::Multi => Way::Multi,
+            Self::Perf(_) => Way::Perf,
+        }
+    }
 }
 
 /// Writes that the programs saw and lost.
@@ -100,8 +126,9 @@ pub(super) struct Loaded {
 }
 
 /// Loads the programs for processes below `scope`, the directory of a cgroup. `body`: bytes of bodies that are captured at most.
-pub(super) fn load(scope: &Path, body: usize) -> Result<Loaded, LoadError> {
-    let (mut loaded, finder) = load_for(scope, parts(body), attachment)?;
+/// `rulesets`: what requests are judged by before they leave.
+pub(super) fn load(scope: &Path, body: usize, rulesets: &RulesetMaps) -> Result<Loaded, LoadError> {
+    let (mut loaded, finder) = load_for(scope, parts(body), Some(rulesets), attachment)?;
     loaded.kernel.sockets = finder
         .attach(scope)
         .inspect_err(|error| {
@@ -122,7 +149,7 @@ fn parts(body: usize) -> u32 {
 /// Loads the programs to be attached in one way, whatever else this kernel has. Nothing finds the sockets of connections until that is
 /// attached.
 pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<(Loaded, Finder), LoadError> {
-    load_for(scope, 1, |object| {
+    load_for(scope, 1, None, |object| {
         match way {
             Way::Multi => has_multi(object)?.map(|()| Attachment::Multi),
             Way::Perf => perf_kind().map(Attachment::Perf),
@@ -161,6 +188,7 @@ impl Finder {
 fn load_for(
     scope: &Path,
     parts: u32,
+    rulesets: Option<&RulesetMaps>,
     attachment: impl FnOnce(&Object) -> Result<Attachment, LoadError>,
 ) -> Result<(Loaded, Finder), LoadError> {
     if object::OBJECT.is_empty() {
@@ -168,11 +196,21 @@ fn load_for(
     }
     let mut object =
         Object::parse(object::OBJECT).map_err(|error| LoadError::Object(error.to_string()))?;
-    let mut maps = make_maps(&object)?;
-    relocate(&mut object, &maps)?;
+    let types = load_types(&mut object);
+    let types = types.as_ref().map(OwnedFd::as_fd);
+    let mut maps = make_maps(&object, rulesets)?;
+    relocate(&mut object, &maps, rulesets)?;
     let attachment = attachment(&object)?;
-    let programs = load_programs(&object, attachment)?;
-    let program = load_program(&object, SOCKETS, Purpose::Egress);
+    let programs = load_programs(&object, types, attachment)?;
+    let program = load_program(&object, types, SOCKETS, Purpose::Egress);
+    let judges = match rulesets {
+        Some(_) => put_judges(&object, types, attachment, &maps)
+            .inspect_err(|error| {
+                tracing::warn!("requests inside TLS are not denied before they leave: {error:#}");
+            })
+            .is_ok(),
+        None => false,
+    };
     let mut take = |name: &str| {
         maps.remove(name)
             .ok_or_else(|| LoadError::Object(format!("no map {name}")))
@@ -180,9 +218,9 @@ fn load_for(
     let error = |name: &'static str| move |error| LoadError::Map(name.to_owned(), Box::new(error));
     let io_error = |what| move |source| LoadError::Io { what, source };
     let mut cgroups =
-        CgroupArray::try_from(Map::CgroupArray(take("SCOPE")?)).map_err(error("SCOPE"))?;
+        CgroupArray::try_from(Map::CgroupArray(take(SCOPE)?)).map_err(error(SCOPE))?;
     let directory = File::open(scope).map_err(io_error("open the cgroup to be looked at"))?;
-    cgroups.set(0, directory, 0).map_err(error("SCOPE"))?;
+    cgroups.set(0, directory, 0).map_err(error(SCOPE))?;
     let config = Array::try_from(Map::Array(take("CONFIG")?)).map_err(error("CONFIG"))?;
     let mut settings = Array::try_from(Map::Array(take("PARTS")?)).map_err(error("PARTS"))?;
     settings.set(0, parts, 0).map_err(error("PARTS"))?;
@@ -195,6 +233,12 @@ fn load_for(
             programs,
             attachment,
             sockets: None,
+            _judges: if judges {
+                let arrays = JUDGES.into_iter().map(|(_, array)| take(array));
+                arrays.collect::<Result<_, _>>()?
+            } else {
+                Vec::new()
+            },
         },
         ring: Ring::new(ring).map_err(io_error("watch the ring of the probes"))?,
         counters: CounterMap(counters),
@@ -203,10 +247,44 @@ fn load_for(
     Ok((loaded, Finder { program, config }))
 }
 
-fn make_maps(object: &Object) -> Result<BTreeMap<String, MapData>, LoadError> {
+/// Loads the programs that judge requests, and puts them where the others find them.
+fn put_judges(
+    object: &Object,
+    types: Option<BorrowedFd<'_>>,
+    attachment: Attachment,
+    maps: &BTreeMap<String, MapData>,
+) -> anyhow::Result<()> {
+    let purposes = [Purpose::Probe(attachment.way()), Purpose::Egress];
+    for ((name, array), purpose) in JUDGES.into_iter().zip(purposes) {
+        let program = load_program(object, types, name, purpose)?;
+        syscall::put_first(maps[array].fd().as_fd(), program.as_fd())?;
+    }
+    Ok(())
+}
+
+/// The firewall's map that the programs know as `name`.
+fn of_firewall<'a>(rulesets: Option<&'a RulesetMaps>, name: &str) -> Option<BorrowedFd<'a>> {
+    if name == OWN {
+        return None;
+    }
+    let renamed = RENAMED.into_iter().find(|(own, _)| *own == name);
+    rulesets?.get(renamed.map_or(name, |(_, theirs)| theirs))
+}
+
+/// Whether a map holds maps: without the firewall's there are none, and no program that looks into them is loaded.
+fn holds_maps(map: &aya_obj::Map) -> bool {
+    map.map_type() == aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32
+}
+
+/// Makes the programs' own maps.
+fn make_maps(
+    object: &Object,
+    rulesets: Option<&RulesetMaps>,
+) -> Result<BTreeMap<String, MapData>, LoadError> {
     object
         .maps
         .iter()
+        .filter(|(name, map)| of_firewall(rulesets, name).is_none() && !holds_maps(map))
         .map(|(name, map)| {
             let is_ring =
                 map.map_type() == aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
@@ -225,7 +303,11 @@ fn make_maps(object: &Object) -> Result<BTreeMap<String, MapData>, LoadError> {
         .collect()
 }
 
-fn relocate(object: &mut Object, maps: &BTreeMap<String, MapData>) -> Result<(), LoadError> {
+fn relocate(
+    object: &mut Object,
+    maps: &BTreeMap<String, MapData>,
+    rulesets: Option<&RulesetMaps>,
+) -> Result<(), LoadError> {
     let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
     let sections: HashSet<usize> = object
         .functions
@@ -233,9 +315,12 @@ fn relocate(object: &mut Object, maps: &BTreeMap<String, MapData>) -> Result<(),
         .map(|(section, _)| *section)
         .collect();
     let definitions = object.maps.clone();
-    let known = definitions.iter().filter_map(|(name, map)| {
-        let fd = maps.get(name)?.fd().as_fd().as_raw_fd();
-        Some((name.as_str(), fd, map))
+    let known = definitions.iter().map(|(name, map)| {
+        // Where there is no such map, any other stands for it in programs that are not loaded.
+        let other = &maps[SCOPE];
+        let own = maps.get(name).unwrap_or(other).fd().as_fd();
+        let fd = of_firewall(rulesets, name).unwrap_or(own);
+        (name.as_str(), fd.as_raw_fd(), map)
     });
     object
         .relocate_maps(known, &sections)
@@ -245,14 +330,24 @@ fn relocate(object: &mut Object, maps: &BTreeMap<String, MapData>) -> Result<(),
         .map_err(|error| broken(&error))
 }
 
+/// Loads the types of the programs; `None` where the kernel does not take them: then it refuses what is too long without.
+fn load_types(object: &mut Object) -> Option<OwnedFd> {
+    let types = object
+        .fixup_and_sanitize_btf(aya::features().btf()?)
+        .inspect_err(|error| tracing::debug!(%error, "the types of the probes make no sense"))
+        .ok()??
+        .to_bytes();
+    syscall::load_types(&types)
+        .inspect_err(|error| tracing::debug!(%error, "the kernel refused the types of the probes"))
+        .ok()
+}
+
 fn load_programs(
     object: &Object,
+    types: Option<BorrowedFd<'_>>,
     attachment: Attachment,
 ) -> Result<BTreeMap<&'static str, OwnedFd>, LoadError> {
-    let way = match attachment {
-        Attachment::Multi => Way::Multi,
-        Attachment::Perf(_) => Way::Perf,
-    };
+    let way = attachment.way();
     let names: HashSet<_> = Function::ALL
         .into_iter()
         .flat_map(|function| [Some(function.program()), function.end()])
@@ -260,18 +355,25 @@ fn load_programs(
         .collect();
     names
         .into_iter()
-        .map(|name| load_program(object, name, Purpose::Probe(way)).map(|program| (name, program)))
+        .map(|name| {
+            load_program(object, types, name, Purpose::Probe(way)).map(|program| (name, program))
+        })
         .collect()
 }
 
-fn load_program(object: &Object, name: &str, purpose: Purpose) -> Result<OwnedFd, LoadError> {
+fn load_program(
+    object: &Object,
+    types: Option<BorrowedFd<'_>>,
+    name: &str,
+    purpose: Purpose,
+) -> Result<OwnedFd, LoadError> {
     let missing = || LoadError::Object(format!("no program {name}"));
     let program = object.programs.get(name).ok_or_else(missing)?;
     let function = object
         .functions
         .get(&program.function_key())
         .ok_or_else(missing)?;
-    syscall::load(name, &function.instructions, &program.license, purpose)
+    syscall::load(name, function, types, &program.license, purpose)
         .map_err(|refused| LoadError::Program(name.to_owned(), refused.to_string()))
 }
 
@@ -291,6 +393,7 @@ fn attachment(object: &Object) -> Result<Attachment, LoadError> {
 fn has_multi(object: &Object) -> Result<io::Result<()>, LoadError> {
     let program = load_program(
         object,
+        None,
         Function::SslWrite.program(),
         Purpose::Probe(Way::Multi),
     )?;

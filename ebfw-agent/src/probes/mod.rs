@@ -35,7 +35,7 @@ use self::{
 };
 pub use self::{contain::Tally, kernel::LoadError};
 use crate::{
-    datapath::Ring,
+    datapath::{Ring, RulesetMaps},
     enforcer::Judge,
     events,
     host::{
@@ -55,6 +55,8 @@ pub struct Controls {
     pub judge: Arc<Judge>,
     /// Destroys their sockets.
     pub destroyer: Arc<Destroyer>,
+    /// What the kernel judges them by before they leave.
+    pub rulesets: Arc<RulesetMaps>,
 }
 
 /// The running probes. They end with the value.
@@ -95,6 +97,7 @@ impl Probes {
         } = kernel::load(
             &hierarchy.directory(root),
             bodies.map_or(0, |capture| capture.limit),
+            &controls.rulesets,
         )?;
         let way = kernel.way();
         let sockets = Sockets::new(kernel.finds_sockets());

@@ -14,12 +14,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use aya_obj::generated::bpf_insn;
+use aya_obj::{Function, generated::bpf_func_info};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Commands of bpf(2), include/uapi/linux/bpf.h.
 mod command {
+    pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
     pub(super) const PROG_LOAD: libc::c_int = 5;
+    pub(super) const BTF_LOAD: libc::c_int = 18;
     pub(super) const LINK_CREATE: libc::c_int = 28;
 }
 
@@ -31,6 +33,8 @@ const CGROUP_SKB: u32 = 8;
 const EGRESS: u32 = 1;
 /// `BPF_TRACE_UPROBE_MULTI` (kernel 6.6).
 const UPROBE_MULTI: u32 = 48;
+/// Bytes of what is said of a function.
+const FUNCTION_SIZE: u32 = size_of::<bpf_func_info>() as u32;
 /// Requests on a perf event, include/uapi/linux/perf_event.h.
 const PERF_SET_BPF: libc::Ioctl = 0x4004_2408;
 const PERF_ENABLE: libc::Ioctl = 0x2400;
@@ -39,17 +43,23 @@ fn bpf<T: IntoBytes + FromBytes + Immutable>(
     command: libc::c_int,
     attributes: &mut T,
 ) -> io::Result<OwnedFd> {
+    owned(call(command, attributes))
+}
+
+fn call<T: IntoBytes + FromBytes + Immutable>(
+    command: libc::c_int,
+    attributes: &mut T,
+) -> libc::c_long {
     // SAFETY: `attributes` is a whole number of initialised bytes; the kernel reads `size_of::<T>()` of them, and the pointers among
     // them point to buffers that the callers keep alive and size as the command demands.
-    let fd = unsafe {
+    unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
             attributes.as_mut_bytes().as_mut_ptr(),
             size_of::<T>(),
         )
-    };
-    owned(fd)
+    }
 }
 
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
@@ -117,6 +127,11 @@ struct ProgLoad {
     name: [u8; 16],
     device: u32,
     attach_type: u32,
+    types: u32,
+    function_size: u32,
+    functions: u64,
+    function_count: u32,
+    _pad: u32,
 }
 
 /// Why the kernel does not take a program.
@@ -128,13 +143,42 @@ pub(super) struct Refused {
     pub(super) log: String,
 }
 
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct BtfLoad {
+    types: u64,
+    log: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+    _pad: u32,
+}
+
+/// Loads the types of programs: by them the kernel knows functions that it may verify by themselves.
+pub(super) fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    bpf(
+        command::BTF_LOAD,
+        &mut BtfLoad {
+            types: types.as_ptr() as u64,
+            log: 0,
+            size: u32::try_from(types.len()).map_err(io::Error::other)?,
+            log_size: 0,
+            log_level: 0,
+            _pad: 0,
+        },
+    )
+}
+
 /// Loads a program.
 pub(super) fn load(
     name: &str,
-    instructions: &[bpf_insn],
+    function: &Function,
+    types: Option<BorrowedFd<'_>>,
     license: &CStr,
     purpose: Purpose,
 ) -> Result<OwnedFd, Refused> {
+    let instructions = &function.instructions;
+    let functions = function.func_info.func_info_bytes();
     let mut short = [0; 16];
     for (to, from) in short.iter_mut().take(15).zip(name.bytes()) {
         *to = from;
@@ -160,6 +204,14 @@ pub(super) fn load(
                 name: short,
                 device: 0,
                 attach_type,
+                types: types.map_or(0, number),
+                function_size: types.map_or(0, |_| FUNCTION_SIZE),
+                functions: types.map_or(0, |_| functions.as_ptr() as u64),
+                function_count: match types {
+                    Some(_) => u32::try_from(function.func_info.len()).map_err(io::Error::other)?,
+                    None => 0,
+                },
+                _pad: 0,
             },
         )
     };
@@ -178,6 +230,32 @@ pub(super) fn load(
             log: String::from_utf8_lossy(&log[..end]).into_owned(),
         }
     })
+}
+
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct MapUpdate {
+    map: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Puts a program at the beginning of an array of programs.
+pub(super) fn put_first(array: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (key, value) = (0_u32, number(program));
+    let mut attributes = MapUpdate {
+        map: number(array),
+        _pad: 0,
+        key: ptr::from_ref(&key) as u64,
+        value: ptr::from_ref(&value) as u64,
+        flags: 0,
+    };
+    match call(command::MAP_UPDATE_ELEM, &mut attributes) {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[repr(C)]

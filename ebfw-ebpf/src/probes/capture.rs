@@ -2,18 +2,26 @@
 
 use core::{hint::black_box, ptr};
 
-use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_user as read_user,
-    generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_probe_read_user},
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_user as read_user,
+        generated::{
+            bpf_get_current_cgroup_id, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns,
+            bpf_probe_read_user,
+        },
+    },
+    programs::ProbeContext,
 };
-use ebfw_common::plaintext::{
-    Counter, Header, MAX_PARTS, RECORD_SIZES, RECORDS_PER_SECOND, kind, record,
+use ebfw_common::{
+    abi::{Address, SlotRef},
+    plaintext::{Counter, Header, MAX_PARTS, RECORD_SIZES, RECORDS_PER_SECOND, kind, record},
 };
 
 use crate::{
+    deny,
     maps::{
-        CONNECTIONS, Connection, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, RATES, READING,
-        Reading, SCOPE, SOCKET_OWNERS, Window,
+        CONNECTIONS, Connection, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, Peer, RATES,
+        READING, Reading, SCOPE, SOCKET_OWNERS, STREAMS, Window,
     },
     thread,
 };
@@ -50,19 +58,16 @@ struct Call {
     cgroup: u64,
 }
 
-/// Tells of a write of `total` bytes from `buffer`.
+/// Tells of a write of `total` bytes from `buffer`, and has it judged.
 #[inline(always)]
-pub fn write(library: u8, object: u64, buffer: u64, total: u64) {
+pub fn write(context: &ProbeContext, library: u8, object: u64, buffer: u64, total: u64) {
     if object == 0 || buffer == 0 || total == 0 || !in_scope() {
         return;
     }
     count(Counter::Seen);
     let (pid, thread) = ids();
     let key = key(object, pid);
-    let Connection {
-        writes: sequence,
-        socket,
-    } = next(&key);
+    let Next { sequence, socket } = next(&key);
     let mut call = Call {
         total,
         sequence,
@@ -72,16 +77,23 @@ pub fn write(library: u8, object: u64, buffer: u64, total: u64) {
     if socket == 0 {
         thread::note(&key, library, record::DATA, total, call.now);
     }
-    if !admit(&call, call.cgroup) {
+    tell(&mut call, buffer);
+    deny::go_on(context, &key, buffer, total);
+}
+
+/// Writes records of a write.
+#[inline(always)]
+fn tell(call: &mut Call, buffer: u64) {
+    if !admit(call, call.cgroup) {
         return count(Counter::Limited);
     }
     // The smallest record that holds it; each size is a program path of its own, since the kernel reserves constants only.
-    if total <= SMALL as u64 {
-        record::<SMALL>(&call, buffer);
-    } else if total <= MIDDLE as u64 {
-        record::<MIDDLE>(&call, buffer);
+    if call.total <= SMALL as u64 {
+        record::<SMALL>(call, buffer);
+    } else if call.total <= MIDDLE as u64 {
+        record::<MIDDLE>(call, buffer);
     } else {
-        large(&mut call, buffer);
+        large(call, buffer);
     }
 }
 
@@ -106,7 +118,7 @@ fn large(call: &mut Call, buffer: u64) {
         from += LARGE as u64;
         call.kind = kind::MORE;
         // A number that no record has shows that one is missing.
-        call.sequence = next(&key(call.object, call.pid)).writes;
+        call.sequence = next(&key(call.object, call.pid)).sequence;
         if !admit(call, call.cgroup) {
             return count(Counter::Limited);
         }
@@ -163,7 +175,7 @@ pub fn end_read(library: u8, returned: u64) {
     let mut left = total;
     // What is read is at most a record of TLS, which is five of ours.
     for _ in 0..MAX_PARTS {
-        call.sequence = next(&key).writes;
+        call.sequence = next(&key).sequence;
         if !admit(&call, call.cgroup | READS_OF) {
             return count(Counter::Limited);
         }
@@ -207,7 +219,13 @@ pub fn close(library: u8, object: u64) {
         return;
     };
     // SAFETY: entries of the map are whole words that outlive the program's run.
-    let socket = unsafe { (&raw const (*connection).socket).read_volatile() };
+    let (socket, id) = unsafe {
+        (
+            (&raw const (*connection).socket).read_volatile(),
+            (&raw const (*connection).id).read_volatile(),
+        )
+    };
+    let _ = STREAMS.remove(id);
     let _ = CONNECTIONS.remove(key);
     let _ = CONNECTIONS.remove(ConnectionKey {
         direction: READS,
@@ -255,30 +273,57 @@ fn call(library: u8, kind: u8, object: u64, pid: u32, thread: u32) -> Call {
     }
 }
 
-/// What was known of a connection before this write. Two threads that write to one connection at once may get the same number; a library
+/// What a connection's write begins with.
+struct Next {
+    sequence: u64,
+    socket: u64,
+}
+
+/// Counts a write, and says what was known before it. Two threads that write to one connection at once may get the same number; a library
 /// forbids it.
 #[inline(always)]
-fn next(key: &ConnectionKey) -> Connection {
+fn next(key: &ConnectionKey) -> Next {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
         // SAFETY: entries of the map are whole words that outlive the program's run.
         unsafe {
             let writes = &raw mut (*connection).writes;
-            let number = writes.read_volatile();
-            writes.write_volatile(number + 1);
-            return Connection {
-                writes: number,
+            let sequence = writes.read_volatile();
+            writes.write_volatile(sequence + 1);
+            return Next {
+                sequence,
                 socket: (&raw const (*connection).socket).read_volatile(),
             };
         }
     }
-    let first = Connection {
-        writes: 1,
+    first(key);
+    Next {
+        sequence: 0,
         socket: 0,
+    }
+}
+
+#[inline(never)]
+fn first(key: &ConnectionKey) {
+    let connection = Connection {
+        writes: 1,
+        ..unknown(0)
     };
-    let _ = CONNECTIONS.insert(key, first, 0);
+    let _ = CONNECTIONS.insert(key, connection, 0);
+}
+
+/// A connection of which nothing is known but its socket.
+#[inline(always)]
+pub fn unknown(socket: u64) -> Connection {
     Connection {
         writes: 0,
-        socket: 0,
+        socket,
+        // SAFETY: the helpers have no arguments.
+        id: unsafe { bpf_ktime_get_boot_ns() << 8 | u64::from(bpf_get_smp_processor_id() & 0xff) },
+        peer: Peer {
+            address: Address::UNSPECIFIED,
+            slot: SlotRef(0),
+            port: 0,
+        },
     }
 }
 

@@ -3,12 +3,31 @@
 //! What a process lets them see is its own choice: a request may be denied because of it, and nothing is ever allowed.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
+#[path = "../automaton.rs"]
+mod automaton;
 mod capture;
+mod deny;
+#[path = "../judge.rs"]
+mod judge;
 mod maps;
+#[path = "../reader.rs"]
+mod reader;
 mod refused;
+#[path = "../rulesets.rs"]
+mod rulesets;
 mod socket;
+mod stream;
+#[path = "../tables.rs"]
+mod tables;
 mod thread;
+#[path = "../verifier.rs"]
+mod verifier;
+#[path = "../words.rs"]
+mod words;
+#[path = "../workload.rs"]
+mod workload;
 
 use aya_ebpf::{
     bindings::pt_regs,
@@ -25,7 +44,7 @@ const LAYERED: u32 = 4;
 #[uprobe]
 pub fn ebfw_ssl_write(context: ProbeContext) -> u32 {
     let [ssl, buffer, size] = c_arguments(&context);
-    capture::write(library::OPENSSL, ssl, buffer, int(size));
+    capture::write(&context, library::OPENSSL, ssl, buffer, int(size));
     0
 }
 
@@ -33,7 +52,7 @@ pub fn ebfw_ssl_write(context: ProbeContext) -> u32 {
 #[uprobe]
 pub fn ebfw_ssl_write_ex(context: ProbeContext) -> u32 {
     let [ssl, buffer, size] = c_arguments(&context);
-    capture::write(library::OPENSSL, ssl, buffer, size);
+    capture::write(&context, library::OPENSSL, ssl, buffer, size);
     0
 }
 
@@ -86,7 +105,7 @@ pub fn ebfw_ssl_free(context: ProbeContext) -> u32 {
 #[uprobe]
 pub fn ebfw_gnutls_write(context: ProbeContext) -> u32 {
     let [session, buffer, size] = c_arguments(&context);
-    capture::write(library::GNUTLS, session, buffer, size);
+    capture::write(&context, library::GNUTLS, session, buffer, size);
     0
 }
 
@@ -111,7 +130,7 @@ pub fn ebfw_gnutls_free(context: ProbeContext) -> u32 {
 pub fn ebfw_nss_write(context: ProbeContext) -> u32 {
     let [descriptor, buffer, size] = c_arguments(&context);
     if is_layered(descriptor) {
-        capture::write(library::NSS, descriptor, buffer, int(size));
+        capture::write(&context, library::NSS, descriptor, buffer, int(size));
     }
     0
 }
@@ -130,7 +149,7 @@ pub fn ebfw_nss_free(context: ProbeContext) -> u32 {
 #[uprobe]
 pub fn ebfw_go_write(context: ProbeContext) -> u32 {
     let [connection, buffer, size] = go_arguments(&context);
-    capture::write(library::GO, connection, buffer, size);
+    capture::write(&context, library::GO, connection, buffer, size);
     0
 }
 
@@ -150,6 +169,13 @@ pub fn ebfw_go_close(context: ProbeContext) -> u32 {
     0
 }
 
+/// Judges what a thread is about to write: the probes go on with it.
+#[uprobe]
+pub fn ebfw_judge(_: ProbeContext) -> u32 {
+    deny::write();
+    0
+}
+
 /// Finds the sockets of connections, and drops what leaves on refused ones. Every packet that leaves what is looked at comes by; all others pass.
 #[cgroup_skb(egress)]
 pub fn ebfw_socket(context: SkBuffContext) -> i32 {
@@ -157,8 +183,16 @@ pub fn ebfw_socket(context: SkBuffContext) -> i32 {
     if refused::drops(skb) {
         return 0;
     }
-    socket::find(skb);
+    if socket::find(skb) {
+        deny::go_on_with_packet(skb);
+    }
     1
+}
+
+/// Judges what was written before its socket was known, with the packet by which that was found: [`ebfw_socket`] goes on with it.
+#[cgroup_skb(egress)]
+pub fn ebfw_first_packet(context: SkBuffContext) -> i32 {
+    i32::from(deny::lets_out(context.skb.skb))
 }
 
 #[inline(always)]

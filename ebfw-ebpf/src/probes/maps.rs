@@ -1,12 +1,18 @@
 //! The maps of the probes: none is pinned, all go with the agent.
 
 use aya_ebpf::{
-    btf_maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
-use ebfw_common::plaintext::{
-    COUNTERS as COUNTER_COUNT, Config, Header, MAX_CONNECTIONS, MAX_REFUSED, Refusal,
+use ebfw_common::{
+    abi::{self, Address, SlotRef},
+    plaintext::{COUNTERS as COUNTER_COUNT, Config, Header, MAX_CONNECTIONS, MAX_REFUSED, Refusal},
 };
+
+pub use crate::rulesets::{
+    AUTOMATA, Blocks, CGROUPS, Cells, Chunk, INSTANCES, PREFIXES4, PREFIXES6, SLOTS,
+};
+use crate::stream::Followed;
 
 /// Which connection: the library's object, and the process in whose memory it lies.
 #[repr(C)]
@@ -36,6 +42,30 @@ pub struct Connection {
     pub writes: u64,
     /// Cookie of its socket; 0: not known.
     pub socket: u64,
+    /// A number that no other has.
+    pub id: u64,
+    /// Where the socket is connected to.
+    pub peer: Peer,
+}
+
+/// Whose socket it is, and where it is connected to. Zeros: not known.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Peer {
+    pub address: Address,
+    /// The workload that made the socket.
+    pub slot: SlotRef,
+    /// In host order.
+    pub port: u32,
+}
+
+/// A write that is to be judged.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Write {
+    pub connection: Connection,
+    pub buffer: u64,
+    pub total: u64,
 }
 
 /// Connections of one thread whose next record is waited for.
@@ -123,3 +153,31 @@ pub static PLAINTEXT: RingBuf<Header, { 4 * 1024 * 1024 }> = RingBuf::new();
 /// [`ebfw_common::plaintext::Counter`]s. Written by the programs, read by the agent.
 #[btf_map]
 pub static PROBE_COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
+
+/// Connections of which requests are followed at once.
+const FOLLOWED: usize = 4096;
+
+/// The write that each thread is about to make. Written by the programs. Full: a write is not judged before it leaves.
+#[btf_map]
+pub static WRITES: LruHashMap<u64, Write, 4096> = LruHashMap::new();
+
+/// The program that judges requests, at 0. Written by the agent before anything is attached; empty where the kernel refused that program.
+#[btf_map]
+pub static JUDGES: ProgramArray<1> = ProgramArray::new();
+
+/// The program that judges what waits for its socket, at 0. As `JUDGES`.
+#[btf_map]
+pub static PACKET_JUDGES: ProgramArray<1> = ProgramArray::new();
+
+/// What was read of a connection, by its number. Written by the programs. Full: the connection that was silent longest is read from its next
+/// request on.
+#[btf_map]
+pub static STREAMS: LruHashMap<u64, Followed, FOLLOWED> = LruHashMap::new();
+
+/// Zeros, to make entries of `STREAMS` of: none would fit on the stack.
+#[btf_map]
+pub static BLANK: Array<Followed, 1> = Array::new();
+
+/// The firewall's own map `CONFIG`.
+#[btf_map]
+pub static FIREWALL: Array<abi::Config, 1> = Array::new();

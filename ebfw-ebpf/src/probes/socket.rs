@@ -14,17 +14,19 @@ use aya_ebpf::{
     },
 };
 use ebfw_common::{
-    abi::Address,
+    abi::{Address, SlotRef, slot_flag},
     plaintext::{Counter, Header, Socket, fits, kind, record},
 };
 
 use crate::{
-    capture::count,
+    capture::{count, unknown},
     maps::{
-        CONFIG, CONNECTIONS, Connection, ConnectionKey, NOTES, PLAINTEXT, SOCKET_OWNERS, THREADS,
-        Thread,
+        CONFIG, CONNECTIONS, Connection, ConnectionKey, NOTES, PLAINTEXT, Peer, SOCKET_OWNERS,
+        THREADS, Thread,
     },
+    stream,
     thread::{self, FRESH_NS},
+    workload::{self, Membership, UNBOUND},
 };
 
 /// Records that are looked at in one packet: the end of a handshake may stand before the first data.
@@ -44,30 +46,32 @@ struct Told {
     socket: Socket,
 }
 
-/// Looks whose socket the packet's is.
+/// Looks whose socket the packet's is. Whether that is known from now on and a request has waited for it.
 #[inline(always)]
-pub fn find(skb: *mut __sk_buff) {
+pub fn find(skb: *mut __sk_buff) -> bool {
     let Some(thread) = THREADS.get_ptr_mut(thread::current()) else {
-        return;
+        return false;
     };
     // SAFETY: the context outlives the program's run, and the helper takes a socket that is not null.
     let socket = unsafe {
         let socket = (*skb).__bindgen_anon_2.sk;
         if socket.is_null() {
-            return;
+            return false;
         }
         bpf_sk_fullsock(socket)
     };
     if socket.is_null() {
-        return;
+        return false;
     }
     // SAFETY: the verifier lets a full socket's fields be read.
     if unsafe { (*socket).protocol != TCP || (*socket).type_ != STREAM } || !is_held(socket) {
-        return;
+        return false;
     }
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
-    let Some(payload) = payload(skb) else { return };
+    let Some(payload) = payload(skb) else {
+        return false;
+    };
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     // SAFETY: the entry outlives the program's run, and is this thread's own.
@@ -87,7 +91,7 @@ pub fn find(skb: *mut __sk_buff) {
         || now - thread.crowded_ns < FRESH_NS
         || SOCKET_OWNERS.get_ptr_mut(cookie).is_some()
     {
-        return;
+        return false;
     }
     let key = ConnectionKey {
         object: found,
@@ -109,7 +113,12 @@ pub fn find(skb: *mut __sk_buff) {
         kind: kind::SOCKET,
         comm: [0; 16],
     };
-    bind(socket, &key, &header);
+    let slot = match workload::of_skb(skb) {
+        // The agent's own requests are nobody's business.
+        Membership::Of(slot, word) if !word.has(slot_flag::SILENT) => slot,
+        _ => UNBOUND,
+    };
+    bind(socket, &key, &header, slot)
 }
 
 /// Which of a thread's notes fit a record of the packet: bit *i* for note *i*.
@@ -194,23 +203,54 @@ pub fn payload(skb: *mut __sk_buff) -> Option<u32> {
     Some(tcp + (byte(tcp + 12)? >> 4) * 4)
 }
 
-/// Notes and tells whose socket it is.
+/// Notes and tells whose socket it is; see [`find`].
 #[inline(always)]
-fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header) {
+fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header, slot: SlotRef) -> bool {
+    let peer = peer(socket, slot);
     if !tell(socket, header) {
-        return;
+        return false;
     }
     let cookie = header.socket;
     let _ = SOCKET_OWNERS.insert(cookie, key, 0);
     if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
         // SAFETY: entries of the map are whole words that outlive the program's run.
-        unsafe { (&raw mut (*connection).socket).write_volatile(cookie) };
+        unsafe {
+            (&raw mut (*connection).peer).write_volatile(peer);
+            (&raw mut (*connection).socket).write_volatile(cookie);
+            stream::followed((&raw const (*connection).id).read_volatile())
+                .is_some_and(|followed| followed.waiting != 0)
+        }
     } else {
         let connection = Connection {
-            writes: 0,
-            socket: cookie,
+            peer,
+            ..unknown(cookie)
         };
         let _ = CONNECTIONS.insert(key, connection, 0);
+        false
+    }
+}
+
+/// Where a full socket of the workload in `slot` is connected to.
+#[inline(always)]
+fn peer(socket: *mut bpf_sock, slot: SlotRef) -> Peer {
+    // As in `tell`.
+    // SAFETY: the verifier lets a full socket's fields be read, word by word.
+    let (family, address_v4, address_v6, port) = unsafe {
+        (
+            (&raw const (*socket).family).read_volatile(),
+            (&raw const (*socket).dst_ip4).read_volatile(),
+            v6(&raw const (*socket).dst_ip6),
+            (&raw const (*socket).dst_port).read_volatile(),
+        )
+    };
+    Peer {
+        address: if family == AF_INET {
+            v4(address_v4)
+        } else {
+            address_v6
+        },
+        slot,
+        port: u16::from_be(port).into(),
     }
 }
 

@@ -5,6 +5,7 @@ mod answers;
 mod bodies;
 mod clients;
 mod contained;
+mod denied;
 mod evasions;
 mod grpc;
 mod refused;

@@ -1,0 +1,335 @@
+//! Denies requests before they are encrypted: reads what a process gives to its TLS library by the reader of requests in clear text, and judges each
+//! by the ruleset of the workload to which the connection's socket belongs.
+//!
+//! What was read may deny, never allow: whatever cannot be read or judged here goes its way, and stays what it is to the firewall: opaque.
+
+use core::hint::black_box;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::__sk_buff,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_tail_call},
+    },
+    programs::ProbeContext,
+};
+use ebfw_common::{
+    abi::{SlotWord, mode, reason, slot_flag, verdict},
+    classify::NO_NAMES,
+    packet::protocol,
+    plaintext::Refusal,
+    request::MAX_METHOD,
+    stream::{Step, flag},
+};
+
+use crate::{
+    judge::{Decision, Question, Said, claim, judge, request},
+    maps::{
+        CONNECTIONS, Connection, ConnectionKey, FIREWALL, JUDGES, PACKET_JUDGES, REFUSED,
+        SOCKET_OWNERS, WRITES, Write,
+    },
+    reader::{Progress, WINDOW, ebfw_stream},
+    stream::{self, Context, followed, load},
+    verifier::masked,
+    words::{ebfw_claim_class, ebfw_request},
+    workload::slot_word,
+};
+
+/// Requests that are judged in one write.
+const HEADS: u32 = 64;
+/// A longer write is not read.
+const MAX_WRITE: u64 = 1 << 30;
+
+/// Goes on with [`write`], a program of its own, since it is too long to be part of each probe.
+#[inline(always)]
+pub fn go_on(context: &ProbeContext, key: &ConnectionKey, buffer: u64, total: u64) {
+    if is_noted(key, buffer, total) {
+        // SAFETY: the helper takes the context and the map. Where it succeeds it does not return, and nothing here waits to be dropped.
+        unsafe { bpf_tail_call(context.as_ptr(), (&raw const JUDGES).cast_mut().cast(), 0) };
+    }
+}
+
+/// Notes what the calling thread is about to write. A function of its own for its stack.
+#[inline(never)]
+fn is_noted(key: &ConnectionKey, buffer: u64, total: u64) -> bool {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
+        return false;
+    };
+    let write = Write {
+        // SAFETY: entries of the map outlive the program's run.
+        connection: unsafe { *connection },
+        buffer,
+        total,
+    };
+    WRITES.insert(bpf_get_current_pid_tgid(), write, 0).is_ok()
+}
+
+/// Reads what the calling thread is about to write, and refuses its socket if a request in it is denied.
+#[inline(always)]
+pub fn write() {
+    let Some(write) = WRITES.get_ptr_mut(bpf_get_current_pid_tgid()) else {
+        return;
+    };
+    // SAFETY: entries of the map outlive the program's run, and only the calling thread uses this one.
+    let write = unsafe { *write };
+    let id = write.connection.id;
+    let known = write.connection.socket != 0;
+    let word = slot_word(write.connection.peer.slot).unwrap_or(SlotWord(0));
+    if !enforces() || known && !asks(word) || write.total > MAX_WRITE {
+        if let Some(followed) = followed(id) {
+            followed.lost = 1;
+        }
+        return;
+    }
+    let Some(followed) = stream::follow(id) else {
+        return;
+    };
+    followed.buffer = write.buffer;
+    followed.word = word.0;
+    followed.socket = write.connection.socket;
+    followed.peer = write.connection.peer;
+    if ebfw_converse(id, write.total as u32) != 0 {
+        refuse(write.connection.socket);
+    }
+}
+
+/// Whether a Deny is carried out.
+#[inline(always)]
+fn enforces() -> bool {
+    FIREWALL
+        .get(0)
+        .is_some_and(|config| config.mode == mode::ENFORCE)
+}
+
+/// Whether a ruleset asks for what requests say.
+#[inline(always)]
+fn asks(word: SlotWord) -> bool {
+    word.has(slot_flag::GOVERNED) && (word.has(slot_flag::REQUESTS) || word.has(slot_flag::NAMES))
+}
+
+/// Goes on with [`lets_out`], a program of its own as [`write`].
+#[inline(always)]
+pub fn go_on_with_packet(skb: *mut __sk_buff) {
+    // SAFETY: as in `go_on`.
+    unsafe { bpf_tail_call(skb.cast(), (&raw const PACKET_JUDGES).cast_mut().cast(), 0) };
+}
+
+/// Judges the request that was written last on the connection of the packet's socket, which was not known by then.
+#[inline(always)]
+pub fn lets_out(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let Some(key) = SOCKET_OWNERS.get_ptr_mut(cookie) else {
+        return true;
+    };
+    // SAFETY: entries of the map outlive the program's run.
+    let Some(connection) = CONNECTIONS.get_ptr_mut(unsafe { *key }) else {
+        return true;
+    };
+    // SAFETY: likewise.
+    let Connection { id, peer, .. } = unsafe { *connection };
+    let Some(followed) = followed(id) else {
+        return true;
+    };
+    let word = slot_word(peer.slot).unwrap_or(SlotWord(0));
+    followed.waiting = 0;
+    followed.word = word.0;
+    followed.socket = cookie;
+    followed.peer = peer;
+    if !enforces() || !asks(word) || ebfw_is_denied(id) == 0 {
+        return true;
+    }
+    refuse(cookie);
+    false
+}
+
+/// Reads a write of `total` bytes; 1 where a request in it is denied.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
+    let begins = ebfw_begins(id, total);
+    let Some(followed) = followed(id) else {
+        return 0;
+    };
+    // Whether a write that seems to begin with a request does not go on with what was read before: the write before was another attempt at a
+    // part of it, or was not sent whole. Libraries tell their callers how much they have taken only when the call is over.
+    let mut anew = false;
+    // Whether a request is sure to begin with the write.
+    let mut begun = 0;
+    if followed.lost != 0 {
+        if begins & begin::TARGET == 0 {
+            return 0;
+        }
+        followed.lost = 0;
+        stream::restart(followed);
+        begun = 1;
+    } else if followed.stream.until_head() == Some(0) {
+        begun = u32::from(begins != 0);
+    } else {
+        anew = begins & begin::TARGET != 0;
+    }
+    let mut at = 0;
+    for _ in 0..HEADS {
+        if at >= total {
+            return 0;
+        }
+        let progress = Progress(ebfw_stream(id, at, total));
+        match progress.step() {
+            Step::More => at = progress.at(),
+            Step::Head => {
+                if ebfw_meets(id) != 0 {
+                    return 1;
+                }
+                at = progress.at();
+                anew = false;
+                begun = 0;
+            }
+            Step::Malformed if anew => {
+                ebfw_restart(id);
+                at = 0;
+                anew = false;
+                begun = 1;
+            }
+            Step::Malformed => return ebfw_give_up(id, begun),
+            _ => return ebfw_give_up(id, 0),
+        }
+    }
+    ebfw_give_up(id, 0)
+}
+
+/// How a write begins.
+mod begin {
+    /// With a word in capitals and a space.
+    pub(super) const METHOD: u32 = 1;
+    /// And with what a target begins with.
+    pub(super) const TARGET: u32 = 2;
+}
+
+/// Whether the request that was read last is denied. Where the socket is not known yet, it waits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_meets(id: Context) -> u32 {
+    let Some(followed) = followed(id) else {
+        return 0;
+    };
+    if followed.socket == 0 {
+        followed.waiting = 1;
+        return 0;
+    }
+    ebfw_is_denied(id)
+}
+
+/// Whether a write of `total` bytes begins as a request does: see [`begin`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
+    let Some(followed) = followed(id) else {
+        return 0;
+    };
+    let length = if total < WINDOW { total } else { WINDOW };
+    if length < 4 || !load(id, followed, 0, length) {
+        return 0;
+    }
+    // SAFETY: the mask keeps to the array.
+    let byte = |at: u32| unsafe { *followed.window.get_unchecked(masked::<{ WINDOW - 1 }>(at)) };
+    for at in 0..MAX_METHOD as u32 + 1 {
+        if at + 1 >= length {
+            return 0;
+        }
+        let letter = byte(at);
+        if letter == b' ' {
+            let target = matches!(byte(at + 1), b'/' | b'h' | b'*');
+            return u32::from(at > 0) * (begin::METHOD | u32::from(target) * begin::TARGET);
+        }
+        if !letter.is_ascii_uppercase() {
+            return 0;
+        }
+    }
+    0
+}
+
+/// See [`stream::restart`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_restart(id: Context) -> u32 {
+    if let Some(followed) = followed(id) {
+        stream::restart(followed);
+    }
+    0
+}
+
+/// Reads no more of the connection up to a write that begins with a request. 1 where a request was `begun` that a server may read in another way
+/// than the reader, and a rule waits for requests.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_give_up(id: Context, begun: u32) -> u32 {
+    let Some(followed) = followed(id) else {
+        return 0;
+    };
+    followed.lost = 1;
+    if begun == 0 || !followed.word().has(slot_flag::REQUESTS) {
+        return 0;
+    }
+    let said = Said {
+        request: request::PENDING,
+        ..Said::UNREAD
+    };
+    u32::from(decision(id, said).verdict == verdict::HELD)
+}
+
+/// Whether the request that was read last is denied: with its host as the only name of the destination, so that it is with any.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_is_denied(id: Context) -> u32 {
+    let Some(followed) = followed(id) else {
+        return 0;
+    };
+    let word = followed.word();
+    let facts = followed.stream.facts();
+    let mut said = Said::UNREAD;
+    if word.has(slot_flag::NAMES) {
+        if !facts.has(flag::NAME) {
+            return 0;
+        }
+        said.claim = claim::RESOLVED;
+        said.claimed = ebfw_claim_class(id, word.instance());
+    }
+    if word.has(slot_flag::REQUESTS) {
+        let asked = ebfw_request(id, word.instance());
+        said.request = asked as u32 & 0xff;
+        said.method = (asked >> 16) as u32 & 0xffff;
+        said.path = (asked >> 32) as u32;
+    }
+    let decision = decision(id, said);
+    let by_rules = matches!(decision.reason, reason::RULE | reason::DEFAULT);
+    u32::from(decision.verdict == verdict::DENY && by_rules)
+}
+
+#[inline(always)]
+fn decision(id: Context, said: Said) -> Decision {
+    let Some(followed) = followed(id) else {
+        return Decision::because(verdict::ALLOW, reason::TABLES);
+    };
+    let question = Question {
+        destination: followed.peer.address,
+        port: followed.peer.port as u16,
+        has_port: true,
+        protocol: protocol::TCP,
+        said,
+        names: NO_NAMES,
+    };
+    judge(followed.word(), &question)
+}
+
+/// From now on nothing leaves on the socket.
+#[inline(always)]
+fn refuse(socket: u64) {
+    let refusal = Refusal {
+        // SAFETY: the helper has no arguments.
+        last_ns: unsafe { bpf_ktime_get_boot_ns() },
+        told_ns: 0,
+    };
+    // Full: the agent has the socket destroyed, after the request has left.
+    let _ = REFUSED.insert(black_box(socket), refusal, 0);
+}

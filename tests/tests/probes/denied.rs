@@ -1,0 +1,516 @@
+//! Requests inside TLS that a rule denies: they are judged before they are encrypted, so that the server never reads them.
+//!
+//! The server notes every byte that it decrypts. Each client asks for what is allowed first, on the same connection where it can, so that a
+//! server that has read nothing is no proof of anything.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use ebfw_tests::{
+    lab::{
+        Lab,
+        agent::{Agent, Home},
+        eventually,
+    },
+    tls,
+};
+
+use super::server::program;
+
+/// Everything is allowed but what is below `/admin`, and to delete.
+const POLICY: &str = "
+defaultAction: Allow
+rules:
+- name: admin
+  action: Deny
+  match: {pathPrefix: /admin}
+- name: delete
+  action: Deny
+  match: {methods: [DELETE]}
+";
+
+/// Notes what it decrypts in a file of its own for each connection, and answers every head.
+const SERVER: &str = r"
+import socket, ssl, sys, threading
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('cert.pem', 'key.pem')
+listener = socket.create_server(('0.0.0.0', 8443), backlog=64)
+seen = open('seen', 'ab', buffering=0)
+lock = threading.Lock()
+def serve(sock):
+    try:
+        with context.wrap_socket(sock, server_side=True) as tls:
+            read = b''
+            while True:
+                more = tls.recv(65536)
+                if not more:
+                    break
+                with lock:
+                    seen.write(more)
+                read += more
+                while b'\r\n\r\n' in read:
+                    head, read = read.split(b'\r\n\r\n', 1)
+                    length = 0
+                    for line in head.split(b'\r\n'):
+                        name, _, value = line.partition(b':')
+                        if name.lower() == b'content-length':
+                            length = int(value)
+                    while len(read) < length:
+                        more = tls.recv(65536)
+                        if not more:
+                            return
+                        with lock:
+                            seen.write(more)
+                        read += more
+                    read = read[length:]
+                    tls.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok')
+    except OSError:
+        pass
+print('ready', flush=True)
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+";
+
+/// What it has decrypted so far.
+struct Server {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Server {
+    fn start(lab: &Lab, name: &str) -> Option<Self> {
+        let python = program("python3")?;
+        program("openssl")?;
+        let folder =
+            std::env::temp_dir().join(format!("ebfw-denied-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("there is a folder for temporary files");
+        tls::make_certificate(&folder).expect("openssl makes a certificate");
+        let start = || {
+            Command::new(&python)
+                .args(["-c", SERVER])
+                .current_dir(&folder)
+                .stdout(Stdio::piped())
+                .spawn()
+        };
+        let child = lab.net().far.enter(start).expect("the namespace exists");
+        let mut server = Self {
+            child: child.expect("python starts"),
+            folder,
+        };
+        let out = server.child.stdout.take().expect("it is piped");
+        let mut line = String::new();
+        BufReader::new(out)
+            .read_line(&mut line)
+            .expect("the server says when it is ready");
+        assert_eq!(line, "ready\n");
+        Some(server)
+    }
+
+    fn seen(&self) -> String {
+        let seen = fs::read(self.folder.join("seen")).unwrap_or_default();
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+struct Bench {
+    agent: Agent,
+    _home: Home,
+    server: Server,
+    lab: Lab,
+}
+
+impl Bench {
+    fn open(name: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        let lab = Lab::open()?;
+        let server = Server::start(&lab, name)?;
+        let home = Home::new();
+        home.write_policy(POLICY);
+        let config = home.write_config("exclude: {cidrs: []}\n");
+        let mut settings = settings.to_vec();
+        settings.push(("EBFW_CONFIG", &config[..]));
+        let agent = Agent::start_with(&home, &lab, &settings);
+        agent.log.wait_for(&["requests inside TLS are observed by"]);
+        let bench = Self {
+            agent,
+            _home: home,
+            server,
+            lab,
+        };
+        let refused = "requests inside TLS are not denied before they leave";
+        let log = bench.agent.log.so_far();
+        assert!(!log.iter().any(|line| line.contains(refused)), "{log:?}");
+        Some(bench)
+    }
+
+    /// Runs a program in the workload to its end, however it ends.
+    fn run(&self, program: &Path, arguments: &[&str]) {
+        let folder = &self.server.folder;
+        let result = self.lab.inside(|| {
+            let output = Command::new(program)
+                .args(arguments)
+                .current_dir(folder)
+                .env_clear()
+                .env("PATH", "/usr/bin:/bin")
+                .env("HOME", "/nonexistent")
+                .env("NODE_TLS_REJECT_UNAUTHORIZED", "0")
+                .env("NODE_NO_WARNINGS", "1")
+                .stdin(Stdio::null())
+                .output()?;
+            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        });
+        result.unwrap_or_else(|error: io::Error| panic!("{}: {error}", program.display()));
+    }
+
+    /// Lets a client ask until its requests are seen by the probes.
+    fn meet(&self, program: &Path, arguments: &[&str], path: &str) {
+        eventually("a new program is seen", || {
+            self.run(program, arguments);
+            let events = self.agent.events.so_far();
+            events
+                .iter()
+                .any(|line| line.contains("\"https\"") && line.contains(path))
+        });
+    }
+
+    /// The server has read this, and nothing that is denied.
+    fn holds(&self, why: &str, allowed: &[&str]) {
+        eventually(&format!("{why}: {allowed:?} come"), || {
+            let seen = self.server.seen();
+            allowed.iter().all(|text| seen.contains(text))
+        });
+        let seen = self.server.seen();
+        for denied in ["/admin", "DELETE"] {
+            assert!(!seen.contains(denied), "{why}: {denied} came: {seen}");
+        }
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("https://10.99.0.2:8443{path}")
+}
+
+/// Times that each client tries: a race would show.
+const TRIES: usize = 100;
+
+/// Runs what its first argument names against the server: each function makes requests that must come, whose paths begin with its name, and
+/// then one that must not. Threads, slow writes and what not.
+const CLIENT: &str = r"
+import asyncio, socket, ssl, sys, threading
+context = ssl._create_unverified_context()
+def connect():
+    sock = socket.create_connection(('10.99.0.2', 8443))
+    sock.settimeout(5)
+    return context.wrap_socket(sock)
+def head(method, path, more=''):
+    return ('%s %s HTTP/1.1\r\nHost: 10.99.0.2\r\n%s\r\n' % (method, path, more)).encode()
+def answer(tls, count=1):
+    got = b''
+    while got.count(b'\r\n\r\nok') < count:
+        more = tls.recv(65536)
+        if not more:
+            raise OSError('closed')
+        got += more
+def bytewise(tls, data):
+    for byte in data:
+        tls.sendall(bytes([byte]))
+def first():
+    connect().sendall(head('GET', '/admin/first'))
+def bytes_():
+    tls = connect()
+    bytewise(tls, head('GET', '/bytes'))
+    answer(tls)
+    bytewise(tls, head('GET', '/admin/bytes'))
+    answer(tls)
+def split():
+    tls = connect()
+    tls.sendall(b'GET /split HT')
+    tls.sendall(b'TP/1.1\r\nHost: 10.99.0.2\r\n\r\n')
+    answer(tls)
+    tls.sendall(b'GET /adm')
+    tls.sendall(b'in/split HTTP/1.1\r\nHost: 10.99.0.2\r\n\r\n')
+    answer(tls)
+def pipelined():
+    tls = connect()
+    tls.sendall(head('GET', '/pipelined/1') + head('GET', '/pipelined/2'))
+    answer(tls, 2)
+    tls.sendall(head('GET', '/pipelined/3') + head('GET', '/admin/pipelined'))
+    answer(tls)
+def bodies():
+    tls = connect()
+    tls.sendall(head('POST', '/bodies/1', 'Content-Length: 300000\r\n'))
+    tls.sendall(b'x' * 300000)
+    answer(tls)
+    tls.sendall(head('POST', '/bodies/2', 'Content-Length: 4\r\n') + b'body')
+    answer(tls)
+    tls.sendall(head('DELETE', '/bodies/3', 'Content-Length: 4\r\n') + b'body')
+    answer(tls)
+def long():
+    tls = connect()
+    tls.sendall(head('GET', '/long', 'Cookie: ' + 'x' * 20000 + '\r\n'))
+    answer(tls)
+    tls.sendall(head('DELETE', '/long', 'Cookie: ' + 'x' * 20000 + '\r\n'))
+    answer(tls)
+def absolute():
+    tls = connect()
+    tls.sendall(head('GET', 'https://10.99.0.2/absolute'))
+    answer(tls)
+    tls.sendall(head('GET', 'https://10.99.0.2//x/..//admin'))
+    answer(tls)
+def two_spaces():
+    tls = connect()
+    tls.sendall(head('GET', '/two_spaces'))
+    answer(tls)
+    tls.sendall(head('GET', ' /admin/two_spaces'))
+    answer(tls)
+def threads():
+    tls = connect()
+    lock = threading.Lock()
+    def ask(path):
+        with lock:
+            bytewise(tls, head('GET', path))
+            answer(tls)
+    def all():
+        for number in range(5):
+            ask('/threads/%d' % number)
+    both = [threading.Thread(target=all) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    thread = threading.Thread(target=ask, args=('/admin/threads',))
+    thread.start()
+    thread.join()
+async def ask(path, before=None):
+    reader, writer = await asyncio.open_connection('10.99.0.2', 8443, ssl=context)
+    if before:
+        writer.write(head('GET', before))
+        await reader.readuntil(b'ok')
+    writer.write(head('GET', path))
+    await asyncio.wait_for(reader.readuntil(b'ok'), 5)
+def memory():
+    asyncio.run(ask('/memory/1', '/memory/2'))
+    asyncio.run(ask('/admin/memory'))
+def memory_again():
+    asyncio.run(ask('/admin/memory', '/memory_again'))
+def met():
+    tls = connect()
+    tls.sendall(head('GET', '/met'))
+    answer(tls)
+globals()[sys.argv[1]]()
+";
+
+#[test]
+fn python_never_gets_a_denied_request_out() {
+    let Some(bench) = Bench::open("python", &[]) else {
+        return;
+    };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    let run = |what: &str| bench.run(&python, &["-c", CLIENT, what]);
+    bench.meet(&python, &["-c", CLIENT, "met"], "/met");
+    for (what, allowed) in [
+        ("first", &[][..]),
+        ("bytes_", &["/bytes "]),
+        ("split", &["/split "]),
+        ("pipelined", &["/pipelined/1 ", "/pipelined/2 "]),
+        ("bodies", &["/bodies/1 ", "/bodies/2 "]),
+        ("long", &["GET /long "]),
+        ("absolute", &["10.99.0.2/absolute "]),
+        ("two_spaces", &["/two_spaces "]),
+        ("threads", &["/threads/0 ", "/threads/4 "]),
+        ("memory", &["/memory/1 ", "/memory/2 "]),
+        ("memory_again", &["/memory_again "]),
+    ] {
+        run(what);
+        bench.holds(what, allowed);
+    }
+    run("met");
+    for _ in 0..TRIES / 4 {
+        run("first");
+        run("memory_again");
+    }
+    bench.holds("again and again", &[]);
+}
+
+#[test]
+fn wget_never_gets_a_denied_request_out() {
+    let Some(bench) = Bench::open("wget", &[]) else {
+        return;
+    };
+    let Some(wget) = program("wget") else { return };
+    let get = |path: &str| {
+        let (url, quick) = (url(path), ["-q", "-O", "/dev/null", "-T", "5", "-t", "1"]);
+        let mut arguments = vec!["--no-check-certificate"];
+        arguments.extend(quick);
+        arguments.push(&url);
+        bench.run(&wget, &arguments);
+    };
+    for _ in 0..TRIES {
+        get("/admin/wget");
+    }
+    get("/wget");
+    bench.holds("wget", &["/wget "]);
+}
+
+/// Asks for the paths that it is told, one after the other, on one connection.
+const GO_CLIENT: &str = r#"package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+)
+
+func main() {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+	for _, path := range os.Args[1:] {
+		answer, err := client.Get("https://10.99.0.2:8443" + path)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			continue
+		}
+		io.Copy(io.Discard, answer.Body)
+		answer.Body.Close()
+	}
+}
+"#;
+
+#[test]
+fn go_never_gets_a_denied_request_out() {
+    let Some(bench) = Bench::open("go", &[]) else {
+        return;
+    };
+    let Some(go) = program("go") else { return };
+    let folder = &bench.server.folder;
+    fs::write(folder.join("main.go"), GO_CLIENT).unwrap();
+    let built = Command::new(go)
+        .args(["build", "-o", "client", "main.go"])
+        .current_dir(folder)
+        .env("CGO_ENABLED", "0")
+        .status();
+    assert!(built.unwrap().success());
+    let client = folder.join("client");
+    bench.meet(&client, &["/met"], "/met");
+    for _ in 0..TRIES / 4 {
+        bench.run(&client, &["/before", "/admin/go"]);
+        bench.run(&client, &["/admin/go"]);
+    }
+    bench.run(&client, &["/go"]);
+    bench.holds("go", &["/before ", "/go "]);
+}
+
+#[test]
+fn node_never_gets_a_denied_request_out() {
+    const CLIENT: &str = "
+const https = require('https');
+const agent = new https.Agent({ keepAlive: true, maxSockets: 1 });
+const ask = (path) => new Promise((done) => {
+  const request = https.get({ host: '10.99.0.2', port: 8443, path, agent, timeout: 5000 }, (answer) => {
+    answer.resume();
+    answer.on('end', done);
+  });
+  request.on('error', done);
+  request.on('timeout', () => request.destroy());
+});
+(async () => { for (const path of process.argv.slice(1)) await ask(path); process.exit(0); })();
+";
+    let Some(bench) = Bench::open("node", &[]) else {
+        return;
+    };
+    let Some(node) = program("node") else { return };
+    let ask = |paths: &[&str]| {
+        let mut arguments = vec!["-e", CLIENT];
+        arguments.extend(paths);
+        bench.run(&node, &arguments);
+    };
+    bench.meet(&node, &["-e", CLIENT, "/met"], "/met");
+    for _ in 0..TRIES / 10 {
+        ask(&["/admin/node"]);
+        ask(&["/before", "/admin/node"]);
+    }
+    ask(&["/node"]);
+    bench.holds("node", &["/before ", "/node "]);
+}
+
+/// That the server reads what is denied where nobody keeps it away: else the other tests would prove nothing.
+#[test]
+fn what_is_only_told_comes() {
+    let Some(bench) = Bench::open("told", &[("EBFW_ENFORCE_DRY_RUN", "true")]) else {
+        return;
+    };
+    let Some(python) = program("python3") else {
+        return;
+    };
+    bench.meet(&python, &["-c", CLIENT, "met"], "/met");
+    for (what, came) in [
+        ("bytes_", "/admin/bytes "),
+        ("pipelined", "/admin/pipelined "),
+        ("bodies", "DELETE /bodies/3 "),
+        ("memory", "/admin/memory "),
+    ] {
+        bench.run(&python, &["-c", CLIENT, what]);
+        eventually(what, || bench.server.seen().contains(came));
+    }
+}
+
+#[test]
+fn curl_never_gets_a_denied_request_out() {
+    let Some(bench) = Bench::open("curl", &[]) else {
+        return;
+    };
+    let Some(curl) = program("curl") else { return };
+    let get = ["-sk", "--http1.1", "-m", "5"];
+    let (open, admin, other) = (url("/open"), url("/admin/x"), url("/after"));
+    let with = |more: &[&str]| -> Vec<String> {
+        get.iter()
+            .chain(more)
+            .map(|&text| text.to_owned())
+            .collect()
+    };
+    let run = |arguments: Vec<String>| {
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        bench.run(&curl, &arguments)
+    };
+    for _ in 0..TRIES {
+        run(with(&[&admin]));
+    }
+    run(with(&[&open]));
+    bench.holds("a path", &["GET /open "]);
+    run(with(&["-X", "DELETE", &open]));
+    run(with(&["--path-as-is", &url("/a/../%61dmin")]));
+    // On a connection that was used before.
+    run(with(&[&url("/first"), &admin]));
+    run(with(&[
+        "-d",
+        "body",
+        &url("/post"),
+        "--next",
+        "-sk",
+        "--http1.1",
+        &admin,
+    ]));
+    run(with(&[&other]));
+    bench.holds("others", &["GET /first ", "POST /post ", "GET /after "]);
+    bench
+        .agent
+        .events
+        .wait_for(&["\"https\"", "\"action\":\"deny\"", "/admin/x"]);
+}
