@@ -55,12 +55,16 @@ impl Request {
     #[must_use]
     pub fn read(method: Option<&str>, target: Option<&str>) -> Self {
         let word = match (method, target) {
+            // In HTTP/2 it may have a path (RFC 8441).
+            (Some("CONNECT"), Some(target)) if target.starts_with('/') => "GET",
             (Some(method), _) => method,
             (None, Some("*")) => "OPTIONS",
             (None, _) => "GET",
         };
         let mut stream = Stream::default();
-        let head = format!("{word} {} HTTP/1.0\r\n\r\n", target.unwrap_or("/"));
+        // Whom CONNECT is for stands where others have a path (RFC 9110, 9.3.6).
+        let any = if word == "CONNECT" { "host:443" } else { "/" };
+        let head = format!("{word} {} HTTP/1.0\r\n\r\n", target.unwrap_or(any));
         stream.begin(head.as_bytes()[0]);
         let step = (head.bytes())
             .map(|byte| stream.step(byte))

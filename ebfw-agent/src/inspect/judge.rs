@@ -99,8 +99,7 @@ impl Rules {
     fn asked(&self, request: &Request) -> Asked {
         let method = text(&request.method);
         let path = (!request.path.is_empty()).then(|| text(&request.path));
-        // Behind CONNECT stands no path, but that of an extended one (RFC 8441).
-        if !self.has_names && method != "CONNECT" {
+        if !self.has_names {
             return Asked::read(Some(&method), path.as_deref());
         }
         Asked::Known {

@@ -209,6 +209,22 @@ rules:
 ";
 
 #[test]
+fn connect_has_an_authority_or_in_http2_a_path() {
+    let policy = policy(WAITING);
+    for (target, expected) in [
+        ("", "web"),
+        ("path=host.example:443", "web"),
+        ("path=/chat", "web"),
+        ("path=/admin/chat", "private"),
+    ] {
+        let flow = format!("port=80 method=CONNECT {target}");
+        let verdict = verdict(&policy, flow.trim());
+        let rule = verdict.rule.map(|rule| rule.name.to_string());
+        assert_eq!(rule.as_deref(), Some(expected), "{target}");
+    }
+}
+
+#[test]
 fn what_can_be_read_in_two_ways_is_denied_where_a_rule_waits_for_it() {
     let policy = policy(WAITING);
     let deep = format!("/{}", "a/".repeat(70));
