@@ -16,6 +16,7 @@ use ebfw_policy::{
     domain::Name,
     evaluate::Verdict,
     facts::{Claim, Facts, Request as Asked},
+    http::{Method, RequestPath},
     policy::{Action, AnyOf, Protocol, Rule},
     ruleset::Ruleset,
 };
@@ -38,6 +39,8 @@ pub enum Judgement {
 #[derive(Debug)]
 pub struct Rules {
     ruleset: Arc<Ruleset>,
+    /// Whether a rule has `domains`.
+    has_names: bool,
     /// Those with which nothing is denied because of a name. Made when they are first needed.
     nameless: OnceLock<Ruleset>,
 }
@@ -56,7 +59,9 @@ impl Rules {
     /// The rules of `ruleset`.
     #[must_use]
     pub fn new(ruleset: Arc<Ruleset>) -> Self {
+        let mut rules = ruleset.rules.iter();
         Self {
+            has_names: rules.any(|rule| rule.matches.domains.entries().is_some()),
             ruleset,
             nameless: OnceLock::new(),
         }
@@ -67,13 +72,11 @@ impl Rules {
     #[must_use]
     pub fn judge(&self, socket: &Socket, request: &Request) -> Verdict {
         let destination = IpAddr::from(socket.destination.octets()).to_canonical();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let path = (!request.path.is_empty()).then(|| text(&request.path));
         let facts = Facts::default()
             .with_protocol(Protocol::TCP)
             .with_dst(destination)
             .with_port(socket.destination_port)
-            .with_request(Asked::read(Some(&text(&request.method)), path.as_deref()));
+            .with_request(self.asked(request));
         match Host::of(&request.host, destination) {
             Host::Named(name) => {
                 let resolved = vec![name.clone()];
@@ -90,6 +93,24 @@ impl Rules {
                 .evaluate(&facts),
         }
     }
+
+    /// Method and path. That servers could read them in two ways counts only where no rule has `domains`: else it depends on the resolved names
+    /// whether a rule waits for them.
+    fn asked(&self, request: &Request) -> Asked {
+        let method = text(&request.method);
+        let path = (!request.path.is_empty()).then(|| text(&request.path));
+        if !self.has_names {
+            return Asked::read(Some(&method), path.as_deref());
+        }
+        Asked::Known {
+            method: Some(Method::from_request(&method)),
+            path: path.as_deref().map(RequestPath::new),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 impl Host {
@@ -136,7 +157,6 @@ mod tests {
     use ebfw_common::abi::Address;
     use ebfw_policy::{
         evaluate::{Decision, Reason},
-        http::{Method, RequestPath},
         parse_policy,
         workload::Workload,
     };
@@ -213,6 +233,7 @@ rules:
             ("delete /x", "a.example.com", DEFAULT_ALLOW),
             ("DELETE /x", "example.org", DEFAULT_ALLOW),
             ("GET /net", "example.org", deny("net")),
+            ("GET /x/..%2fadmin", "example.org", DEFAULT_ALLOW),
             ("OPTIONS *", "example.org", DEFAULT_ALLOW),
             ("CONNECT ", "example.org", DEFAULT_ALLOW),
         ] {
@@ -268,10 +289,26 @@ rules:
                 ("GET /admin", deny("admin")),
                 ("POST /", DEFAULT_DENY),
                 ("PUT /", allow("good")),
+                ("GET /x/..%2fadmin", allow("good")),
             ] {
                 assert_eq!(judged(policy, line, host), expected, "{line} {host}");
             }
         }
+    }
+
+    #[test]
+    fn a_path_that_can_be_read_in_two_ways_is_denied_where_names_play_no_part() {
+        let policy = "
+defaultAction: Allow
+rules:
+- {name: admin, action: Deny, match: {pathPrefix: /admin}}
+";
+        let verdict =
+            Rules::new(ruleset(policy)).judge(&SOCKET, &request("GET /x/..%2fadmin", "x"));
+        assert_eq!(
+            (verdict.decision, verdict.reason),
+            (Decision::Deny, Reason::Ambiguous)
+        );
     }
 
     #[test]
@@ -291,65 +328,67 @@ rules:
     /// What the module's first lines claim, over all small policies and sets of resolved names.
     #[test]
     fn what_is_denied_here_is_denied_whatever_was_resolved() {
-        const NAMES: [&str; 3] = ["a.example", "b.example", "c.example"];
-        let rule = |action: &str, name: &str| {
-            format!("- {{action: {action}, match: {{domains: [{name}]}}}}\n")
-        };
         let mut choices = vec![String::new()];
         for action in ["Allow", "Deny"] {
-            choices.extend(NAMES[..2].iter().map(|name| rule(action, name)));
-            choices.push(rule(action, "'*'"));
-            choices.push(format!(
-                "- {{action: {action}, match: {{methods: [GET]}}}}\n"
-            ));
+            let domains = ["[a.example]", "[b.example]", "['*']"];
+            let fields = domains.map(|names| format!("domains: {names}"));
+            let more = [
+                "methods: [GET]",
+                "pathPrefix: /x",
+                "domains: [a.example], pathPrefix: /y",
+            ];
+            let fields = fields.into_iter().chain(more.map(str::to_owned));
+            choices.extend(
+                fields.map(|fields| format!("- {{action: {action}, match: {{{fields}}}}}\n")),
+            );
         }
         let mut denied = 0;
         for default in ["Allow", "Deny"] {
             for first in &choices {
                 for second in &choices {
                     let rules = format!("{first}{second}");
-                    let rules = if rules.is_empty() {
-                        "rules: []\n".to_owned()
-                    } else {
-                        format!("rules:\n{rules}")
-                    };
-                    let policy = format!("defaultAction: {default}\n{rules}");
-                    let ruleset = ruleset(&policy);
-                    let rules = Rules::new(Arc::clone(&ruleset));
-                    for host in [NAMES[0], NAMES[2], "", "192.0.2.7", "198.51.100.9"] {
-                        let verdict = rules.judge(&SOCKET, &request("GET /", host));
-                        if verdict.decision != Decision::Deny {
-                            continue;
-                        }
-                        denied += 1;
-                        for resolved in 0..8u8 {
-                            let resolved: Vec<_> = (0..3)
-                                .filter(|bit| resolved & 1 << bit != 0)
-                                .map(|bit| Name::new(NAMES[bit]))
-                                .collect();
-                            for claim in claims(host) {
-                                let facts = Facts::default()
-                                    .with_protocol(Protocol::TCP)
-                                    .with_dst("192.0.2.7".parse().unwrap())
-                                    .with_port(443)
-                                    .with_resolved(resolved.clone())
-                                    .with_claim(claim.clone())
-                                    .with_request(Asked::Known {
-                                        method: Some(Method::from_request("GET")),
-                                        path: Some(RequestPath::new("/")),
-                                    });
-                                assert_eq!(
-                                    ruleset.evaluate(&facts).decision,
-                                    Decision::Deny,
-                                    "{policy}{host}: {resolved:?} {claim:?}"
-                                );
-                            }
-                        }
-                    }
+                    let rules = if rules.is_empty() { "  []\n" } else { &rules };
+                    denied += denied_by(&format!("defaultAction: {default}\nrules:\n{rules}"));
                 }
             }
         }
-        assert!(denied > 100, "{denied}");
+        assert!(denied > 1000, "{denied}");
+    }
+
+    /// How many requests a policy denies; each of them it denies whatever is resolved.
+    fn denied_by(policy: &str) -> usize {
+        const NAMES: [&str; 3] = ["a.example", "b.example", "c.example"];
+        let ruleset = ruleset(policy);
+        let rules = Rules::new(Arc::clone(&ruleset));
+        let hosts = [NAMES[0], NAMES[2], "", "192.0.2.7", "198.51.100.9"];
+        let requests = hosts.iter().flat_map(|host| {
+            ["/", "/x", "/y/..%2fx"]
+                .map(|path| (*host, path, request(&format!("GET {path}"), host)))
+        });
+        let denied = requests
+            .filter(|(_, _, request)| rules.judge(&SOCKET, request).decision == Decision::Deny);
+        denied
+            .inspect(|(host, path, _)| {
+                for resolved in 0..8u8 {
+                    let resolved = (0..3).filter(|bit| resolved & 1 << bit != 0);
+                    let resolved: Vec<_> = resolved.map(|bit| Name::new(NAMES[bit])).collect();
+                    for claim in claims(host) {
+                        let facts = Facts::default()
+                            .with_protocol(Protocol::TCP)
+                            .with_dst("192.0.2.7".parse().unwrap())
+                            .with_port(443)
+                            .with_resolved(resolved.clone())
+                            .with_claim(claim.clone())
+                            .with_request(Asked::read(Some("GET"), Some(path)));
+                        assert_eq!(
+                            ruleset.evaluate(&facts).decision,
+                            Decision::Deny,
+                            "{policy}{host}{path}: {resolved:?} {claim:?}"
+                        );
+                    }
+                }
+            })
+            .count()
     }
 
     /// What the kernel may take for the claim of a request to `host`: where that names nobody, the connection's SNI may.

@@ -146,9 +146,10 @@ fn parts(body: usize) -> u32 {
     u32::try_from(body.div_ceil(MAX_COPY) + 1).map_or(MAX_PARTS, |parts| parts.min(MAX_PARTS))
 }
 
-/// Loads the programs to be attached in one way, whatever else this kernel has. Nothing finds the sockets of connections then.
-pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> {
-    let (loaded, _) = load_for(scope, 1, None, |object| {
+/// Loads the programs to be attached in one way, whatever else this kernel has. Nothing finds the sockets of connections until that is
+/// attached.
+pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<(Loaded, Finder), LoadError> {
+    load_for(scope, 1, None, |object| {
         match way {
             Way::Multi => has_multi(object)?.map(|()| Attachment::Multi),
             Way::Perf => perf_kind().map(Attachment::Perf),
@@ -157,15 +158,14 @@ pub(super) fn load_for_way(scope: &Path, way: Way) -> Result<Loaded, LoadError> 
             what: "find a way to attach probes",
             source,
         })
-    })?;
-    Ok(loaded)
+    })
 }
 
 /// The map by which the agent tells the programs what they cannot know.
 type ConfigMap = Array<MapData, [u32; 2]>;
 
 /// What finds the sockets of connections, before it is attached.
-struct Finder {
+pub(super) struct Finder {
     /// What the kernel says against it does not keep requests from being seen.
     program: Result<OwnedFd, LoadError>,
     config: ConfigMap,
@@ -173,7 +173,7 @@ struct Finder {
 
 impl Finder {
     /// Attaches it to what leaves the cgroup `scope`.
-    fn attach(mut self, scope: &Path) -> anyhow::Result<OwnedFd> {
+    pub(super) fn attach(mut self, scope: &Path) -> anyhow::Result<OwnedFd> {
         let program = self.program?;
         let words: [u32; 2] = zerocopy::transmute!(Config {
             owned: layout::socket_owned()?.into(),

@@ -7,9 +7,12 @@ use std::{
     path::Path,
 };
 
+use anyhow::Context as _;
+use aya::maps::MapError;
+
 use super::{
     LoadError,
-    kernel::{self, Loaded},
+    kernel::{self, Finder, Loaded},
     prologue::Calls,
     syscall,
     target::{Point, Target},
@@ -37,6 +40,7 @@ pub enum Placement {
 /// Loaded probes.
 pub struct Trial {
     loaded: Loaded,
+    finder: Option<Finder>,
 }
 
 /// Attached probes; they go with the value.
@@ -53,9 +57,39 @@ impl Trial {
             Way::Multi => syscall::Way::Multi,
             Way::Perf => syscall::Way::Perf,
         };
+        let (loaded, finder) = kernel::load_for_way(scope, way)?;
         Ok(Self {
-            loaded: kernel::load_for_way(scope, way)?,
+            loaded,
+            finder: Some(finder),
         })
+    }
+
+    /// Attaches what finds sockets, and drops what leaves on refused ones, to the way out of the cgroup `scope`; once.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses, or its BTF does not say how.
+    pub fn guard(&mut self, scope: &Path) -> anyhow::Result<Links> {
+        let finder = self.finder.take().context("it is attached already")?;
+        Ok(Links(vec![finder.attach(scope)?]))
+    }
+
+    /// Refuses what leaves on a socket.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no room.
+    pub fn refuse(&mut self, cookie: u64) -> Result<(), MapError> {
+        self.loaded.refused.insert(cookie, [0, 0], 0)
+    }
+
+    /// Lets it leave again.
+    ///
+    /// # Errors
+    ///
+    /// Where it was not refused.
+    pub fn release(&mut self, cookie: u64) -> Result<(), MapError> {
+        self.loaded.refused.remove(&cookie)
     }
 
     /// Puts probes into all functions of a file but those that read.

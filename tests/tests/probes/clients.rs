@@ -1,9 +1,11 @@
 //! One test for each client: the event of its request, or that there is none.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use ebfw_tests::lab::eventually;
@@ -16,6 +18,12 @@ use super::{
 impl Bench {
     /// Runs a program in the workload to its end.
     pub(super) fn run(&self, program: &Path, arguments: &[&str]) {
+        self.said(program, arguments);
+    }
+
+    /// The same; what it writes to standard output, and how it ends.
+    pub(super) fn said(&self, program: &Path, arguments: &[&str]) -> (String, ExitStatus) {
+        let out = self.server.folder().join("out");
         let folder = self.server.folder().to_owned();
         let result = self.lab.inside(|| {
             let output = Command::new(program)
@@ -28,11 +36,19 @@ impl Bench {
                 .env("NODE_NO_WARNINGS", "1")
                 .env("GIT_TERMINAL_PROMPT", "0")
                 .stdin(Stdio::null())
+                .stdout(File::create(&out)?)
                 .output()?;
             eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-            Ok(())
+            Ok(u64::try_from(output.status.into_raw()).unwrap_or(u64::MAX))
         });
-        result.unwrap_or_else(|error: io::Error| panic!("{}: {error}", program.display()));
+        let status =
+            result.unwrap_or_else(|error: io::Error| panic!("{}: {error}", program.display()));
+        let said = fs::read(&out).expect("it was written");
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (
+            said,
+            ExitStatus::from_raw(i32::try_from(status).expect("a status is small")),
+        )
     }
 
     /// Events about requests inside TLS whose line has all of `parts`.

@@ -4,9 +4,11 @@
 mod answers;
 mod bodies;
 mod clients;
+mod contained;
 mod denied;
 mod evasions;
 mod grpc;
+mod refused;
 mod server;
 mod soak;
 mod status;
@@ -47,7 +49,12 @@ impl Bench {
 
     /// The same with more settings of the agent.
     fn open_with(settings: &[(&str, &str)]) -> Option<Self> {
-        Some(Self::prepare()?.watch_with(settings))
+        Self::open_under(ALL, settings)
+    }
+
+    /// The same under a policy.
+    fn open_under(policy: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        Some(Self::prepare()?.watch_under(policy, settings))
     }
 
     /// Opens all but the agent.
@@ -66,14 +73,14 @@ impl Bench {
 impl Unwatched {
     /// Starts the agent.
     fn watch(self) -> Bench {
-        self.watch_with(&[])
+        self.watch_under(ALL, &[])
     }
 
-    /// The same with more settings.
-    fn watch_with(self, settings: &[(&str, &str)]) -> Bench {
+    /// The same under a policy, with more settings.
+    fn watch_under(self, policy: &str, settings: &[(&str, &str)]) -> Bench {
         let Self { server, lab } = self;
         let home = Home::new();
-        home.write_policy(ALL);
+        home.write_policy(policy);
         // The lab's addresses are private ones, whose flows events leave out by default.
         let config = home.write_config("exclude: {cidrs: []}\n");
         let mut settings = settings.to_vec();
