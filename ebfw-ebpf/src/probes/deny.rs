@@ -20,7 +20,7 @@ use ebfw_common::{
     packet::protocol,
     plaintext::Refusal,
     request::MAX_METHOD,
-    stream::{Step, flag},
+    stream::{Step, flag, protocol as stream_protocol},
 };
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         SOCKET_OWNERS, WRITES, Write,
     },
     reader::{Progress, WINDOW, ebfw_stream},
-    stream::{self, Context, followed, load},
+    stream::{self, Context, Followed, followed, load},
     verifier::masked,
     words::{ebfw_claim_class, ebfw_request},
     workload::slot_word,
@@ -164,6 +164,14 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
         followed.lost = 0;
         stream::restart(followed);
         begun = 1;
+    } else if followed.stream.protocol() == stream_protocol::HTTP2 {
+        if begins & begin::TARGET != 0 {
+            // No frame begins so: the first write was another attempt.
+            stream::restart(followed);
+        } else if is_again(followed, total) {
+            followed.lost = 1;
+            return 0;
+        }
     } else if followed.stream.until_head() == Some(0) {
         begun = u32::from(begins != 0);
     } else {
@@ -198,6 +206,22 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
     ebfw_give_up(id, 0)
 }
 
+/// Whether a write of HTTP/2 is as the last one was. That may have been another attempt, of which nothing was taken: read twice, its headers would
+/// stand in the tables twice, and all others be misread.
+#[inline(always)]
+fn is_again(followed: &mut Followed, total: u32) -> bool {
+    let mut differs = followed.before_total ^ u64::from(total);
+    for place in 0..WINDOW as usize / 8 {
+        let [a, b, c, d, e, f, g, h] =
+            [0, 1, 2, 3, 4, 5, 6, 7].map(|byte| followed.window[place * 8 + byte]);
+        let word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        differs |= word ^ followed.before[place];
+        followed.before[place] = word;
+    }
+    followed.before_total = total.into();
+    differs == 0
+}
+
 /// How a write begins.
 mod begin {
     /// With a word in capitals and a space.
@@ -228,7 +252,8 @@ pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
         return 0;
     };
     let length = if total < WINDOW { total } else { WINDOW };
-    if length < 4 || !load(id, followed, 0, length) {
+    followed.window = [0; WINDOW as usize];
+    if !load(id, followed, 0, length) {
         return 0;
     }
     // SAFETY: the mask keeps to the array.
@@ -240,7 +265,7 @@ pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
         let letter = byte(at);
         if letter == b' ' {
             let target = matches!(byte(at + 1), b'/' | b'h' | b'*');
-            return u32::from(at > 0) * (begin::METHOD | u32::from(target) * begin::TARGET);
+            return u32::from(at > 0) * (begin::METHOD | (u32::from(target) * begin::TARGET));
         }
         if !letter.is_ascii_uppercase() {
             return 0;
