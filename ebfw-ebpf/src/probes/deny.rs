@@ -210,7 +210,8 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
 /// stand in the tables twice, and all others be misread.
 #[inline(always)]
 fn is_again(followed: &mut Followed, total: u32) -> bool {
-    let mut differs = followed.before_total ^ u64::from(total);
+    let mut differs =
+        (followed.before_total ^ u64::from(total)) | (followed.before_buffer ^ followed.buffer);
     for place in 0..WINDOW as usize / 8 {
         let [a, b, c, d, e, f, g, h] =
             [0, 1, 2, 3, 4, 5, 6, 7].map(|byte| followed.window[place * 8 + byte]);
@@ -219,6 +220,7 @@ fn is_again(followed: &mut Followed, total: u32) -> bool {
         followed.before[place] = word;
     }
     followed.before_total = total.into();
+    followed.before_buffer = followed.buffer;
     differs == 0
 }
 

@@ -34,9 +34,10 @@ pub struct Followed {
     pub stream: Stream,
     /// The bytes that are read now.
     pub window: [u8; WINDOW as usize],
-    /// How the last write of HTTP/2 began, and how long it was.
+    /// How the last write of HTTP/2 began, how long it was, and where it lay.
     pub before: [u64; WINDOW as usize / 8],
     pub before_total: u64,
+    pub before_buffer: u64,
 }
 
 impl Followed {

@@ -370,7 +370,10 @@ fn requests_of_http2_never_get_out() {
     };
     let Some(curl) = program("curl") else { return };
     let folder = &bench.server.folder;
-    fs::write(folder.join("big"), vec![b'x'; 300_000]).unwrap();
+    let big: Vec<u8> = (0..100_000_u32)
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    fs::write(folder.join("big"), big).unwrap();
     let get = ["-sk", "--http2", "-m", "5"];
     let ask = |more: &[&str]| bench.run(&curl, &[&get[..], more].concat());
     let admin = url("/admin/http2");
