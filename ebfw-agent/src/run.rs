@@ -127,7 +127,8 @@ impl<'a> Agent<'a> {
         let own = seclusion
             .as_ref()
             .and_then(|seclusion| hierarchy.id(seclusion.path()).ok());
-        let cluster = cluster(config).map(|cluster| cluster.with_pod(own_pod(&hierarchy)));
+        let own_pod = own_pod(&hierarchy);
+        let cluster = cluster(config).map(|cluster| cluster.with_pod(own_pod.clone()));
         let file = match &config.enforcement {
             Enforcement::Policy {
                 source: PolicyOrigin::File(file),
@@ -153,7 +154,7 @@ impl<'a> Agent<'a> {
         )?;
         // Before the API server is asked: the agent may be in a pod that is closed.
         enforcer.exempt_own()?;
-        let mut pods = cluster.as_ref().map(Cluster::pods);
+        let pods = cluster.as_ref().map(Cluster::pods);
         if let (Some(cluster), Some(pods)) = (&cluster, &pods) {
             enforcer.join(pods.clone(), cluster.resolvers());
         }
@@ -175,7 +176,7 @@ impl<'a> Agent<'a> {
         let (source, rules) = first.unzip();
         {
             let _heard = readiness.pending("pods heard of from the API server");
-            hear_of_pods(pods.as_mut(), enforcer.adopted()).await;
+            hear_of_pods(pods.as_ref(), own_pod.as_deref(), enforcer.adopted()).await;
         }
         let mut count = 0;
         let mut policy = None;
@@ -400,8 +401,9 @@ fn terms(config: &Config) -> Terms {
 }
 
 /// Waits until the pods of the node are known, so that those that run are not cut off while they are asked for. Where an earlier agent's
-/// state is in force, it stays until then; else what is not known after a while is closed.
-async fn hear_of_pods(pods: Option<&mut watch::Receiver<Pods>>, adopted: bool) {
+/// state is in force, it stays until then; else what is not known after a while is closed. Pods of another node are of no use: under a wrong name
+/// every pod here would be closed.
+async fn hear_of_pods(pods: Option<&watch::Receiver<Pods>>, own: Option<&str>, adopted: bool) {
     let Some(pods) = pods else {
         return;
     };
@@ -409,20 +411,26 @@ async fn hear_of_pods(pods: Option<&mut watch::Receiver<Pods>>, adopted: bool) {
     let synced = pods.wait_for(Pods::is_synced);
     if tokio::time::timeout(HEAR_OF_PODS_WITHIN, synced)
         .await
-        .is_ok()
+        .is_err()
     {
-        return;
-    }
-    if adopted {
+        if !adopted {
+            tracing::warn!(
+                "the API server has not told of this node's pods: they are closed until it does"
+            );
+            return;
+        }
         tracing::warn!(
             "waiting for the API server to tell of this node's pods; what was in force before stays"
         );
-        // An error means that the watch has ended: nobody will ever tell.
-        let _ = pods.wait_for(Pods::is_synced).await;
-    } else {
-        tracing::warn!(
-            "the API server has not told of this node's pods: they are closed until it does"
+    }
+    // An error means that the watch has ended: nobody will ever tell.
+    let _ = pods.wait_for(Pods::is_synced).await;
+    let here = |pods: &Pods| own.is_none_or(|own| pods.get(own).is_some());
+    if !here(&pods.borrow()) {
+        tracing::error!(
+            "the agent's own pod is not among the pods of the node that EBFW_NODE_NAME names: it must be `spec.nodeName` of this pod; waiting, and nothing changes meanwhile"
         );
+        let _ = pods.wait_for(here).await;
     }
 }
 

@@ -43,6 +43,15 @@ pub struct Desired {
     pub pending: usize,
 }
 
+impl Desired {
+    /// How many cgroups are governed by rules: not those that only have to be told from them, as the root and the agent's own.
+    #[must_use]
+    pub fn governed(&self) -> usize {
+        let governed = |standing: &&Standing| matches!(standing.posture, Posture::Governed(_));
+        self.entries.values().filter(governed).count()
+    }
+}
+
 /// How a cgroup and what lies below it are treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {

@@ -156,6 +156,11 @@ fn each_flow_has_its_line() {
             "a name may come",
         ),
         (
+            "port=80 path=/a/..%2fadmin",
+            "Deny    rule=(ambiguous)  port=80 path=/a/..%2fadmin\n",
+            "two servers would serve two things",
+        ),
+        (
             "dst=127.0.0.1 port=1",
             "Allow   rule=(loopback)  dst=127.0.0.1 port=1\n",
             "not governed",

@@ -119,7 +119,7 @@ pub extern "C" fn ebfw_weigh(context: *mut __sk_buff, first: u64, parts: u32) ->
             first
         };
     }
-    if needs && ebfw_joins(context) != 0 {
+    if needs && ebfw_may_join(context) != 0 {
         count(Counter::Unreadable);
         return Decision::because(verdict::DENY, reason::UNREADABLE).packed();
     }
@@ -143,14 +143,15 @@ const JOIN: u8 = 1;
 /// Options of a SYN that are looked at. The kernel writes six at most, each with two bytes of padding.
 const OPTIONS: u32 = 20;
 
-/// Whether the packet opens another subflow of a Multipath TCP connection. On several subflows the bytes of one stream go in any order, which no
-/// reader of packets puts together; on the first alone they keep theirs.
+/// Whether the packet opens another subflow of a Multipath TCP connection, or cannot be read so far (behind IPv6 extension headers payload is not
+/// read either). On several subflows the bytes of one stream go in any order, which no reader of packets puts together; on the first alone they
+/// keep theirs.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_joins(context: *mut __sk_buff) -> u32 {
+pub extern "C" fn ebfw_may_join(context: *mut __sk_buff) -> u32 {
     let skb = Skb(context);
     let Some(tcp) = skb.tcp() else {
-        return 0;
+        return 1;
     };
     let Some([word]) = skb.words::<1>(tcp + 12) else {
         return 0;
@@ -180,7 +181,7 @@ pub extern "C" fn ebfw_joins(context: *mut __sk_buff) -> u32 {
             _ => u32::from(length),
         };
     }
-    0
+    1
 }
 
 /// The decision on the flow that the packet's socket remembers, with what its client has said so far: [`Decision::packed`]. With external

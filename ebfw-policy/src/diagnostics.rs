@@ -357,6 +357,15 @@ impl FromIterator<Self> for Diagnostics {
     }
 }
 
+impl IntoIterator for Diagnostics {
+    type IntoIter = std::vec::IntoIter<Diagnostic>;
+    type Item = Diagnostic;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl<'a> IntoIterator for &'a Diagnostics {
     type IntoIter = std::slice::Iter<'a, Diagnostic>;
     type Item = &'a Diagnostic;

@@ -58,28 +58,25 @@ impl Value {
     }
 }
 
-/// The one document of `source`; an empty file is [`Value::Null`].
+/// The one document of `source`; an empty file is [`Value::Null`]. Adds to `problems` what is wrong with single keys, such as one that comes
+/// twice: what was read without them can still be looked at for more.
 ///
 /// # Errors
-/// What is no YAML, and every key that comes twice.
-pub fn read(source: &str) -> Result<Node, Diagnostics> {
-    let mut problems = Found::default();
-    match yaml::read(source, Documents::One, &mut problems) {
+/// What is no YAML, with the problems so far.
+pub fn read(source: &str, problems: &mut Vec<Diagnostic>) -> Result<Node, Diagnostics> {
+    let mut found = Found::default();
+    match yaml::read(source, Documents::One, &mut found) {
         Ok(tree) => {
-            let root = node(&tree, tree.root(), &mut problems);
-            if problems.is_empty() {
-                return Ok(root);
-            }
+            let root = node(&tree, tree.root(), &mut found);
+            problems.extend(Diagnostics::from(found));
+            Ok(root)
         }
-        Err(error) if error.code == Code::Empty => {
-            return Ok(Node {
-                value: Value::Null,
-                place: Place::START,
-            });
-        }
-        Err(error) => return Err(problems.ended_by(error)),
+        Err(error) if error.code == Code::Empty => Ok(Node {
+            value: Value::Null,
+            place: Place::START,
+        }),
+        Err(error) => Err(found.ended_by(error)),
     }
-    Err(problems.into())
 }
 
 /// A prefix as policies read it, host bits kept: an address, `/` and a length, of which no number begins with a zero.
@@ -174,7 +171,10 @@ mod tests {
             ("[a]", "a list"),
             ("a: b", "a mapping"),
         ] {
-            assert_eq!(read(text).unwrap().value.kind(), expected, "{text}");
+            let mut problems = Vec::new();
+            let read = read(text, &mut problems).unwrap();
+            assert_eq!(read.value.kind(), expected, "{text}");
+            assert!(problems.is_empty(), "{text}: {problems:?}");
         }
     }
 
@@ -187,9 +187,11 @@ mod tests {
             ("a: 1\na: 2", Code::DuplicateKey, 2),
             ("a: 1\n[b]: 2", Code::WrongType, 2),
         ] {
-            let problems = read(text).unwrap_err();
-            let first = problems.iter().next().unwrap();
-            assert_eq!((first.code, first.line), (code, line), "{text}: {problems}");
+            let mut problems = Vec::new();
+            let ended = read(text, &mut problems).err();
+            problems.extend(ended.into_iter().flatten());
+            let told: Vec<_> = problems.iter().map(|one| (one.code, one.line)).collect();
+            assert_eq!(told, [(code, line)], "{text}");
         }
     }
 }

@@ -102,6 +102,8 @@ pub enum Reason {
     Loopback,
     /// A rule waits for the fact of this dimension.
     Waiting(Dimension),
+    /// A rule waits for what the client says, and that can be read in two ways.
+    Ambiguous,
 }
 
 /// A rule of a ruleset.
@@ -130,6 +132,9 @@ impl Ruleset {
     /// Judges a flow of this ruleset's workload.
     #[must_use]
     pub fn evaluate(&self, facts: &Facts) -> Verdict {
+        if facts.request == Request::Ambiguous {
+            return self.without_its_words(facts);
+        }
         let mut opaque = Vec::new();
         if !self.govern_loopback && facts.dst.is_some_and(|dst| dst.is_loopback()) {
             return Verdict {
@@ -165,6 +170,27 @@ impl Ruleset {
             rule: None,
             reason: Reason::Default,
             opaque,
+        }
+    }
+
+    /// Judges a flow of which nobody can tell what its client says: the first verdict stands only where what is said could not change it.
+    fn without_its_words(&self, facts: &Facts) -> Verdict {
+        let first = self.evaluate(&facts.unread());
+        let decider = first.rule.as_ref().map(|rule| &self.rules[rule.index]);
+        let by_name = decider.is_some_and(|rule| rule.matches.domains.entries().is_some());
+        let waits = match first.decision {
+            Decision::Held => true,
+            Decision::Allow | Decision::Modify => by_name,
+            Decision::Deny => false,
+        };
+        if !waits {
+            return first;
+        }
+        Verdict {
+            decision: Decision::Deny,
+            rule: None,
+            reason: Reason::Ambiguous,
+            opaque: Vec::new(),
         }
     }
 }
@@ -286,7 +312,7 @@ fn method(rule: &Rule, facts: &Facts) -> Truth {
         return Truth::Yes;
     };
     match &facts.request {
-        Request::NotYet => Truth::NotYet,
+        Request::NotYet | Request::Ambiguous => Truth::NotYet,
         Request::Opaque => Truth::Opaque,
         Request::Known { method, path: _ } => method
             .as_ref()
@@ -300,7 +326,7 @@ fn path(rule: &Rule, facts: &Facts) -> Truth {
         return Truth::Yes;
     };
     match &facts.request {
-        Request::NotYet => Truth::NotYet,
+        Request::NotYet | Request::Ambiguous => Truth::NotYet,
         Request::Opaque => Truth::Opaque,
         Request::Known { method: _, path } => path
             .as_ref()

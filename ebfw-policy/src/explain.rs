@@ -1,8 +1,10 @@
 //! Why a flow is decided as it is: every rule of the policy with the dimension that ruled it out.
 
+use std::borrow::Cow;
+
 use crate::{
     evaluate::{Dimension, Judgement, judge},
-    facts::Facts,
+    facts::{Facts, Request},
     policy::{Policy, Rule},
     workload::Workload,
 };
@@ -22,11 +24,21 @@ impl Policy {
     /// What each rule is for the flow, in order, pod and cgroup included. A loopback destination is explained as any other.
     #[must_use]
     pub fn explain(&self, workload: &Workload, facts: &Facts) -> Vec<Explanation<'_>> {
+        let facts = &*readable(facts);
         self.rules
             .iter()
             .enumerate()
             .map(|(index, rule)| explanation(index, rule, workload, facts))
             .collect()
+    }
+}
+
+/// The facts by which rules are explained: of what can be read in two ways nothing is known.
+pub(crate) fn readable(facts: &Facts) -> Cow<'_, Facts> {
+    if facts.request == Request::Ambiguous {
+        Cow::Owned(facts.unread())
+    } else {
+        Cow::Borrowed(facts)
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use ebfw_common::stream::{Step, Stream};
+
 use crate::{
     domain::Name,
     http::{Method, RequestPath},
@@ -37,6 +39,8 @@ pub enum Request {
     NotYet,
     /// It can no longer become known.
     Opaque,
+    /// Two servers could read it in two ways: where a rule waits for what the client says, the flow is denied.
+    Ambiguous,
     /// What is known; a part that is absent satisfies no rule that asks for it.
     Known {
         /// Method, as in the request.
@@ -44,6 +48,43 @@ pub enum Request {
         /// Path.
         path: Option<RequestPath>,
     },
+}
+
+impl Request {
+    /// What the reader of connections makes of a request with this method and target, of which one may be left open.
+    #[must_use]
+    pub fn read(method: Option<&str>, target: Option<&str>) -> Self {
+        let word = match (method, target) {
+            (Some(method), _) => method,
+            (None, Some("*")) => "OPTIONS",
+            (None, _) => "GET",
+        };
+        let mut stream = Stream::default();
+        let head = format!("{word} {} HTTP/1.0\r\n\r\n", target.unwrap_or("/"));
+        stream.begin(head.as_bytes()[0]);
+        let step = (head.bytes())
+            .map(|byte| stream.step(byte))
+            .find(|step| *step != Step::More);
+        let path = || {
+            let (_, path) = stream.facts().request()?;
+            match target {
+                // Of a long one not all is kept there.
+                Some(target) if target.starts_with('/') => Some(RequestPath::new(target)),
+                Some(_) => Some(RequestPath::new(&String::from_utf8_lossy(path))),
+                None => None,
+            }
+        };
+        match step {
+            Some(Step::Malformed) => Self::Ambiguous,
+            Some(Step::Opaque) => Self::Opaque,
+            Some(Step::Head | Step::More | Step::Finished | Step::Http2 | Step::Again) | None => {
+                Self::Known {
+                    method: method.map(Method::from_request),
+                    path: path(),
+                }
+            }
+        }
+    }
 }
 
 /// What is known about a flow. What is not given is absent, and a rule that needs it does not match.
@@ -131,6 +172,13 @@ impl Facts {
     #[must_use]
     pub fn with_claim(self, claim: Claim) -> Self {
         Self { claim, ..self }
+    }
+
+    /// As long as nothing is read of what the client says.
+    pub(crate) fn unread(&self) -> Self {
+        self.clone()
+            .with_claim(Claim::NotYet)
+            .with_request(Request::NotYet)
     }
 
     /// With the request.

@@ -10,7 +10,6 @@ use crate::{
     domain::Name,
     evaluate::Decision,
     facts::{Claim, Facts, Request},
-    http::{Method, RequestPath},
     policy::Protocol,
     workload::{PodFacts, Workload},
 };
@@ -148,7 +147,7 @@ impl Flow {
         }
     }
 
-    /// What is known. With `stage=connect` nothing of the payload is, and only TCP will still tell.
+    /// What is known. With `stage=connect` nothing of the payload is. Only TCP tells anything.
     #[must_use]
     pub fn facts(&self) -> Facts {
         let Self {
@@ -165,15 +164,11 @@ impl Flow {
         let tells = protocol.is_none_or(|protocol| protocol == Protocol::TCP);
         let (claim, request) = match (*at_connect, tells) {
             (true, true) => (Claim::NotYet, Request::NotYet),
-            (true, false) => (Claim::Nameless, Request::Opaque),
-            (false, _) => {
-                let method = method.as_deref().map(Method::from_request);
-                let path = path.as_deref().map(RequestPath::new);
-                (
-                    claimed.clone().map_or(Claim::Nameless, Claim::Name),
-                    Request::Known { method, path },
-                )
-            }
+            (_, false) => (Claim::Nameless, Request::Opaque),
+            (false, true) => (
+                claimed.clone().map_or(Claim::Nameless, Claim::Name),
+                Request::read(method.as_deref(), path.as_deref()),
+            ),
         };
         let resolved = resolved.clone().unwrap_or_default();
         Facts {

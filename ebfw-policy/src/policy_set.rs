@@ -111,6 +111,7 @@ impl PolicySet {
     /// What each rule of the objects that govern `workload` is for the flow, in order.
     #[must_use]
     pub fn explain(&self, workload: &Workload, facts: &Facts) -> Vec<Explanation<'_>> {
+        let facts = &*explain::readable(facts);
         self.selecting(workload)
             .flat_map(|object| object.rules())
             .enumerate()

@@ -266,6 +266,7 @@ fn random_flows_reach_every_kind_of_answer_and_every_depth() {
                 Reason::Default => "the default",
                 Reason::Loopback => "loopback",
                 Reason::Waiting(_) => "held",
+                Reason::Ambiguous => unreachable!("nobody reads these flows"),
             };
             *answers.entry(kind).or_default() += 1;
             let depth = verdict.rule.map_or(0, |rule| rule.index);

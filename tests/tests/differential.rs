@@ -293,6 +293,7 @@ fn trial(said: &Conversation, expected: Outcome) -> Trial {
     match &said.request {
         Request::NotYet => trial.request = request::PENDING,
         Request::Opaque => trial.request = request::OPAQUE,
+        Request::Ambiguous => unreachable!("it is never said here"),
         Request::Known { method, path } => {
             trial.request = request::KNOWN;
             let method = method.as_ref().map_or("", Method::as_str);

@@ -37,10 +37,9 @@ pub(super) fn read(path: &Path) -> Result<FilterFile, Problem> {
 }
 
 fn parse(source: &str) -> Result<FilterFile, Diagnostics> {
-    let root = document::read(source)?;
-    let mut reader = Reader {
-        problems: Vec::new(),
-    };
+    let mut problems = Vec::new();
+    let root = document::read(source, &mut problems)?;
+    let mut reader = Reader { problems };
     let file = reader.file(&root);
     if reader.problems.is_empty() {
         Ok(file)
@@ -550,8 +549,13 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_reported_at_once() {
-        let source = "cgroup: x\nexclude:\n  cidrs: [1.2.3.4]\n  suffix: a\n";
-        assert_eq!(parse(source).unwrap_err().len(), 3);
+        let source = "cgroup: x\nexclude:\n  cidrs: [1.2.3.4]\n  suffix: a\n  cidrs: []\n";
+        let told = parse(source).unwrap_err();
+        assert_eq!(
+            told.len(),
+            4,
+            "a key that comes twice hides no other: {told}"
+        );
     }
 
     #[test]

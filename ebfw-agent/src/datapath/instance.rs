@@ -24,7 +24,12 @@ use ebfw_policy::{
 use ipnet::{Ipv4Net, Ipv6Net};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::{LoadError, map_error, slot::Slots, syscall, take};
+use super::{
+    LoadError, map_error,
+    reclaim::{Outer, Reclaimer, Unused},
+    slot::Slots,
+    syscall, take,
+};
 
 /// `BPF_F_INNER_MAP`: an inner array may have any number of entries (kernel 5.10).
 const F_INNER_MAP: u32 = 1 << 12;
@@ -32,6 +37,9 @@ const F_INNER_MAP: u32 = 1 << 12;
 const F_MMAPABLE: u32 = 1 << 10;
 /// `BPF_F_NO_PREALLOC`: what the kernel demands of tries.
 const F_NO_PREALLOC: u32 = 1;
+
+/// Changes of policy whose old tables may wait to be deleted. More would only fill memory.
+const MOST_PENDING: usize = 8;
 
 /// Why a ruleset cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +101,9 @@ pub(super) struct Instances {
     walked: HashSet<u32>,
     /// Numbers in use, those of an earlier agent included.
     occupied: HashSet<u32>,
+    reclaimer: Reclaimer,
+    /// Of the numbers in use those that the reclaimer has: of instances and of automata.
+    given: [HashSet<u32>; 2],
 }
 
 impl Instances {
@@ -109,6 +120,18 @@ impl Instances {
         let occupied = (0..slots.instances_end())
             .filter(|&number| syscall::has_entry(outer[0].as_fd(), number))
             .collect();
+        let clone = |fd: &OwnedFd| fd.try_clone();
+        let start = || {
+            Reclaimer::start(Outer {
+                blocks: clone(&outer[0])?,
+                prefixes: [clone(&outer[1])?, clone(&outer[2])?],
+                automata: clone(&automata_fd)?,
+            })
+        };
+        let reclaimer = start().map_err(|source| LoadError::Io {
+            what: "start the thread that deletes old tables".into(),
+            source,
+        })?;
         Ok(Self {
             blocks: ArrayOfMaps::try_from(blocks).map_err(map_error("INSTANCES"))?,
             prefixes4: ArrayOfMaps::try_from(prefixes4).map_err(map_error("PREFIXES4"))?,
@@ -120,6 +143,8 @@ impl Instances {
             automata_fd,
             automaton: None,
             walked,
+            reclaimer,
+            given: Default::default(),
         })
     }
 
@@ -144,9 +169,15 @@ impl Instances {
             header.automaton_serial = automaton.serial;
             header.automaton_root = automaton.names.root();
         }
-        let number = (0..MAX_INSTANCES)
-            .find(|number| !self.occupied.contains(number))
-            .ok_or(InstanceError::Full)?;
+        let number = loop {
+            if let Some(number) = (0..MAX_INSTANCES).find(|number| !self.occupied.contains(number))
+            {
+                break number;
+            }
+            if !self.wait_for_room()? {
+                return Err(InstanceError::Full);
+            }
+        };
         let instance = Instance {
             number,
             serial: slots.next_serial(number),
@@ -165,9 +196,14 @@ impl Instances {
         {
             return Ok(());
         }
-        let number = (0..MAX_AUTOMATA)
-            .find(|number| !self.walked.contains(number))
-            .ok_or(InstanceError::ManyAutomata)?;
+        let number = loop {
+            if let Some(number) = (0..MAX_AUTOMATA).find(|number| !self.walked.contains(number)) {
+                break number;
+            }
+            if !self.wait_for_room()? {
+                return Err(InstanceError::ManyAutomata);
+            }
+        };
         let cells = names.cells();
         // The kernel asks for any symbol of any state: room for all of them behind the last cell.
         let chunks = (cells.len() + SYMBOLS as usize).div_ceil(CHUNK_CELLS);
@@ -208,30 +244,68 @@ impl Instances {
         Ok(())
     }
 
-    /// Deletes all instances but these. The caller has waited until no program can still read them.
-    pub(super) fn retain(&mut self, used: &HashSet<u32>) -> Result<(), MapError> {
+    /// Has all instances but these deleted, in the background, after a grace period: no slot leads to them any more.
+    ///
+    /// # Errors
+    ///
+    /// Where something that an earlier call was about could not be deleted. It is tried again with the next call.
+    pub(super) fn retain(&mut self, used: &HashSet<u32>) -> io::Result<()> {
         self.loaded
             .retain(|_, instance| used.contains(&instance.number));
-        let unused: Vec<u32> = self.occupied.difference(used).copied().collect();
-        for number in unused {
-            for map in self.outer.iter().rev() {
-                syscall::delete_entry(map.as_fd(), number).map_err(MapError::IoError)?;
-            }
-            self.occupied.remove(&number);
-        }
         let current = self.automaton.as_ref().map(|automaton| automaton.number);
-        let unused: Vec<u32> = (self.walked.iter().copied())
-            .filter(|number| Some(*number) != current)
-            .collect();
-        for number in unused {
-            syscall::delete_entry(self.automata_fd.as_fd(), number).map_err(MapError::IoError)?;
-            self.walked.remove(&number);
+        let [instances, automata] = &mut self.given;
+        let unused = Unused {
+            instances: (self.occupied.iter().copied())
+                .filter(|number| !used.contains(number) && instances.insert(*number))
+                .collect(),
+            automata: (self.walked.iter().copied())
+                .filter(|number| Some(*number) != current && automata.insert(*number))
+                .collect(),
+        };
+        if !(unused.instances.is_empty() && unused.automata.is_empty()) {
+            self.reclaimer.give(unused);
         }
-        Ok(())
+        self.settle(MOST_PENDING)
     }
 
-    /// Kernel memory of all instances.
-    pub(super) fn memory(&self) -> io::Result<u64> {
+    /// Takes note of what was deleted. Waits while more than `most` changes are pending.
+    fn settle(&mut self, most: usize) -> io::Result<()> {
+        let mut result = Ok(());
+        while let Some(answer) = self.reclaimer.answer(most) {
+            let Unused {
+                instances,
+                automata,
+            } = &answer.unused;
+            let [first, second] = &mut self.given;
+            let numbers = [
+                (instances, first, &mut self.occupied),
+                (automata, second, &mut self.walked),
+            ];
+            for (numbers, given, taken) in numbers {
+                for number in numbers {
+                    given.remove(number);
+                    if answer.result.is_ok() {
+                        taken.remove(number);
+                    }
+                }
+            }
+            result = result.and(answer.result);
+        }
+        result
+    }
+
+    /// Waits until something more was deleted; false where nothing is being deleted.
+    fn wait_for_room(&mut self) -> Result<bool, MapError> {
+        let Some(less) = self.reclaimer.pending().checked_sub(1) else {
+            return Ok(false);
+        };
+        self.settle(less).map_err(MapError::IoError)?;
+        Ok(true)
+    }
+
+    /// Kernel memory of all instances, after the deletion of those that are not used.
+    pub(super) fn memory(&mut self) -> io::Result<u64> {
+        self.settle(0)?;
         let mut sum = 0;
         for map in &self.outer {
             for &number in &self.occupied {

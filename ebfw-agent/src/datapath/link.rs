@@ -1,10 +1,12 @@
 //! Links: programs attached to a cgroup, pinned so that they outlive the agent, replaced without a gap.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
+    thread,
 };
 
 use aya::{
@@ -44,9 +46,30 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> &'a mut Program {
         .unwrap_or_else(|| panic!("the object has the program {name}"))
 }
 
-/// Has the kernel verify a program.
-pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    let result = match program(ebpf, name) {
+/// Has the kernel verify programs, side by side: it takes seconds for the large ones, and one processor for each.
+pub(super) fn load(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), LoadError> {
+    let mut wanted: HashMap<_, _> = ebpf.programs_mut().collect();
+    thread::scope(|scope| {
+        let loading: Vec<_> = names
+            .iter()
+            .map(|&name| {
+                let program = wanted
+                    .remove(name)
+                    .unwrap_or_else(|| panic!("the object has the program {name}"));
+                scope.spawn(move || load_one(program, name))
+            })
+            .collect();
+        let ends = loading.into_iter().map(|one| {
+            one.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        // All are waited for; of several that fail, the first is told.
+        ends.fold(Ok(()), Result::and)
+    })
+}
+
+fn load_one(program: &mut Program, name: &'static str) -> Result<(), LoadError> {
+    let result = match program {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),

@@ -10,6 +10,7 @@ mod kernel_log;
 mod link;
 mod names;
 mod object;
+mod reclaim;
 mod rings;
 mod slot;
 mod syscall;
@@ -35,7 +36,6 @@ use ebfw_policy::{
 
 #[cfg(feature = "kernel-log")]
 pub use self::kernel_log::KernelLog;
-use self::{grace::GracePeriods, instance::Instances, names::Names, slot::Slots};
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
@@ -44,6 +44,7 @@ pub use self::{
     syscall::TestRun,
     trial::{Read, StreamReader},
 };
+use self::{instance::Instances, names::Names, slot::Slots};
 use crate::{
     host::resolvers::Resolvers,
     metrics::{Counters, KernelCounters},
@@ -139,9 +140,9 @@ pub enum ApplyError {
     /// The system has no random number; what a workload could guess is not used instead.
     #[error("failed to get a random number")]
     Random(#[source] io::Error),
-    /// Programs could not be waited for; the policy is switched, and what it replaces stays in memory.
-    #[error("failed to wait for the programs that run")]
-    GracePeriod {
+    /// The policy is switched, but what an earlier one left could not be deleted and stays in memory until the next change.
+    #[error("failed to delete the tables of an earlier policy")]
+    Reclaim {
         /// What the kernel said.
         source: io::Error,
     },
@@ -232,7 +233,6 @@ pub struct Datapath {
     known: BTreeMap<u64, SlotRef>,
     slots: Slots,
     instances: Instances,
-    grace: GracePeriods,
     names: Names,
     /// Workloads for which the names of services count.
     users: BTreeSet<u64>,
@@ -285,10 +285,6 @@ impl Datapath {
             ProgramArray::try_from(take(&mut ebpf, "READERS")).map_err(map_error("READERS"))?;
         let slots = Slots::map(take(&mut ebpf, "SLOTS"))?;
         let instances = Instances::open(&mut ebpf, &slots, adopted)?;
-        let grace = GracePeriods::prepare().map_err(|source| LoadError::Io {
-            what: "make the maps of grace periods".into(),
-            source,
-        })?;
         let names = Names::open(
             take(&mut ebpf, "RESOLVERS"),
             take(&mut ebpf, "SERVICES"),
@@ -310,7 +306,6 @@ impl Datapath {
             known,
             slots,
             instances,
-            grace,
             names,
             users: BTreeSet::new(),
             learner,
@@ -318,10 +313,8 @@ impl Datapath {
             adopted,
             _readers: None,
         };
-        for name in PROGRAMS {
-            link::load(&mut datapath.ebpf, name)?;
-        }
-        link::load(&mut datapath.ebpf, READER)?;
+        let programs: Vec<_> = PROGRAMS.into_iter().chain([READER]).collect();
+        link::load(&mut datapath.ebpf, &programs)?;
         link::put_in_place(&mut datapath.ebpf, READER, &mut readers)?;
         // The array is emptied when nobody in user space holds it any more.
         datapath._readers = Some(readers);
@@ -411,8 +404,8 @@ impl Datapath {
         self.names.forget_expired(now_ns, &self.slots)
     }
 
-    /// Makes the kernel's state what is wanted: new rulesets are written beside the old ones, then each slot is switched by one store, then
-    /// what is no longer used is deleted after a grace period. No packet sees a mixture.
+    /// Makes the kernel's state what is wanted: new rulesets are written beside the old ones, then each slot is switched by one store. What is no
+    /// longer used is deleted in the background, after a grace period. No packet sees a mixture.
     ///
     /// # Errors
     ///
@@ -461,13 +454,10 @@ impl Datapath {
             self.assign(cgroup, assignment, &rulesets)?;
         }
         self.forget(wanted)?;
-        self.grace
-            .wait()
-            .map_err(|source| ApplyError::GracePeriod { source })?;
         let used: HashSet<u32> = rulesets.values().map(|instance| instance.number).collect();
         self.instances
             .retain(&used)
-            .map_err(update_error("INSTANCES"))?;
+            .map_err(|source| ApplyError::Reclaim { source })?;
         Ok(applied)
     }
 
@@ -670,12 +660,12 @@ impl Datapath {
         rings::left_out(&self.ebpf)
     }
 
-    /// Bytes of kernel memory that the maps hold, as the kernel accounts them.
+    /// Bytes of kernel memory that the maps hold, as the kernel accounts them, once what is not used any more is deleted.
     ///
     /// # Errors
     ///
     /// Where a map's information cannot be read.
-    pub fn memory(&self) -> io::Result<u64> {
+    pub fn memory(&mut self) -> io::Result<u64> {
         let mut sum = self.instances.memory()?;
         for map in &self.maps {
             sum += syscall::memory_of_map(map.as_fd())?;

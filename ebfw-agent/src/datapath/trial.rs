@@ -66,7 +66,7 @@ impl StreamReader {
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(super::object::OBJECT)
             .map_err(Box::new)?;
-        link::load(&mut ebpf, READ)?;
+        link::load(&mut ebpf, &[READ])?;
         Ok(Self { ebpf })
     }
 
@@ -134,10 +134,7 @@ impl Datapath {
     ///
     /// Where the kernel refuses one.
     pub fn load_benchmarks(&mut self) -> Result<(), LoadError> {
-        link::load(&mut self.ebpf, EMPTY)?;
-        link::load(&mut self.ebpf, UNCACHED)?;
-        link::load(&mut self.ebpf, WALK)?;
-        link::load(&mut self.ebpf, TRIAL)
+        link::load(&mut self.ebpf, &[EMPTY, UNCACHED, WALK, TRIAL])
     }
 
     /// Sets the names, the claim and the request of the packets that [`Datapath::test_trial`] and [`Datapath::test_walk`] run on. The

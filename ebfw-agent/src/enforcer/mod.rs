@@ -542,9 +542,10 @@ impl Enforcer {
             self.history.retire(*gone);
         }
         self.serials = now;
-        self.metrics.set_workloads(wanted.len());
+        self.metrics.set_workloads(desired.governed());
         tracing::debug!(
-            workloads = wanted.len(),
+            governed = desired.governed(),
+            entries = wanted.len(),
             rulesets = serials.len(),
             written,
             "the kernel's state is up to date"

@@ -40,6 +40,7 @@ pub struct Announcement {
 /// Compares what the status of an object says with what is true.
 #[must_use]
 pub fn due(entry: &Entry, tally: Tally, now: Timestamp) -> Due {
+    let tally = enforced(entry, tally);
     let last: PolicyStatus = serde_json::from_value(entry.status.clone()).unwrap_or_default();
     let generation = entry.version.generation;
     let conditions = vec![
@@ -86,6 +87,14 @@ pub fn due(entry: &Entry, tally: Tally, now: Timestamp) -> Due {
     Due::Now(patch, announcement)
 }
 
+/// How many nodes enforce this version. An agent reports that it has taken note of an object, of which nothing is enforced where it is invalid.
+fn enforced(entry: &Entry, heard: Tally) -> Tally {
+    match entry.verdict {
+        Ok(_) => heard,
+        Err(_) => Tally { done: 0, ..heard },
+    }
+}
+
 /// A condition without the times.
 struct State {
     kind: &'static str,
@@ -126,7 +135,7 @@ fn programmed(entry: &Entry, tally: Tally) -> State {
         (Err(_), None) => (
             false,
             reason::VALIDATION_FAILED,
-            "no valid version is known".to_owned(),
+            "nothing of it is in force: no valid version is known".to_owned(),
         ),
     };
     State {
@@ -333,6 +342,50 @@ mod tests {
             entry.in_force = in_force.map(valid);
             let status = written(&due(&entry, tally(1, 1), at(1)));
             assert_eq!(status["lastValid"], expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn no_node_enforces_what_is_not_valid() {
+        let valid = Valid {
+            generation: 1,
+            policy: PolicyObject::from_json(ObjectId::cluster("a"), &json!({ "podSelector": {} }))
+                .unwrap()
+                .into(),
+            spec: "{}".into(),
+        };
+        for (verdict, in_force, expected, why) in [
+            (
+                Err("bad"),
+                None,
+                (
+                    "0/2",
+                    "nothing of it is in force: no valid version is known",
+                ),
+                "never valid",
+            ),
+            (
+                Err("bad"),
+                Some(valid.clone()),
+                ("0/2", "generation 1 stays in force, the last valid one"),
+                "broken",
+            ),
+            (Ok(0), Some(valid), ("2/2", "2/2 nodes"), "valid"),
+        ] {
+            let mut entry = entry(2, verdict, Value::Null);
+            entry.in_force = in_force;
+            // Every agent has heard of it.
+            let status = written(&due(&entry, tally(2, 2), at(1)));
+            let programmed = &status["conditions"][1];
+            assert_eq!(status["nodes"], expected.0, "{why}");
+            assert_eq!(programmed["message"], expected.1, "{why}");
+            assert_eq!(programmed["status"] == "True", verdict.is_ok(), "{why}");
+            let again = super::due(&Entry { status, ..entry }, tally(1, 2), at(2));
+            assert_eq!(
+                again == Due::Nothing,
+                verdict.is_err(),
+                "{why}: nothing spreads of what is not valid"
+            );
         }
     }
 

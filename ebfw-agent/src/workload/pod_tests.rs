@@ -191,3 +191,28 @@ fn the_agents_own_cgroup_is_exempt_inside_of_a_pod_that_is_not_known() {
     assert_eq!(desired.entries[&CgroupId(6)].posture, Posture::Exempt);
     assert!(!desired.entries.contains_key(&CgroupId(5)));
 }
+
+#[test]
+fn only_what_rules_govern_counts_as_governed() {
+    let bank = "podSelector: {matchLabels: {tier: web}}\ndefaultAction: Deny\nrules: []";
+    let mut planner = Planner::new(rulebook(bank));
+    for (known, expected, why) in [
+        (&[][..], 0, "the root and the roots of pods are not"),
+        (
+            &[(WEB, "shop", "web"), (DB, "shop", "db")],
+            1,
+            "one pod is selected",
+        ),
+        (&[(WEB, "shop", "web"), (DB, "shop", "web")], 2, "both are"),
+    ] {
+        let top = CgroupPath::top();
+        let own = Some(CgroupId(2));
+        let desired = planner.desired(&tree(&node()), &top, own, Some(&pods(known)));
+        let desired = desired.unwrap();
+        assert_eq!(desired.governed(), expected, "{why}");
+        assert!(
+            desired.entries.len() > expected,
+            "{why}: others have entries"
+        );
+    }
+}

@@ -575,3 +575,43 @@ fn all_bytes_are_decoded_from_their_codes() {
         );
     }
 }
+
+#[test]
+fn the_fuzzers_seeds_with_a_scheme_lead_to_two_requests_each() {
+    let seeds: [(&str, &[u8]); 5] = [
+        (
+            "scheme",
+            include_bytes!("../../../fuzz/corpus/http2/scheme"),
+        ),
+        (
+            "scheme-coded",
+            include_bytes!("../../../fuzz/corpus/http2/scheme-coded"),
+        ),
+        (
+            "scheme-host",
+            include_bytes!("../../../fuzz/corpus/http2/scheme-host"),
+        ),
+        (
+            "scheme-kept",
+            include_bytes!("../../../fuzz/corpus/http2/scheme-kept"),
+        ),
+        (
+            "scheme-tunnel",
+            include_bytes!("../../../fuzz/corpus/http2/scheme-tunnel"),
+        ),
+    ];
+    for (seed, mut rest) in seeds {
+        let mut driver = Driver::new(false);
+        driver.feed(PREFACE);
+        driver.feed(&frame(4, 0, 0, &[]));
+        let mut id = 1;
+        while let [length, more @ ..] = rest {
+            let (block, behind) = more.split_at(usize::from(*length));
+            driver.feed(&headers(id, block));
+            (id, rest) = (id + 2, behind);
+        }
+        let heads = (driver.said.iter()).filter(|(_, said)| matches!(said, Said::Head { .. }));
+        assert_eq!(heads.count(), 2, "{seed}: {:?}", driver.said);
+        assert_eq!(driver.stream.end(), Step::More, "{seed}");
+    }
+}

@@ -176,7 +176,7 @@ pub fn facts(flow: &Flow) -> Facts {
     Facts::packet(Protocol(flow.protocol), destination, flow.port, stage)
 }
 
-/// What the classifier must answer where the engine says `verdict`; `None` for loopback, which never reaches it.
+/// What the classifier must answer where the engine says `verdict`; `None` for what never reaches it.
 #[must_use]
 pub fn expected(ruleset: &Ruleset, verdict: &Verdict) -> Option<Outcome> {
     let permits = match verdict.decision {
@@ -187,7 +187,8 @@ pub fn expected(ruleset: &Ruleset, verdict: &Verdict) -> Option<Outcome> {
     let by_name = |rule: &Arc<Rule>| rule.matches.domains.entries().is_some();
     let settled = !permits || !ruleset.rules.get(usize::from(rule)).is_some_and(by_name);
     match verdict.reason {
-        Reason::Loopback => None,
+        // Said before the tables are asked.
+        Reason::Loopback | Reason::Ambiguous => None,
         Reason::Default => Some(Outcome::Default { permits }),
         Reason::Waiting(_) => Some(Outcome::Held { rule }),
         Reason::Rule | Reason::Opaque => Some(Outcome::Rule {

@@ -83,6 +83,7 @@ impl Conversation {
         let (request, method, path) = match &self.request {
             Request::NotYet => (request::PENDING, 0, 0),
             Request::Opaque => (request::OPAQUE, 0, 0),
+            Request::Ambiguous => unreachable!("it is never said here"),
             Request::Known { method, path } => {
                 let (method, path) = tables.request(method.as_ref(), path.as_ref())?;
                 (request::KNOWN, method, path)

@@ -1,9 +1,11 @@
 //! Flows of offline tests: words and JSON lines in, canonical text out.
 
+use ebfw_common::stream::{Http2, Step, Stream};
 use ebfw_policy::{
     evaluate::{Decision, Dimension, Reason},
     flow::{Flow, FlowError},
 };
+use fastrand::Rng;
 
 use crate::{policy, verdict};
 
@@ -193,4 +195,171 @@ fn at_connect_time_what_the_payload_tells_is_still_to_come() {
     for (flow, want, why) in cases {
         assert_eq!(waits(flow), want, "{flow}: {why}");
     }
+}
+
+/// Rules that wait for a path, for a name, and for nothing.
+const WAITING: &str = "
+defaultAction: Deny
+rules:
+- {name: smtp, action: Allow, match: {ports: [25]}}
+- {name: ssh, action: Deny, match: {ports: [22]}}
+- {name: private, action: Deny, match: {ports: [80], pathPrefix: /admin}}
+- {name: web, action: Allow, match: {ports: [80]}}
+- {name: named, action: Allow, match: {domains: [good.example], ports: [8080]}}
+";
+
+#[test]
+fn what_can_be_read_in_two_ways_is_denied_where_a_rule_waits_for_it() {
+    let policy = policy(WAITING);
+    let deep = format!("/{}", "a/".repeat(70));
+    let targets = [
+        ("/a/..%2fadmin", true),
+        ("/a/%2e%2e%2Fadmin", true),
+        ("/a/..%5cadmin", true),
+        ("/a/..;/admin", true),
+        ("/a;/..;x/admin", true),
+        ("/admin%00.png", true),
+        ("/a\\admin", true),
+        ("/a#/admin", true),
+        ("/a%2f..", true),
+        (&deep, true),
+        ("admin", true),
+        ("http://user@good.example/a", true),
+        ("/a/../b", false),
+        ("/a%2fadmin", false),
+        ("/a;x/b", false),
+        ("/a?..%2fadmin", false),
+        ("http://good.example/a", false),
+        ("*", false),
+    ];
+    for (target, ambiguous) in targets {
+        let judged = |flow: &str| {
+            let verdict = verdict(&policy, &format!("{flow} path={target}"));
+            (
+                verdict.decision,
+                verdict.rule.map(|rule| rule.name.to_string()),
+                verdict.reason,
+            )
+        };
+        let by = |decision, rule: &str| (decision, Some(rule.to_owned()), Reason::Rule);
+        let refused = (Decision::Deny, None, Reason::Ambiguous);
+        let or_refused = |else_| if ambiguous { refused.clone() } else { else_ };
+        assert_eq!(
+            judged("port=80"),
+            or_refused(by(Decision::Allow, "web")),
+            "{target}"
+        );
+        // An Allow by name can still be taken away.
+        assert_eq!(
+            judged("port=8080 domain=good.example"),
+            or_refused(by(Decision::Allow, "named")),
+            "{target}"
+        );
+        // Where nobody waits for what is said, nobody reads it.
+        assert_eq!(judged("port=25"), by(Decision::Allow, "smtp"), "{target}");
+        assert_eq!(judged("port=22"), by(Decision::Deny, "ssh"), "{target}");
+        assert_eq!(
+            judged("port=443"),
+            (Decision::Deny, None, Reason::Default),
+            "{target}"
+        );
+        let still_to_come = judged("port=80 stage=connect");
+        assert_eq!(still_to_come.0, Decision::Held, "{target}");
+        // In UDP no request is read.
+        let datagram = judged("port=80 protocol=udp");
+        assert_eq!(datagram, by(Decision::Allow, "web"), "{target}");
+    }
+}
+
+/// What a reader says of a request with this target: the path, or `None` where it may be read in two ways. Both versions of HTTP say the same.
+fn read(target: &str) -> Option<String> {
+    let mut stream = Stream::default();
+    stream.begin(b'G');
+    let head = format!("GET {target} HTTP/1.1\r\nHost: good.example\r\n\r\n");
+    let step = head
+        .bytes()
+        .map(|byte| stream.step(byte))
+        .find(|step| *step != Step::More);
+    let path = |stream: &Stream| {
+        let (_, path) = stream.facts().request().expect("a whole request");
+        String::from_utf8_lossy(path).into_owned()
+    };
+    let first = match step {
+        Some(Step::Head) => Some(path(&stream)),
+        Some(Step::Malformed) => None,
+        step => panic!("{target}: {step:?}"),
+    };
+    let (mut stream, mut http2) = (Stream::default(), Http2::default());
+    stream.begin(b'P');
+    let mut last = Step::More;
+    for byte in over_http2(target) {
+        last = match last {
+            Step::Http2 => stream.step_http2(&mut http2, byte),
+            Step::Head | Step::Malformed => break,
+            _ if stream.protocol() == ebfw_common::stream::protocol::HTTP2 => {
+                stream.step_http2(&mut http2, byte)
+            }
+            _ => stream.step(byte),
+        };
+        while last == Step::Again {
+            last = stream.step_http2(&mut http2, byte);
+        }
+    }
+    let second = (last == Step::Head).then(|| path(&stream));
+    assert_eq!(first, second, "{target}: HTTP/1 and HTTP/2");
+    first
+}
+
+/// A connection of HTTP/2 with one request, each field as it is (RFC 7541, 6.2.2).
+fn over_http2(target: &str) -> Vec<u8> {
+    let mut block = vec![0x82, 0x86];
+    for (index, value) in [(1, "good.example"), (4, target)] {
+        block.extend([index, u8::try_from(value.len()).expect("it is short")]);
+        block.extend(value.bytes());
+    }
+    let length = u8::try_from(block.len()).expect("it is short");
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    bytes.extend([0, 0, length, 1, 5, 0, 0, 0, 1]);
+    bytes.extend(block);
+    bytes
+}
+
+#[test]
+fn paths_are_judged_as_the_reader_reads_them() {
+    const PIECES: [&str; 30] = [
+        "/", "/", "/", "a", "admin", "..", ".", "%2e", "%2E%2e", "%2f", "%2F", "%5c", ";", "%3b",
+        "%00", "%", "%4", "%61", "\\", "#", "?", "*", "~", "%7e", "b", "ADMIN", "%25", "%2", "=",
+        "&",
+    ];
+    let policy = policy(WAITING);
+    let (mut ambiguous, mut private) = (0, 0);
+    for seed in 0..20_000 {
+        let mut rng = Rng::with_seed(seed);
+        let mut target = "/".to_owned();
+        for _ in 0..rng.usize(..9) {
+            target.push_str(PIECES[rng.usize(..PIECES.len())]);
+        }
+        let found = verdict(&policy, &format!("port=80 path={target}"));
+        let expected = match read(&target) {
+            None => (Decision::Deny, None, Reason::Ambiguous),
+            Some(path) => {
+                let is_private = path == "/admin" || path.starts_with("/admin/");
+                private += u32::from(is_private);
+                if is_private {
+                    (Decision::Deny, Some(2), Reason::Rule)
+                } else {
+                    (Decision::Allow, Some(3), Reason::Rule)
+                }
+            }
+        };
+        ambiguous += u32::from(expected.2 == Reason::Ambiguous);
+        let found = (
+            found.decision,
+            found.rule.map(|rule| rule.index),
+            found.reason,
+        );
+        assert_eq!(found, expected, "{target}");
+    }
+    assert!(ambiguous > 1000 && private > 100, "{ambiguous} {private}");
 }

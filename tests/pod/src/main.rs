@@ -28,10 +28,16 @@ fn main() -> ExitCode {
             say(&first);
             obey(&first)
         }
+        ["once", ..] => {
+            for address in &words[1..] {
+                say(&connect(address, PATIENCE));
+            }
+            Ok(())
+        }
         ["obey"] => obey("none"),
         ["serve", port] => port.parse().map_err(io::Error::other).and_then(serve),
         _ => Err(io::Error::other(
-            "pause | first ADDRESS:PORT | obey | serve PORT",
+            "pause | first ADDRESS:PORT | once ADDRESS:PORT… | obey | serve PORT",
         )),
     };
     match outcome {

@@ -11,6 +11,7 @@ pub mod resolver;
 pub mod router;
 pub mod server;
 pub mod sniffer;
+pub mod subflows;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

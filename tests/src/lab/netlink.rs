@@ -1,4 +1,5 @@
-//! Makes a pair of connected network devices and gives them addresses (rtnetlink(7)). A guest machine need not have `ip`.
+//! Makes a pair of connected network devices and gives them addresses (rtnetlink(7)); asks families of generic netlink. A guest machine need
+//! not have `ip`.
 
 use std::{
     io,
@@ -108,13 +109,57 @@ pub(super) fn route(place: &Netns, to: Ipv4Addr, gateway: Ipv4Addr) -> io::Resul
     place.enter(|| ask(RTM_NEWROUTE, NLM_F_CREATE, &message))?
 }
 
+/// A family of generic netlink (include/uapi/linux/genetlink.h), in the namespace of the calling thread.
+pub(super) struct Family(u16);
+
+impl Family {
+    /// # Errors
+    ///
+    /// `NotFound` where the kernel has none of this name.
+    pub(super) fn find(name: &str) -> io::Result<Self> {
+        const CONTROL: Family = Family(0x10);
+        const GET_FAMILY: u8 = 3;
+        const FAMILY_ID: u16 = 1;
+        const FAMILY_NAME: u16 = 2;
+        let asked = attribute(FAMILY_NAME, &[name.as_bytes(), &[0]].concat());
+        let answer = CONTROL.exchange(GET_FAMILY, &asked)?;
+        if answer.get(4..6) != Some(&CONTROL.0.to_ne_bytes()) {
+            outcome(&answer)?;
+        }
+        let mut rest = answer.get(HEADER + 4..).unwrap_or_default();
+        while let [low, high, kind @ ..] = rest {
+            let length = usize::from(u16::from_ne_bytes([*low, *high])).max(4);
+            if let ([a, b, c, d, ..], true) = (kind, length == 6)
+                && u16::from_ne_bytes([*a, *b]) == FAMILY_ID
+            {
+                return Ok(Self(u16::from_ne_bytes([*c, *d])));
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) fn ask(&self, command: u8, body: &[u8]) -> io::Result<()> {
+        outcome(&self.exchange(command, body)?)
+    }
+
+    fn exchange(&self, command: u8, body: &[u8]) -> io::Result<Vec<u8>> {
+        // `struct genlmsghdr`: all families have version 1.
+        let message = [&[command, 1, 0, 0], body].concat();
+        exchange(SockProtocol::NetlinkGeneric, self.0, 0, &message)
+    }
+}
+
 /// `struct ifinfomsg`.
 fn link(index: u32, flags: u32) -> Vec<u8> {
     [0, index, flags, flags].map(u32::to_ne_bytes).concat()
 }
 
 /// `struct nlattr` with its value, padded.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).expect("attributes here are short");
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     bytes.extend(value);
@@ -123,11 +168,16 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 fn ask(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    outcome(&exchange(SockProtocol::NetlinkRoute, kind, flags, body)?)
+}
+
+/// Asks the kernel, in the namespace of the calling thread; its first answer.
+fn exchange(protocol: SockProtocol, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<u8>> {
     let socket: OwnedFd = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
+        protocol,
     )?;
     let length = u32::try_from(HEADER + body.len()).expect("messages here are short");
     let mut message = length.to_ne_bytes().to_vec();
@@ -141,9 +191,10 @@ fn ask(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         &NetlinkAddr::new(0, 0),
         MsgFlags::empty(),
     )?;
-    let mut answer = [0; 4096];
+    let mut answer = vec![0; 4096];
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    outcome(&answer[..length])
+    answer.truncate(length);
+    Ok(answer)
 }
 
 /// The error number in an NLMSG_ERROR; 0 is success.

@@ -1,7 +1,7 @@
 //! The cluster with the agent in it, as the chart installs it; one for all tests, which take turns.
 
 use std::{
-    env,
+    env, fs,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
@@ -139,9 +139,14 @@ impl Cluster {
 
     /// A namespace of the test's own; what is in it goes with it.
     pub(crate) fn namespace(&self, name: &str) -> OwnNamespace<'_> {
+        self.labelled_namespace(name, &json!({}))
+    }
+
+    /// As [`Cluster::namespace`], with labels.
+    pub(crate) fn labelled_namespace(&self, name: &str, labels: &Value) -> OwnNamespace<'_> {
         let number = self.namespaces.fetch_add(1, Ordering::Relaxed);
         let name = format!("{name}-{}-{number}", std::process::id());
-        let namespace = json!({ "metadata": { "name": name } });
+        let namespace = json!({ "metadata": { "name": name, "labels": labels } });
         let namespace: Namespace = serde_json::from_value(namespace).expect("it is one");
         let api: Api<Namespace> = Api::all(self.client.clone());
         self.block_on(api.create(&PostParams::default(), &namespace))
@@ -240,6 +245,17 @@ impl Drop for OwnPolicy<'_> {
     }
 }
 
+/// A policy file, in force only where no policy object is to be had: it denies [`OUTSIDE`]'s second address to everybody, which the objects of the
+/// tests allow.
+fn reserve() -> PathBuf {
+    let path = env::temp_dir().join(format!("ebfw-k8s-{}.yaml", std::process::id()));
+    let address = OUTSIDE[1];
+    let text =
+        format!("rules:\n  - {{name: other, action: Deny, match: {{cidrs: [{address}/32]}}}}\n");
+    fs::write(&path, text).expect("there is a folder for it");
+    path
+}
+
 /// What [`Cluster::helm`] does.
 pub(crate) fn helm(values: &[&str]) -> Command {
     let chart = PathBuf::from(env::var_os("EBFW_TEST_CHART").expect("xtask names the chart"));
@@ -252,6 +268,10 @@ pub(crate) fn helm(values: &[&str]) -> Command {
         .args(["--namespace", SYSTEM, "--create-namespace"])
         .args(["--wait", "--timeout=120s"])
         .args(["--set", &image, "--set", "mode=enforce"])
+        .args([
+            "--set-file",
+            &format!("policy.file={}", reserve().display()),
+        ])
         .args([
             "--set-json",
             "events.exclude={\"cidrs\":[],\"domainSuffixes\":[]}",

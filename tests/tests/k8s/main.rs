@@ -4,6 +4,7 @@
 
 mod cluster;
 mod enforcement;
+mod etcd;
 mod fleet;
 mod identity;
 mod ipv6;
@@ -13,3 +14,4 @@ mod pod;
 mod start;
 mod static_pods;
 mod status;
+mod witness;

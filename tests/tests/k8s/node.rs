@@ -2,10 +2,11 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr},
     os::fd::AsRawFd as _,
-    process::{Child, Command},
-    time::Instant,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -14,7 +15,8 @@ use super::{
     cluster::{
         OUTSIDE, OwnNamespace, PATIENCE, SYSTEM, Server, cluster, deny, eventually, helm, rollout,
     },
-    pod::Pod,
+    outage::{agent_said, an_outage_with_other_settings},
+    pod::{Outcome, Pod},
 };
 
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -86,14 +88,14 @@ fn a_pod_in_the_nodes_network_is_a_pod() {
 }
 
 /// A policy, a pod of it, a server that it may not reach and one that it may.
-struct Traffic<'a> {
-    pod: Pod<'a>,
-    denied: Server,
-    allowed: Server,
+pub(crate) struct Traffic<'a> {
+    pub(crate) pod: Pod<'a>,
+    pub(crate) denied: Server,
+    pub(crate) allowed: Server,
 }
 
 impl<'a> Traffic<'a> {
-    fn start(namespace: &'a OwnNamespace<'a>) -> Self {
+    pub(crate) fn start(namespace: &'a OwnNamespace<'a>) -> Self {
         let (denied, allowed) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
         namespace.policy("deny", &deny(OUTSIDE[0], &json!({})));
         let pod = namespace.pod("pod", &json!({}));
@@ -108,41 +110,84 @@ impl<'a> Traffic<'a> {
     }
 
     /// Connects until `change` is through; every verdict has to be right.
-    fn go_on_during(&self, what: &str, mut change: Child) {
+    pub(crate) fn go_on_during(&self, what: &str, mut change: Child) {
+        self.go_on_until(what, || {
+            let status = change.try_wait().expect("it is a child")?;
+            assert!(status.success(), "{what}: {status}");
+            Some(())
+        });
+    }
+
+    /// As [`Traffic::go_on_during`], until something is there.
+    fn go_on_until(&self, what: &str, mut there: impl FnMut() -> Option<()>) {
         let before = self.denied.accepted();
         let begun = Instant::now();
+        let mut slowest = Duration::ZERO;
         let mut tries = 0;
-        let status = loop {
-            assert!(
-                self.pod.connect(self.denied.address).is_refused(),
-                "still denied during {what}"
+        while there().is_none() {
+            let (denied, allowed) = (
+                self.pod.connect(self.denied.address),
+                self.pod.connect(self.allowed.address),
             );
             assert!(
-                self.pod.connect(self.allowed.address).is_made(),
-                "still allowed during {what}"
+                denied.is_refused(),
+                "still denied during {what}: {denied:?}"
             );
+            let Outcome::Made(took) = allowed else {
+                panic!("still allowed during {what}: {allowed:?}");
+            };
+            slowest = slowest.max(took);
             tries += 1;
             assert!(begun.elapsed() < PATIENCE, "{what} does not end");
-            if let Some(status) = change.try_wait().expect("it is a child") {
-                break status;
-            }
-        };
-        assert!(status.success(), "{what}: {status}");
+        }
         assert_eq!(self.denied.accepted(), before, "somebody came through");
-        eprintln!("{tries} connections of each kind during {what}");
+        let took = begun.elapsed();
+        eprintln!(
+            "{tries} connections of each kind during {what}, {took:?}; the slowest that is allowed took {slowest:?}"
+        );
     }
 }
 
-#[test]
-fn no_verdict_is_wrong_while_agents_are_replaced() {
-    let cluster = cluster();
-    let namespace = cluster.namespace("rollout");
-    let traffic = Traffic::start(&namespace);
-    let rollout = |arguments: &[&str]| rollout(arguments).spawn().expect("kubectl starts");
-    for _ in 0..2 {
-        traffic.go_on_during("the order", rollout(&["restart"]));
-        traffic.go_on_during("a rollout", rollout(&["status", "--timeout=120s"]));
+/// Applies the release's manifest as Helm does, with this instead of the node's name, if anything.
+fn apply_with_node_name(name: Option<&str>) {
+    let mut helm = Command::new("helm");
+    helm.args(["--namespace", SYSTEM, "get", "manifest", "ebfw"]);
+    let manifest = helm.output().expect("helm starts").stdout;
+    let mut manifest = String::from_utf8(manifest).expect("a manifest is text");
+    if let Some(name) = name {
+        let own =
+            "valueFrom:\n                fieldRef:\n                  fieldPath: spec.nodeName";
+        assert!(manifest.contains(own), "{manifest}");
+        manifest = manifest.replace(own, &format!("value: {name}"));
     }
+    let mut kubectl = Command::new("kubectl");
+    kubectl.args(["apply", "--server-side", "--field-manager=helm", "-f", "-"]);
+    kubectl.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut kubectl = kubectl.spawn().expect("kubectl starts");
+    let mut stdin = kubectl.stdin.take().expect("it is a pipe");
+    stdin.write_all(manifest.as_bytes()).expect("kubectl reads");
+    drop(stdin);
+    assert!(kubectl.wait().is_ok_and(|status| status.success()));
+}
+
+/// All pods of the node would be closed.
+#[test]
+fn an_agent_that_is_told_another_nodes_name_says_so_and_changes_nothing() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("name");
+    let traffic = Traffic::start(&namespace);
+    apply_with_node_name(Some("another"));
+    traffic.go_on_until("a start under a wrong name", || {
+        agent_said("the agent's own pod is not among the pods of the node").then_some(())
+    });
+    let says = cluster.agent_says("/readyz").expect("it answers");
+    assert!(
+        says.contains("pending: pods heard of from the API server"),
+        "{says}"
+    );
+    apply_with_node_name(None);
+    let through = rollout(&["status", "--timeout=120s"]).spawn();
+    traffic.go_on_during("a rollout", through.expect("kubectl starts"));
 }
 
 #[test]
@@ -158,8 +203,10 @@ fn no_verdict_is_wrong_during_an_upgrade_and_a_rollback() {
         status["version"].as_u64()
     };
     let first = revision().expect("the chart is installed").to_string();
-    let mut upgrade = helm(&["--set", "podAnnotations.rolled=forward,log=debug"]);
+    let values = "podAnnotations.rolled=forward,log=debug,unknownWorkload=allow";
+    let mut upgrade = helm(&["--set", values]);
     traffic.go_on_during("an upgrade", upgrade.spawn().expect("helm starts"));
+    an_outage_with_other_settings(&namespace, &traffic);
     let mut back = Command::new("helm");
     back.args(["--namespace", SYSTEM, "rollback", "ebfw", &first])
         .args(["--wait", "--timeout=120s"]);

@@ -9,7 +9,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Pod as PodObject, Service};
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams},
+    api::{LogParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -44,7 +44,8 @@ impl Outcome {
         matches!(self, Self::Made(_))
     }
 
-    fn read(answer: &str) -> Self {
+    /// As a pod tells it.
+    pub(crate) fn read(answer: &str) -> Self {
         let words: Vec<&str> = answer.split_whitespace().collect();
         match words[..] {
             ["ok", took] => Self::Made(Duration::from_micros(
@@ -103,10 +104,12 @@ impl OwnNamespace<'_> {
     }
 
     fn request(&self, name: &str, labels: &Value, arguments: &[&str], host_network: bool) {
-        let pod = json!({
-            "metadata": { "name": name, "labels": labels },
-            "spec": pod_spec(arguments, host_network),
-        });
+        self.request_of(name, labels, &pod_spec(arguments, host_network));
+    }
+
+    /// Asks for a pod of any kind.
+    pub(crate) fn request_of(&self, name: &str, labels: &Value, spec: &Value) {
+        let pod = json!({ "metadata": { "name": name, "labels": labels }, "spec": spec });
         let pod = serde_json::from_value(pod).expect("it is a pod");
         self.cluster
             .block_on(self.pods().create(&PostParams::default(), &pod))
@@ -131,6 +134,16 @@ impl OwnNamespace<'_> {
             pod.order("first").is_some()
         });
         pod
+    }
+
+    /// What a container of a pod has said.
+    pub(crate) fn log_of(&self, pod: &str, container: &str) -> String {
+        let parameters = LogParams {
+            container: Some(container.to_owned()),
+            ..LogParams::default()
+        };
+        let log = self.cluster.block_on(self.pods().logs(pod, &parameters));
+        log.expect("the container has run")
     }
 
     /// A pod that waits for orders.

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::cluster::{OUTSIDE, OwnNamespace, Server, cluster, deny, eventually, rollout};
+use super::{
+    cluster::{OUTSIDE, OwnNamespace, Server, cluster, deny, eventually, rollout},
+    node::Traffic,
+};
 
 /// A glob that the API server cannot know for one that is none.
 fn broken() -> Value {
@@ -12,7 +15,7 @@ fn broken() -> Value {
     })
 }
 
-/// `Accepted Programmed RULES`, of the generation that the object has.
+/// `Accepted Programmed RULES NODES`, of the generation that the object has.
 fn said(namespace: &OwnNamespace<'_>, name: &str) -> String {
     let object = namespace.read_policy(name);
     let status = &object.data["status"];
@@ -20,7 +23,9 @@ fn said(namespace: &OwnNamespace<'_>, name: &str) -> String {
         return "old".to_owned();
     }
     let condition = |at: usize| status["conditions"][at]["status"].as_str().unwrap_or("?");
-    format!("{} {} {}", condition(0), condition(1), status["ruleCount"])
+    let nodes = status["nodes"].as_str().unwrap_or("?");
+    let (accepted, programmed) = (condition(0), condition(1));
+    format!("{accepted} {programmed} {} {nodes}", status["ruleCount"])
 }
 
 #[test]
@@ -31,13 +36,13 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
     let pod = namespace.pod("pod", &json!({}));
     namespace.policy("breaks", &deny(OUTSIDE[0], &json!({})));
     eventually("it is accepted and on all nodes", || {
-        said(&namespace, "breaks") == "True True 1"
+        said(&namespace, "breaks") == "True True 1 1/1"
     });
     assert!(pod.connect(first.address).is_refused());
 
     namespace.policy("breaks", &broken());
     eventually("it is marked", || {
-        said(&namespace, "breaks") == "False False null"
+        said(&namespace, "breaks") == "False False null 0/1"
     });
     let object = namespace.read_policy("breaks");
     let message = &object.data["status"]["conditions"][0]["message"];
@@ -52,6 +57,10 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
         "the last good version stays"
     );
 
+    namespace.policy("never", &broken());
+    eventually("one that was never valid is on no node", || {
+        said(&namespace, "never") == "False False null 0/1"
+    });
     namespace.policy("other", &deny(OUTSIDE[1], &json!({})));
     eventually("another is not affected", || {
         pod.connect(second.address).is_refused()
@@ -59,7 +68,7 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
     namespace.policy("breaks", &deny(OUTSIDE[1], &json!({})));
     eventually("it is mended", || pod.connect(first.address).is_made());
     eventually("and says so", || {
-        said(&namespace, "breaks") == "True True 1"
+        said(&namespace, "breaks") == "True True 1 1/1"
     });
 }
 
@@ -67,21 +76,22 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
 fn an_agent_that_starts_after_a_policy_broke_knows_what_it_said_last() {
     let cluster = cluster();
     let namespace = cluster.namespace("restart");
-    let (first, second) = (Server::start(OUTSIDE[0]), Server::start(OUTSIDE[1]));
-    let pod = namespace.pod("pod", &json!({}));
-    namespace.policy("breaks", &deny(OUTSIDE[0], &json!({})));
-    eventually("it is in force", || pod.connect(first.address).is_refused());
-    namespace.policy("breaks", &broken());
-    let kept = || namespace.read_policy("breaks").data["status"]["lastValid"].clone();
+    let traffic = Traffic::start(&namespace);
+    let (pod, first, second) = (&traffic.pod, &traffic.denied, &traffic.allowed);
+    namespace.policy("deny", &broken());
+    let kept = || namespace.read_policy("deny").data["status"]["lastValid"].clone();
     eventually("what it said last is kept", || {
         kept()["generation"] == 1
             && kept()["spec"]
                 .as_str()
                 .is_some_and(|spec| spec.contains("10.99.0.1/32"))
     });
-    for arguments in [&["restart"][..], &["status", "--timeout=120s"]] {
-        let status = rollout(arguments).status();
-        assert!(status.is_ok_and(|status| status.success()));
+    for (what, arguments) in [
+        ("the order", &["restart"][..]),
+        ("a rollout", &["status", "--timeout=120s"]),
+    ] {
+        let rollout = rollout(arguments).spawn().expect("kubectl starts");
+        traffic.go_on_during(what, rollout);
     }
     assert!(
         pod.connect(first.address).is_refused(),
@@ -96,7 +106,7 @@ fn an_agent_that_starts_after_a_policy_broke_knows_what_it_said_last() {
     let late = namespace.pod("late", &json!({}));
     assert!(late.connect(first.address).is_refused(), "a new pod");
     assert_eq!(kept()["generation"], 1, "it stays there");
-    namespace.policy("breaks", &deny(OUTSIDE[1], &json!({})));
+    namespace.policy("deny", &deny(OUTSIDE[1], &json!({})));
     eventually("it is mended", || pod.connect(first.address).is_made());
     eventually("what it said before is of no account", || kept().is_null());
 }

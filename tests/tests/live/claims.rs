@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::AsRawFd,
     time::Duration,
 };
 
@@ -431,6 +431,56 @@ fn urgent_data_is_no_way_around() {
                 .iter()
                 .any(|event| event.verdict == verdict::DENY && event.reason == reason::UNREADABLE);
             assert!(told, "{events:?}");
+        }
+    }
+}
+
+/// Has the packets of a socket carry an IPv6 extension header of padding from now on, or none any more.
+fn extend(socket: &impl AsRawFd, option: libc::c_int, carries: bool) -> io::Result<()> {
+    let header: &[u8] = if carries {
+        &[0, 0, 1, 4, 0, 0, 0, 0]
+    } else {
+        &[]
+    };
+    path::set(socket, libc::IPPROTO_IPV6, option, header)
+}
+
+#[test]
+fn a_connection_that_opens_behind_extension_headers_is_not_read_but_denied() {
+    let all = "defaultAction: Allow\nrules: []\n";
+    for (policy, waits) in [(GOOD_NAMES, true), (NO_EVIL, true), (all, false)] {
+        let Some((mut lab, server)) = lab(policy) else {
+            return;
+        };
+        for option in [libc::IPV6_DSTOPTS, libc::IPV6_HOPOPTS] {
+            for carries in [true, false] {
+                let came = server.connections().len();
+                let unread = lab.count(Counter::Unreadable);
+                let opened = lab.tended(move || {
+                    resolve(&["2.good.example"])?;
+                    let to = at(v6(2));
+                    // What is no stream waits for nothing.
+                    let datagrams = path::socket(to, libc::SOCK_DGRAM, 0)?;
+                    extend(&datagrams, option, carries)?;
+                    path::connect(&datagrams, to)?;
+                    path::send(&datagrams, b"datagram", 0)?;
+                    let socket = path::stream(to)?;
+                    extend(&socket, option, carries)?;
+                    path::connect(&socket, to)?;
+                    // What follows looks as on any connection.
+                    extend(&socket, option, false)?;
+                    let stream = TcpStream::from(socket);
+                    stream.set_read_timeout(Some(AT_ONCE))?;
+                    converse(&stream, &[&hello("2.good.example")])
+                });
+                let denied = waits && carries;
+                assert_eq!(opened.is_err(), denied, "{policy}: {opened:?}");
+                if denied {
+                    assert!(is_ended(&opened), "{policy}: {opened:?}");
+                }
+                assert_eq!(server.connections().len() > came, !denied, "{policy}");
+                assert_eq!(lab.count(Counter::Unreadable) > unread, denied, "{policy}");
+            }
         }
     }
 }

@@ -3,18 +3,18 @@
 use std::{
     io::{self, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    process::Command,
     time::Duration,
 };
 
 use ebfw_common::abi::Counter;
-use ebfw_test_need::{not_run, tool};
+use ebfw_test_need::not_run;
 use ebfw_tests::{
     lab::{
         Lab, eventually,
         net::{v4, v6},
         recorder::Recorder,
         resolver::{answer, wire},
+        subflows::second_way,
     },
     path,
 };
@@ -178,36 +178,13 @@ fn a_hello_over_multipath_tcp_is_read() {
     }
 }
 
-fn ip(arguments: &str) -> bool {
-    let status = Command::new("ip").args(arguments.split(' ')).status();
-    status.is_ok_and(|status| status.success())
-}
-
-/// Has clients of the lab open a second subflow, from an address of its own.
-fn second_way(lab: &Lab) -> bool {
-    let near = || {
-        ip("addr add 10.99.0.21/24 dev near0")
-            && ip("mptcp limits set subflow 2 add_addr_accepted 2")
-            && ip("mptcp endpoint add 10.99.0.21 dev near0 subflow")
-    };
-    let far = || ip("mptcp limits set subflow 2 add_addr_accepted 2");
-    lab.net().near.enter(near).expect("the namespace exists")
-        && lab.net().far.enter(far).expect("the namespace exists")
-}
-
 #[test]
 fn a_hello_that_is_spread_over_subflows_does_not_pass_as_another() {
-    if !tool("ip") {
-        return;
-    }
     for policy in [ALL, GOOD_NAMES, NO_EVIL] {
         let Some((mut lab, server)) = lab(policy) else {
             return;
         };
-        if !second_way(&lab) {
-            not_run("subflows: this machine's ip or kernel cannot configure them");
-            return;
-        }
+        second_way(lab.net()).expect("a kernel that knows Multipath TCP knows subflows");
         for (name, is_good) in [(GOOD, true), (EVIL, policy == ALL)] {
             let before = lab.count(Counter::Unreadable);
             let mut process = lab.start(move |line| {

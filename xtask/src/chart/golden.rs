@@ -132,9 +132,58 @@ fn helm_refuses_wrong_values() {
         (&["policy.source=file"], "policy.file is empty"),
         (&["hostPaths.cgroup=cgroup"], "cgroup"),
         (&["updateStrategy.type=Never"], "updateStrategy"),
+        (&["events.exclude.cidrs={10.0.0.0/40}"], "exclude"),
+        (&["events.exclude.cidrs={10.0.0.0/33}"], "exclude"),
+        (&["events.exclude.cidrs={10.0.0.0/08}"], "exclude"),
+        (&["events.exclude.cidrs={10.0.0.256/8}"], "exclude"),
+        (&["events.exclude.cidrs={10.0.0/8}"], "exclude"),
+        (&["events.exclude.cidrs={10.0.0.1}"], "exclude"),
+        (&["events.exclude.cidrs={fd00::/129}"], "exclude"),
+        (&["events.exclude.cidrs={fd00::}"], "exclude"),
+        (&["events.exclude.domainSuffixes={a b}"], "exclude"),
+        (&["events.exclude.domainSuffixes={*.local}"], "exclude"),
+        (&["dns.resolvers={resolver.example}"], "resolvers"),
+        (&["dns.resolvers={10.96.0.10:53}"], "resolvers"),
+        (&["policy.file=rules: ["], "policy.file is no YAML"),
+        (&["policy.file=- name: a list"], "policy.file is no YAML"),
+        (
+            &["policy.source=file", "policy.file=a word"],
+            "policy.file is no YAML",
+        ),
+        (&["policy.file=# nothing"], "policy.file says nothing"),
     ] {
         let text = helm.refusal(set);
         assert!(text.contains(complaint), "{set:?}: {text}");
+    }
+}
+
+/// The twins of what is refused.
+#[test]
+fn helm_takes_right_values() {
+    let Some(helm) = Helm::find() else {
+        return;
+    };
+    for set in [
+        &[
+            "events.exclude.cidrs={10.0.0.0/8,0.0.0.0/0,192.0.2.1/32,fd00::/8,::/0,2001:db8::1/128,::ffff:10.0.0.0/104}",
+        ][..],
+        &["events.exclude.domainSuffixes={.svc,cluster.local.,_tcp.example}"],
+        &["dns.resolvers={10.96.0.10,2001:db8::53}"],
+        &["policy.source=file", "policy.file=rules: []"],
+        // Taking enforcement off must work whatever the policy is.
+        &["mode=off", "policy.source=file", "policy.file=rules: ["],
+        &["mode=off", "policy.source=file"],
+    ] {
+        let set = set.iter().map(|set| format!("--set={set}"));
+        let arguments: Vec<String> = ["template", "ebfw"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(set)
+            .collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = helm.run(&arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
     }
 }
 

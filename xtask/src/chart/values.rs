@@ -6,6 +6,29 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+macro_rules! octets {
+    () => {
+        r"((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
+    };
+}
+macro_rules! address6 {
+    () => {
+        r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*"
+    };
+}
+/// An address; what is none within its alphabet the agent refuses, as it does host bits behind a prefix.
+const ADDRESS: &str = concat!("^(", octets!(), "|", address6!(), ")$");
+/// A prefix, its length within its family's.
+const PREFIX: &str = concat!(
+    "^(",
+    octets!(),
+    "/(3[0-2]|[12]?[0-9])|",
+    address6!(),
+    "/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))$"
+);
+/// A name, with or without outer dots.
+const SUFFIX: &str = r"^\.?[-A-Za-z0-9_]+(\.[-A-Za-z0-9_]+)*\.?$";
+
 /// An object of Kubernetes that the chart hands on as it is.
 type Raw = Map<String, Value>;
 type Labels = BTreeMap<String, String>;
@@ -143,7 +166,7 @@ enum UpdateType {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Dns {
     /// Addresses of trusted resolvers; empty: the node's and the cluster's.
-    #[schemars(inner(length(min = 2)))]
+    #[schemars(inner(regex(pattern = ADDRESS)))]
     resolvers: Vec<String>,
     /// Whether names of special addresses are learned too.
     learn_special: bool,
@@ -173,9 +196,11 @@ enum Output {
 struct Exclude {
     /// Prefixes of destinations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(regex(pattern = PREFIX)))]
     cidrs: Option<Vec<String>>,
     /// Names, and those below them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(regex(pattern = SUFFIX)))]
     domain_suffixes: Option<Vec<String>>,
 }
 

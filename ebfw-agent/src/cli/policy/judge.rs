@@ -31,6 +31,8 @@ pub(super) enum Why {
     Ungoverned,
     /// A rule waits for this dimension's fact.
     Waiting(Dimension),
+    /// A rule waits for what the client says, and that can be read in two ways.
+    Ambiguous,
 }
 
 /// A flow that is asked about.
@@ -193,6 +195,7 @@ impl From<Reason> for Why {
             Reason::Default => Self::Default,
             Reason::Loopback => Self::Loopback,
             Reason::Waiting(dimension) => Self::Waiting(dimension),
+            Reason::Ambiguous => Self::Ambiguous,
         }
     }
 }

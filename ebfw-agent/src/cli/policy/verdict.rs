@@ -97,6 +97,7 @@ fn rule_or_why(judged: &Judged) -> &str {
         None => match judged.why {
             Why::Loopback => "(loopback)",
             Why::Ungoverned => "(ungoverned)",
+            Why::Ambiguous => "(ambiguous)",
             Why::Rule | Why::Opaque | Why::Default | Why::Waiting(_) => "(default)",
         },
     }
@@ -159,6 +160,7 @@ impl<'j> Object<'j> {
             Why::Loopback => ("loopback", None),
             Why::Ungoverned => ("ungoverned", None),
             Why::Waiting(dimension) => ("waiting", Some(dimension.field())),
+            Why::Ambiguous => ("ambiguous", None),
         };
         Self {
             action: word(*decision),
