@@ -33,6 +33,21 @@ rules:
   match: {methods: [DELETE]}
 ";
 
+/// Some hosts are denied, and what they are asked for is not; to read at others is allowed.
+const HOSTS: &str = "
+defaultAction: Allow
+rules:
+- name: evil
+  action: Deny
+  match: {domains: ['*.evil.example']}
+- name: good
+  action: Allow
+  match: {domains: ['*.good.example'], pathPrefix: /admin/good}
+- name: admin
+  action: Deny
+  match: {pathPrefix: /admin}
+";
+
 /// Notes what it decrypts in a file of its own for each connection, and answers every head.
 const SERVER: &str = r"
 import socket, ssl, sys, threading
@@ -150,10 +165,14 @@ struct Bench {
 
 impl Bench {
     fn open(name: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        Self::open_for(POLICY, name, settings)
+    }
+
+    fn open_for(policy: &str, name: &str, settings: &[(&str, &str)]) -> Option<Self> {
         let lab = Lab::open()?;
         let server = Server::start(&lab, name)?;
         let home = Home::new();
-        home.write_policy(POLICY);
+        home.write_policy(policy);
         let config = home.write_config("exclude: {cidrs: []}\n");
         let mut settings = settings.to_vec();
         settings.push(("EBFW_CONFIG", &config[..]));
@@ -361,6 +380,32 @@ fn python_never_gets_a_denied_request_out() {
         run("memory_again");
     }
     bench.holds("again and again", &[]);
+}
+
+#[test]
+fn a_denied_host_never_gets_out() {
+    let Some(bench) = Bench::open_for(HOSTS, "host", &[]) else {
+        return;
+    };
+    let Some(curl) = program("curl") else { return };
+    let ask = |host: &str, path: &str| {
+        let host = format!("Host: {host}");
+        let get = ["-sk", "--http1.1", "-m", "5", "-H", &host];
+        bench.run(&curl, &[&get[..], &[&url("/before"), &url(path)]].concat());
+    };
+    for _ in 0..TRIES / 10 {
+        ask("a.evil.example", "/");
+        ask("a.other.example", "/admin");
+        ask("a.good.example", "/admin/bad");
+    }
+    ask("a.other.example", "/other");
+    bench.holds("hosts", &["/before ", "/other "]);
+    assert!(!bench.server.seen().contains("evil.example"));
+    // A rule that allows is the first that matches, though the name was not resolved: what is seen can only deny.
+    ask("a.good.example", "/admin/good");
+    eventually("what is allowed comes", || {
+        bench.server.seen().contains("GET /admin/good ")
+    });
 }
 
 #[test]
