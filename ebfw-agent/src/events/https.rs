@@ -87,6 +87,7 @@ fn ruling(judgement: &Judgement) -> Option<Ruling> {
     };
     let reason = match verdict.reason {
         evaluate::Reason::Default => Reason::Default,
+        evaluate::Reason::Ambiguous => Reason::Ambiguous,
         evaluate::Reason::Loopback => return None,
         evaluate::Reason::Rule | evaluate::Reason::Opaque | evaluate::Reason::Waiting(_) => {
             Reason::Rule
