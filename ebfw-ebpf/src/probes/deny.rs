@@ -26,7 +26,7 @@ use ebfw_common::{
 use crate::{
     judge::{Decision, Question, Said, claim, judge, request},
     maps::{
-        CONNECTIONS, Connection, ConnectionKey, FIREWALL, JUDGES, PACKET_JUDGES, REFUSED,
+        CONNECTIONS, Connection, ConnectionKey, FIREWALL, JUDGES, PACKET_JUDGES, Peer, REFUSED,
         SOCKET_OWNERS, WRITES, Write,
     },
     reader::{Progress, WINDOW, ebfw_stream},
@@ -50,7 +50,7 @@ pub fn go_on(context: &ProbeContext, key: &ConnectionKey, buffer: u64, total: u6
     }
 }
 
-/// Notes what the calling thread is about to write. A function of its own for its stack.
+/// Notes what the calling thread is about to write, if anything asks for it. A function of its own for its stack.
 #[inline(never)]
 fn is_noted(key: &ConnectionKey, buffer: u64, total: u64) -> bool {
     let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
@@ -62,6 +62,15 @@ fn is_noted(key: &ConnectionKey, buffer: u64, total: u64) -> bool {
         buffer,
         total,
     };
+    let Connection {
+        socket, id, peer, ..
+    } = &write.connection;
+    if !enforces() || *socket != 0 && !asks(word_of(peer)) || total > MAX_WRITE {
+        if let Some(followed) = followed(*id) {
+            followed.lost = 1;
+        }
+        return false;
+    }
     WRITES.insert(bpf_get_current_pid_tgid(), write, 0).is_ok()
 }
 
@@ -73,25 +82,25 @@ pub fn write() {
     };
     // SAFETY: entries of the map outlive the program's run, and only the calling thread uses this one.
     let write = unsafe { *write };
-    let id = write.connection.id;
-    let known = write.connection.socket != 0;
-    let word = slot_word(write.connection.peer.slot).unwrap_or(SlotWord(0));
-    if !enforces() || known && !asks(word) || write.total > MAX_WRITE {
-        if let Some(followed) = followed(id) {
-            followed.lost = 1;
-        }
-        return;
-    }
+    let Connection {
+        socket, id, peer, ..
+    } = write.connection;
     let Some(followed) = stream::follow(id) else {
         return;
     };
     followed.buffer = write.buffer;
-    followed.word = word.0;
-    followed.socket = write.connection.socket;
-    followed.peer = write.connection.peer;
+    followed.word = word_of(&peer).0;
+    followed.socket = socket;
+    followed.peer = peer;
     if ebfw_converse(id, write.total as u32) != 0 {
-        refuse(write.connection.socket);
+        refuse(socket);
     }
+}
+
+/// The word of the workload that made a socket; 0: nothing governs it, or it is not known.
+#[inline(always)]
+fn word_of(peer: &Peer) -> SlotWord {
+    slot_word(peer.slot).unwrap_or(SlotWord(0))
 }
 
 /// Whether a Deny is carried out.
@@ -132,7 +141,7 @@ pub fn lets_out(skb: *mut __sk_buff) -> bool {
     let Some(followed) = followed(id) else {
         return true;
     };
-    let word = slot_word(peer.slot).unwrap_or(SlotWord(0));
+    let word = word_of(&peer);
     followed.waiting = 0;
     followed.word = word.0;
     followed.socket = cookie;
