@@ -245,10 +245,15 @@ impl Drop for OwnPolicy<'_> {
     }
 }
 
+/// Something in the lab's folder, which goes with the lab.
+pub(crate) fn in_lab(name: &str) -> PathBuf {
+    PathBuf::from(env::var_os("EBFW_TEST_LAB").expect("xtask names the lab")).join(name)
+}
+
 /// A policy file, in force only where no policy object is to be had: it denies [`OUTSIDE`]'s second address to everybody, which the objects of the
 /// tests allow.
 fn reserve() -> PathBuf {
-    let path = env::temp_dir().join(format!("ebfw-k8s-{}.yaml", std::process::id()));
+    let path = in_lab("reserve.yaml");
     let address = OUTSIDE[1];
     let text =
         format!("rules:\n  - {{name: other, action: Deny, match: {{cidrs: [{address}/32]}}}}\n");

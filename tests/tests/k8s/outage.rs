@@ -1,8 +1,7 @@
 //! The API server goes away and comes back, or is slow.
 
 use std::{
-    env, fs,
-    path::PathBuf,
+    fs,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -16,7 +15,7 @@ use nix::{
 use serde_json::json;
 
 use super::{
-    cluster::{Cluster, OUTSIDE, OwnNamespace, Server, cluster, deny, eventually},
+    cluster::{Cluster, OUTSIDE, OwnNamespace, Server, cluster, deny, eventually, in_lab},
     etcd,
     node::{Traffic, node_connects},
     pod::Pod,
@@ -28,10 +27,6 @@ use super::{
 const OUTAGE: Duration = Duration::from_secs(60);
 /// Between two looks at what should not change.
 const PAUSE: Duration = Duration::from_millis(10);
-
-fn in_lab(name: &str) -> PathBuf {
-    PathBuf::from(env::var_os("EBFW_TEST_LAB").expect("xtask names the lab")).join(name)
-}
 
 /// A program of the cluster.
 fn program(name: &str) -> Pid {

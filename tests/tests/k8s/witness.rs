@@ -1,6 +1,6 @@
 //! The agent's own watches in this process, with a token that becomes void: what they see before and after an outage, without a restart.
 
-use std::{env, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use ebfw_agent::{
     cluster::{self, Policies},
@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
-    cluster::{Cluster, OwnNamespace, SYSTEM, eventually},
+    cluster::{Cluster, OwnNamespace, SYSTEM, eventually, in_lab},
     pod::Pod,
     static_pods::NODE,
 };
@@ -49,7 +49,7 @@ impl<'a> Witness<'a> {
             cluster,
             &json!({ "audiences": [], "boundObjectRef": reference }),
         );
-        let file = env::temp_dir().join(format!("ebfw-k8s-{}.token", std::process::id()));
+        let file = in_lab("token");
         fs::write(&file, &first).expect("there is a folder for it");
         let client = client(
             cluster,
