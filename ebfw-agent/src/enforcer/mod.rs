@@ -473,6 +473,8 @@ impl Enforcer {
             sum.seen += own.seen;
             sum.opaque += own.opaque;
             sum.denied += own.denied;
+            sum.late += own.late;
+            sum.early |= own.early;
         }
         let pods = self.pods.as_ref().map(|pods| pods.borrow().clone());
         standings
@@ -658,6 +660,7 @@ fn workload(
         tls_requests: requests.seen,
         tls_opaque: requests.opaque,
         tls_denied: requests.denied,
+        tls_late: requests.late,
     }
 }
 

@@ -27,21 +27,33 @@ pub struct Tally {
     pub opaque: u64,
     /// Those that were denied, whether or not that was carried out.
     pub denied: u64,
+    /// Those of them that had left when they were denied.
+    pub late: u64,
+    /// Whether requests are judged before they leave, too.
+    pub early: bool,
 }
 
 /// Judges, and carries out.
 pub(super) struct Containment {
     judge: Arc<Judge>,
     barrier: Barrier,
+    early: bool,
     tallies: HashMap<u64, Tally>,
     metrics: Arc<Metrics>,
 }
 
 impl Containment {
-    pub(super) fn new(judge: Arc<Judge>, barrier: Barrier, metrics: Arc<Metrics>) -> Self {
+    /// `early`: whether the kernel judges requests before they leave.
+    pub(super) fn new(
+        judge: Arc<Judge>,
+        barrier: Barrier,
+        early: bool,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             judge,
             barrier,
+            early,
             tallies: HashMap::new(),
             metrics,
         }
@@ -57,7 +69,8 @@ impl Containment {
         if seen.judged.get().is_none() && !may_wait {
             let judgement = self.judge.judge(&seen);
             if let (true, Some(socket)) = (is_denied(&judgement), &seen.socket) {
-                self.contain(socket, now_ns);
+                let late = self.contain(socket, now_ns);
+                self.tally(seen.header.cgroup_id, |tally| tally.late += u64::from(late));
             }
             let _ = seen.judged.set(judgement);
         }
@@ -83,18 +96,32 @@ impl Containment {
         &self.tallies
     }
 
-    fn contain(&self, socket: &Socket, now_ns: u64) {
+    /// Whether this comes too late: nobody has refused the socket before.
+    fn contain(&self, socket: &Socket, now_ns: u64) -> bool {
         if !self.judge.enforces() {
-            return;
+            return false;
         }
-        if let Err(error) = self.barrier.refuse(socket, now_ns) {
-            self.metrics.refusal_failed();
-            let error: MapError = error;
-            tracing::debug!(%error, "a socket could not be refused, it is only destroyed");
+        match self.barrier.refuse(socket, now_ns) {
+            Ok(was_refused) => !was_refused,
+            Err(error) => {
+                self.metrics.refusal_failed();
+                let error: MapError = error;
+                tracing::debug!(%error, "a socket could not be refused, it is only destroyed");
+                true
+            }
         }
     }
 
-    /// Counts a request. Cgroups that come and go must not take memory: beyond the limit, new ones are not counted.
+    /// Counts something about a cgroup. Cgroups that come and go must not take memory: beyond the limit, new ones are not counted.
+    fn tally(&mut self, cgroup: u64, count: impl FnOnce(&mut Tally)) {
+        if self.tallies.len() < MAX_COUNTED || self.tallies.contains_key(&cgroup) {
+            let tally = self.tallies.entry(cgroup).or_default();
+            tally.early = self.early;
+            count(tally);
+        }
+    }
+
+    /// Counts a request.
     fn count(&mut self, seen: &Seen) {
         let judgement = seen.judged.get();
         let denied = judgement.is_some_and(is_denied);
@@ -108,13 +135,11 @@ impl Containment {
             Some(Judgement::Ruled(..)) => RequestInTls::Allow,
         };
         self.metrics.request_in_tls(result);
-        let cgroup = seen.header.cgroup_id;
-        if self.tallies.len() < MAX_COUNTED || self.tallies.contains_key(&cgroup) {
-            let tally = self.tallies.entry(cgroup).or_default();
+        self.tally(seen.header.cgroup_id, |tally| {
             tally.seen += 1;
             tally.opaque += u64::from(seen.socket.is_none());
             tally.denied += u64::from(denied);
-        }
+        });
     }
 }
 

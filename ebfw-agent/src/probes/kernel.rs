@@ -83,7 +83,7 @@ pub(super) struct Kernel {
     /// What finds the sockets of connections; `None`: nothing does.
     sockets: Option<OwnedFd>,
     /// Through which others go on with the programs that judge requests before they leave. Arrays that nobody holds any more are emptied.
-    _judges: Vec<MapData>,
+    judges: Vec<MapData>,
 }
 
 /// How programs are attached here.
@@ -233,7 +233,7 @@ fn load_for(
             programs,
             attachment,
             sockets: None,
-            _judges: if judges {
+            judges: if judges {
                 let arrays = JUDGES.into_iter().map(|(_, array)| take(array));
                 arrays.collect::<Result<_, _>>()?
             } else {
@@ -421,6 +421,11 @@ fn perf_kind() -> io::Result<u32> {
 }
 
 impl Kernel {
+    /// Whether requests are judged before they leave.
+    pub(super) fn judges(&self) -> bool {
+        self.sockets.is_some() && !self.judges.is_empty()
+    }
+
     /// Whether the sockets of connections are found.
     pub(super) fn finds_sockets(&self) -> bool {
         self.sockets.is_some()

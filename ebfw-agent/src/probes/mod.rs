@@ -101,6 +101,7 @@ impl Probes {
         )?;
         let way = kernel.way();
         let sockets = Sockets::new(kernel.finds_sockets());
+        let early = kernel.judges();
         let scope = Scope::new(hierarchy.clone(), root.clone());
         let discovery =
             Discovery::start(kernel, scope, responses, Arc::clone(&metrics)).map_err(|source| {
@@ -116,6 +117,7 @@ impl Probes {
             containment: Containment::new(
                 controls.judge,
                 Barrier::new(refused, controls.destroyer),
+                early,
                 Arc::clone(&metrics),
             ),
             look: Instant::now(),

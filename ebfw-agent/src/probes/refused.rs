@@ -36,18 +36,22 @@ impl Barrier {
         }
     }
 
-    /// From now on nothing leaves on `socket`, and it is destroyed as soon as may be.
+    /// From now on nothing leaves on `socket`, and it is destroyed as soon as may be. Whether it was refused before: by the program that judges
+    /// requests before they leave, then.
     ///
     /// # Errors
     ///
     /// Where the kernel has no room for it: then it is only destroyed.
-    pub(super) fn refuse(&self, socket: &Socket, now_ns: u64) -> Result<(), MapError> {
+    pub(super) fn refuse(&self, socket: &Socket, now_ns: u64) -> Result<bool, MapError> {
         let refusal = Refusal {
             last_ns: now_ns,
             told_ns: now_ns,
         };
         let value: [u64; 2] = zerocopy::transmute!(refusal);
-        let result = locked(&self.refused, |map| map.insert(socket.cookie, value, 0));
+        let result = locked(&self.refused, |map| {
+            let was_refused = map.get(&socket.cookie, 0).is_ok();
+            map.insert(socket.cookie, value, 0).map(|()| was_refused)
+        });
         self.destroy(socket);
         result
     }

@@ -80,6 +80,8 @@ pub struct WorkloadState {
     pub tls_opaque: u64,
     /// How many of them a rule denies.
     pub tls_denied: u64,
+    /// How many of those had left by then.
+    pub tls_late: u64,
 }
 
 /// How a workload is treated.
@@ -104,6 +106,8 @@ pub enum Tls {
     Observed,
     /// A request that a rule denies costs its connection; it may be on its way by then.
     Contained,
+    /// And it never leaves: it is judged before it is encrypted, and none that was denied so far came through.
+    Enforced,
 }
 
 impl Tls {
@@ -113,7 +117,11 @@ impl Tls {
         if requests.seen == 0 {
             Self::Opaque
         } else if enforced && requests.opaque < requests.seen {
-            Self::Contained
+            if requests.early && requests.late == 0 {
+                Self::Enforced
+            } else {
+                Self::Contained
+            }
         } else {
             Self::Observed
         }
@@ -269,11 +277,11 @@ fn probes_line(probes: &ProbesState) -> String {
 }
 
 /// What stands above the columns of the table.
-const HEADINGS: [&str; 8] = [
-    "WORKLOAD", "POD", "RULES", "DEFAULT", "TLS", "REQUESTS", "OPAQUE", "DENIED",
+const HEADINGS: [&str; 9] = [
+    "WORKLOAD", "POD", "RULES", "DEFAULT", "TLS", "REQUESTS", "OPAQUE", "DENIED", "LATE",
 ];
 
-fn cells(workload: &WorkloadState) -> [String; 8] {
+fn cells(workload: &WorkloadState) -> [String; 9] {
     const NOTHING: &str = "-";
     let WorkloadState {
         cgroup,
@@ -285,6 +293,7 @@ fn cells(workload: &WorkloadState) -> [String; 8] {
         tls_requests,
         tls_opaque,
         tls_denied,
+        tls_late,
     } = workload;
     let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
     let rules = match standing {
@@ -301,11 +310,13 @@ fn cells(workload: &WorkloadState) -> [String; 8] {
             Tls::Opaque => "opaque",
             Tls::Observed => "observed",
             Tls::Contained => "contained",
+            Tls::Enforced => "enforced",
         }
         .to_owned(),
         tls_requests.to_string(),
         tls_opaque.to_string(),
         tls_denied.to_string(),
+        tls_late.to_string(),
     ]
 }
 
@@ -341,6 +352,7 @@ pub(crate) mod samples {
                     tls_requests: 0,
                     tls_opaque: 0,
                     tls_denied: 0,
+                    tls_late: 0,
                 },
                 WorkloadState {
                     cgroup: "/kubepods/pod1".into(),
@@ -352,6 +364,7 @@ pub(crate) mod samples {
                     tls_requests: 17,
                     tls_opaque: 2,
                     tls_denied: 1,
+                    tls_late: 1,
                 },
             ],
         }
@@ -375,9 +388,9 @@ mod tests {
              programs  ebfw_connect4 ebfw_egress\n\
              probes    perf events; files: go 1, openssl 2\n\
              \n\
-             WORKLOAD        POD       RULES  DEFAULT  TLS        REQUESTS  OPAQUE  DENIED\n\
-             /               -         none   -        opaque     0         0       0\n\
-             /kubepods/pod1  shop/web  2      deny     contained  17        2       1\n"
+             WORKLOAD        POD       RULES  DEFAULT  TLS        REQUESTS  OPAQUE  DENIED  LATE\n\
+             /               -         none   -        opaque     0         0       0       0\n\
+             /kubepods/pod1  shop/web  2      deny     contained  17        2       1       1\n"
         );
         let value: serde_json::Value = serde_json::from_str(&found.json()).unwrap();
         assert_eq!(value["running"], true);
@@ -390,17 +403,21 @@ mod tests {
 
     #[test]
     fn what_holds_for_requests_inside_tls_is_said_by_what_was_seen() {
-        for (seen, opaque, enforced, expected) in [
-            (0, 0, true, Tls::Opaque),
-            (3, 0, true, Tls::Contained),
-            (3, 2, true, Tls::Contained),
-            (3, 3, true, Tls::Observed),
-            (3, 0, false, Tls::Observed),
+        for (seen, opaque, late, early, enforced, expected) in [
+            (0, 0, 0, true, true, Tls::Opaque),
+            (3, 0, 0, true, true, Tls::Enforced),
+            (3, 2, 0, true, true, Tls::Enforced),
+            (3, 0, 1, true, true, Tls::Contained),
+            (3, 0, 0, false, true, Tls::Contained),
+            (3, 3, 0, true, true, Tls::Observed),
+            (3, 0, 0, true, false, Tls::Observed),
         ] {
             let requests = Tally {
                 seen,
                 opaque,
-                denied: 0,
+                denied: late,
+                late,
+                early,
             };
             assert_eq!(Tls::of(requests, enforced), expected, "{requests:?}");
         }

@@ -42,14 +42,15 @@ fn status_says_what_is_seen_and_whether_an_agent_runs() {
     bench.run(&curl, &["-sk", &url("/seen")]);
     bench.expect(1, &["/seen"]);
     eventually("the request is counted", || {
-        row(&text(&ask(&bench.home, "table").stdout)).ends_with("contained  1         0       0")
+        row(&text(&ask(&bench.home, "table").stdout))
+            .ends_with("enforced  1         0       0       0")
     });
     let json = text(&ask(&bench.home, "json").stdout);
     for part in [
         "\"running\": true",
         "\"mode\": \"enforce\"",
         "\"standing\": \"governed\"",
-        "\"tls\": \"contained\"",
+        "\"tls\": \"enforced\"",
         "\"tls_requests\": 1",
     ] {
         assert!(json.contains(part), "{part} in {json}");
