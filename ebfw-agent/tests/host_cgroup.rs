@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ebfw_agent::host::{
@@ -196,6 +196,30 @@ async fn an_unknown_id_is_found_by_looking_again() {
         tree.find(outside).await,
         None,
         "not below the root that is watched"
+    );
+}
+
+#[test]
+fn what_was_made_a_moment_ago_is_found_at_once() {
+    if !root() {
+        return;
+    }
+    let (hierarchy, owned) = cgroup("look");
+    let tree = Tree::start(hierarchy.clone(), owned.path().clone()).unwrap();
+    for number in 0..200 {
+        let child = hierarchy.create(owned.path(), &number.to_string()).unwrap();
+        let found = tree.look(child.id());
+        assert_eq!(found.as_ref(), Some(child.path()), "{number}");
+    }
+    assert_eq!(tree.look(CgroupId(u64::MAX)), None);
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        assert_eq!(tree.look(CgroupId(u64::MAX)), None);
+    }
+    let took = begun.elapsed();
+    assert!(
+        took < Duration::from_secs(1),
+        "what is nowhere is not looked for each time: {took:?}"
     );
 }
 

@@ -399,7 +399,7 @@ impl Default for Records {
 }
 
 /// Whether an answer must not point a name here: loopback, link-local, multicast, broadcast, unspecified, or an IPv4 address wrapped for
-/// NAT64 (RFC 6052, 2.1).
+/// NAT64 (RFC 6052, 2.1; RFC 8215).
 #[inline(always)]
 #[must_use]
 pub fn is_special(address: Address) -> bool {
@@ -409,7 +409,8 @@ pub fn is_special(address: Address) -> bool {
     }
     let high = u32::from_be(a);
     let unspecified_or_loopback = a == 0 && b == 0 && c == 0 && u32::from_be(d) <= 1;
-    let nat64 = high == 0x0064_ff9b && b == 0 && c == 0;
+    let second = u32::from_be(b);
+    let nat64 = high == 0x0064_ff9b && (second | c == 0 || second >> 16 == 1);
     unspecified_or_loopback || nat64 || high >> 22 == 0xfe80 >> 6 || high >> 24 == 0xff
 }
 

@@ -41,7 +41,7 @@ impl<T: Workloads + ?Sized> Workloads for Arc<T> {
 /// By path alone: every cgroup of the tree, and those that went a short while ago.
 impl Workloads for Tree {
     fn owner(&self, cgroup_id: u64) -> Option<Owner> {
-        self.lookup(CgroupId(cgroup_id)).map(|path| cgroup(&path))
+        self.look(CgroupId(cgroup_id)).map(|path| cgroup(&path))
     }
 }
 
@@ -58,7 +58,7 @@ pub struct NodeWorkloads {
 
 impl Workloads for NodeWorkloads {
     fn owner(&self, cgroup_id: u64) -> Option<Owner> {
-        let path = self.tree.lookup(CgroupId(cgroup_id))?;
+        let path = self.tree.look(CgroupId(cgroup_id))?;
         let pods = self.pods.as_ref().map(|pods| pods.borrow());
         Some(owner(&path, pods.as_deref(), self.node.as_ref()))
     }

@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -27,6 +28,10 @@ use super::{
 
 /// Pause between two looks at the whole tree where it cannot be watched.
 const RESCAN_EVERY: Duration = Duration::from_secs(1);
+/// How long [`Tree::look`] waits for a cgroup that is not known.
+const LOOK_FOR: Duration = Duration::from_millis(500);
+/// After one that was not to be found it does not wait for others: cgroups that come and go must not slow down who asks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Cgroups that are gone and still found by [`Tree::lookup`]: events arrive after the cgroup went.
 const REMEMBERED: usize = 1024;
 /// kernfs sends inotify events for mkdir(2) and rmdir(2), which go through the VFS. Symbolic links do not occur.
@@ -57,6 +62,10 @@ struct Shared {
     blind: AtomicBool,
     /// Who waits for the next rescan. Bounded by the number of callers that wait.
     waiting: Mutex<Vec<oneshot::Sender<()>>>,
+    /// The same for callers that block.
+    looking: Mutex<Vec<mpsc::SyncSender<()>>>,
+    /// When one of them found nothing.
+    missed: Mutex<Option<Instant>>,
     /// The last [`REMEMBERED`] cgroups that went, oldest first.
     gone: Mutex<VecDeque<(CgroupId, CgroupPath)>>,
 }
@@ -120,6 +129,26 @@ impl Tree {
                 .find(|(gone, _)| *gone == id)
                 .map(|(_, path)| path.clone())
         })
+    }
+
+    /// As [`Tree::lookup`], but looks at the tree again for a cgroup that is not known: what a process does first may be heard of before its cgroup.
+    #[must_use]
+    pub fn look(&self, id: CgroupId) -> Option<CgroupPath> {
+        let known = self.lookup(id);
+        let missed = *locked(&self.shared.missed);
+        if known.is_some() || missed.is_some_and(|last| last.elapsed() < LOOK_EVERY) {
+            return known;
+        }
+        let (done, finished) = mpsc::sync_channel(1);
+        locked(&self.shared.looking).push(done);
+        self.bell.ring();
+        // Whoever takes longer, or has ended, has found nothing.
+        let _ = finished.recv_timeout(LOOK_FOR);
+        let found = self.lookup(id);
+        if found.is_none() {
+            *locked(&self.shared.missed) = Some(Instant::now());
+        }
+        found
     }
 
     /// Looks at the whole tree again; the snapshot after that. Calls that come meanwhile share one look.
@@ -226,13 +255,18 @@ impl Watcher {
                 }
             }
             let waiting = std::mem::take(&mut *locked(&self.shared.waiting));
-            if !waiting.is_empty() || self.next_rescan.is_some_and(|when| when <= Instant::now()) {
+            let looking = std::mem::take(&mut *locked(&self.shared.looking));
+            let asked = !(waiting.is_empty() && looking.is_empty());
+            if asked || self.next_rescan.is_some_and(|when| when <= Instant::now()) {
                 self.rescan();
             }
             self.publish();
             for done in waiting {
                 // The caller may have given up.
                 let _ = done.send(());
+            }
+            for done in looking {
+                let _ = done.try_send(());
             }
         }
     }

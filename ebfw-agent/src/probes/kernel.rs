@@ -288,6 +288,7 @@ fn make_maps(
         .map(|(name, map)| {
             let is_ring =
                 map.map_type() == aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+            let constants = map.data().to_vec();
             // Without the types of keys and values: nobody looks at these maps from outside. A ring's records have none for the kernel.
             let map = aya_obj::Map::new_from_params(
                 map.map_type(),
@@ -296,9 +297,17 @@ fn make_maps(
                 map.max_entries(),
                 map.map_flags(),
             );
-            MapData::create(map, name, None)
-                .map(|data| (name.clone(), data))
-                .map_err(|error| LoadError::Map(name.clone(), Box::new(error)))
+            let made = MapData::create(map, name, None)
+                .map_err(|error| LoadError::Map(name.clone(), Box::new(error)))?;
+            if !constants.is_empty() {
+                syscall::set_first(made.fd().as_fd(), &constants).map_err(|source| {
+                    LoadError::Io {
+                        what: "fill a map with the constants of the programs",
+                        source,
+                    }
+                })?;
+            }
+            Ok((name.clone(), made))
         })
         .collect()
 }

@@ -244,12 +244,17 @@ struct MapUpdate {
 
 /// Puts a program at the beginning of an array of programs.
 pub(super) fn put_first(array: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let (key, value) = (0_u32, number(program));
+    set_first(array, &number(program).to_ne_bytes())
+}
+
+/// Sets the first entry of an array, whose values are as long as `value`.
+pub(super) fn set_first(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    let key = 0_u32;
     let mut attributes = MapUpdate {
         map: number(array),
         _pad: 0,
         key: ptr::from_ref(&key) as u64,
-        value: ptr::from_ref(&value) as u64,
+        value: value.as_ptr() as u64,
         flags: 0,
     };
     match call(command::MAP_UPDATE_ELEM, &mut attributes) {

@@ -21,7 +21,7 @@ use crate::{
     deny,
     maps::{
         CONNECTIONS, Connection, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, Peer, RATES,
-        READING, Reading, SCOPE, SOCKET_OWNERS, STREAMS, Window,
+        READING, Reading, SCOPE, SOCKET_OWNERS, STREAMS, TABLES, Window,
     },
     thread,
 };
@@ -226,6 +226,7 @@ pub fn close(library: u8, object: u64) {
         )
     };
     let _ = STREAMS.remove(id);
+    let _ = TABLES.remove(id);
     let _ = CONNECTIONS.remove(key);
     let _ = CONNECTIONS.remove(ConnectionKey {
         direction: READS,

@@ -20,17 +20,17 @@ use ebfw_common::{
     packet::protocol,
     plaintext::Refusal,
     request::MAX_METHOD,
-    stream::{Step, flag},
+    stream::{Step, flag, protocol as stream_protocol},
 };
 
 use crate::{
     judge::{Decision, Question, Said, claim, judge, request},
     maps::{
-        CONNECTIONS, Connection, ConnectionKey, FIREWALL, JUDGES, PACKET_JUDGES, REFUSED,
+        CONNECTIONS, Connection, ConnectionKey, FIREWALL, JUDGES, PACKET_JUDGES, Peer, REFUSED,
         SOCKET_OWNERS, WRITES, Write,
     },
     reader::{Progress, WINDOW, ebfw_stream},
-    stream::{self, Context, followed, load},
+    stream::{self, Context, Followed, followed, load},
     verifier::masked,
     words::{ebfw_claim_class, ebfw_request},
     workload::slot_word,
@@ -50,7 +50,7 @@ pub fn go_on(context: &ProbeContext, key: &ConnectionKey, buffer: u64, total: u6
     }
 }
 
-/// Notes what the calling thread is about to write. A function of its own for its stack.
+/// Notes what the calling thread is about to write, if anything asks for it. A function of its own for its stack.
 #[inline(never)]
 fn is_noted(key: &ConnectionKey, buffer: u64, total: u64) -> bool {
     let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
@@ -62,6 +62,15 @@ fn is_noted(key: &ConnectionKey, buffer: u64, total: u64) -> bool {
         buffer,
         total,
     };
+    let Connection {
+        socket, id, peer, ..
+    } = &write.connection;
+    if !enforces() || *socket != 0 && !asks(word_of(peer)) || total > MAX_WRITE {
+        if let Some(followed) = followed(*id) {
+            followed.lost = 1;
+        }
+        return false;
+    }
     WRITES.insert(bpf_get_current_pid_tgid(), write, 0).is_ok()
 }
 
@@ -73,25 +82,25 @@ pub fn write() {
     };
     // SAFETY: entries of the map outlive the program's run, and only the calling thread uses this one.
     let write = unsafe { *write };
-    let id = write.connection.id;
-    let known = write.connection.socket != 0;
-    let word = slot_word(write.connection.peer.slot).unwrap_or(SlotWord(0));
-    if !enforces() || known && !asks(word) || write.total > MAX_WRITE {
-        if let Some(followed) = followed(id) {
-            followed.lost = 1;
-        }
-        return;
-    }
+    let Connection {
+        socket, id, peer, ..
+    } = write.connection;
     let Some(followed) = stream::follow(id) else {
         return;
     };
     followed.buffer = write.buffer;
-    followed.word = word.0;
-    followed.socket = write.connection.socket;
-    followed.peer = write.connection.peer;
+    followed.word = word_of(&peer).0;
+    followed.socket = socket;
+    followed.peer = peer;
     if ebfw_converse(id, write.total as u32) != 0 {
-        refuse(write.connection.socket);
+        refuse(socket);
     }
+}
+
+/// The word of the workload that made a socket; 0: nothing governs it, or it is not known.
+#[inline(always)]
+fn word_of(peer: &Peer) -> SlotWord {
+    slot_word(peer.slot).unwrap_or(SlotWord(0))
 }
 
 /// Whether a Deny is carried out.
@@ -132,7 +141,7 @@ pub fn lets_out(skb: *mut __sk_buff) -> bool {
     let Some(followed) = followed(id) else {
         return true;
     };
-    let word = slot_word(peer.slot).unwrap_or(SlotWord(0));
+    let word = word_of(&peer);
     followed.waiting = 0;
     followed.word = word.0;
     followed.socket = cookie;
@@ -164,6 +173,14 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
         followed.lost = 0;
         stream::restart(followed);
         begun = 1;
+    } else if followed.stream.protocol() == stream_protocol::HTTP2 {
+        if begins & begin::TARGET != 0 {
+            // No frame begins so: the first write was another attempt.
+            stream::restart(followed);
+        } else if is_again(followed, total) {
+            followed.lost = 1;
+            return 0;
+        }
     } else if followed.stream.until_head() == Some(0) {
         begun = u32::from(begins != 0);
     } else {
@@ -198,6 +215,24 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
     ebfw_give_up(id, 0)
 }
 
+/// Whether a write of HTTP/2 is as the last one was. That may have been another attempt, of which nothing was taken: read twice, its headers would
+/// stand in the tables twice, and all others be misread.
+#[inline(always)]
+fn is_again(followed: &mut Followed, total: u32) -> bool {
+    let mut differs =
+        (followed.before_total ^ u64::from(total)) | (followed.before_buffer ^ followed.buffer);
+    for place in 0..WINDOW as usize / 8 {
+        let [a, b, c, d, e, f, g, h] =
+            [0, 1, 2, 3, 4, 5, 6, 7].map(|byte| followed.window[place * 8 + byte]);
+        let word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        differs |= word ^ followed.before[place];
+        followed.before[place] = word;
+    }
+    followed.before_total = total.into();
+    followed.before_buffer = followed.buffer;
+    differs == 0
+}
+
 /// How a write begins.
 mod begin {
     /// With a word in capitals and a space.
@@ -228,7 +263,8 @@ pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
         return 0;
     };
     let length = if total < WINDOW { total } else { WINDOW };
-    if length < 4 || !load(id, followed, 0, length) {
+    followed.window = [0; WINDOW as usize];
+    if !load(id, followed, 0, length) {
         return 0;
     }
     // SAFETY: the mask keeps to the array.
@@ -240,7 +276,7 @@ pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
         let letter = byte(at);
         if letter == b' ' {
             let target = matches!(byte(at + 1), b'/' | b'h' | b'*');
-            return u32::from(at > 0) * (begin::METHOD | u32::from(target) * begin::TARGET);
+            return u32::from(at > 0) * (begin::METHOD | (u32::from(target) * begin::TARGET));
         }
         if !letter.is_ascii_uppercase() {
             return 0;

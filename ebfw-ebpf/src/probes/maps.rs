@@ -7,6 +7,7 @@ use aya_ebpf::{
 use ebfw_common::{
     abi::{self, Address, SlotRef},
     plaintext::{COUNTERS as COUNTER_COUNT, Config, Header, MAX_CONNECTIONS, MAX_REFUSED, Refusal},
+    stream::Http2,
 };
 
 pub use crate::rulesets::{
@@ -173,6 +174,15 @@ pub static PACKET_JUDGES: ProgramArray<1> = ProgramArray::new();
 /// request on.
 #[btf_map]
 pub static STREAMS: LruHashMap<u64, Followed, FOLLOWED> = LruHashMap::new();
+
+/// What client and server of an HTTP/2 connection have in their tables, by its number. Written by the programs. Full: the connection that was
+/// silent longest is read no more.
+#[btf_map]
+pub static TABLES: LruHashMap<u64, Http2, 1024> = LruHashMap::new();
+
+/// Zeros, to make entries of `TABLES` of.
+#[btf_map]
+pub static NO_TABLES: Array<Http2, 1> = Array::new();
 
 /// Zeros, to make entries of `STREAMS` of: none would fit on the stack.
 #[btf_map]

@@ -23,9 +23,8 @@ pub fn drops(skb: *mut __sk_buff) -> bool {
         return false;
     };
     // SAFETY: the context outlives the program's run.
-    if let Some(payload) = socket::payload(skb)
-        && unsafe { (*skb).len } <= payload
-    {
+    let length = unsafe { (*skb).len };
+    if socket::payload(skb).is_some_and(|payload| length <= payload) {
         return false;
     }
     // SAFETY: the helper has no arguments.

@@ -9,7 +9,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    maps::{BLANK, Peer, STREAMS},
+    maps::{BLANK, NO_TABLES, Peer, STREAMS, TABLES},
     reader::WINDOW,
 };
 
@@ -34,6 +34,10 @@ pub struct Followed {
     pub stream: Stream,
     /// The bytes that are read now.
     pub window: [u8; WINDOW as usize],
+    /// How the last write of HTTP/2 began, how long it was, and where it lay.
+    pub before: [u64; WINDOW as usize / 8],
+    pub before_total: u64,
+    pub before_buffer: u64,
 }
 
 impl Followed {
@@ -99,14 +103,20 @@ pub fn load(_: Context, followed: &mut Followed, at: u32, length: u32) -> bool {
     }
 }
 
-/// Requests of HTTP/2 are not read here.
+/// What is known of a connection beside its stream.
 #[inline(always)]
-pub fn http2(_: Context) -> Option<&'static mut Http2> {
-    None
+pub fn http2(context: Context) -> Option<&'static mut Http2> {
+    // SAFETY: as in `followed`.
+    TABLES
+        .get_ptr_mut(context)
+        .map(|tables| unsafe { &mut *tables })
 }
 
-/// As [`http2`].
+/// Makes that of zeros; `false` where there is no memory for it.
 #[inline(always)]
-pub fn make_http2(_: Context) -> bool {
-    false
+pub fn make_http2(context: Context) -> bool {
+    let Some(none) = NO_TABLES.get(0) else {
+        return false;
+    };
+    TABLES.insert(context, none, 0).is_ok()
 }

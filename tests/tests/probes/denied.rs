@@ -33,6 +33,21 @@ rules:
   match: {methods: [DELETE]}
 ";
 
+/// Some hosts are denied, and what they are asked for is not; to read at others is allowed.
+const HOSTS: &str = "
+defaultAction: Allow
+rules:
+- name: evil
+  action: Deny
+  match: {domains: ['*.evil.example']}
+- name: good
+  action: Allow
+  match: {domains: ['*.good.example'], pathPrefix: /admin/good}
+- name: admin
+  action: Deny
+  match: {pathPrefix: /admin}
+";
+
 /// Notes what it decrypts in a file of its own for each connection, and answers every head.
 const SERVER: &str = r"
 import socket, ssl, sys, threading
@@ -75,6 +90,19 @@ while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 ";
 
+/// The same for HTTP/2: notes the method and the path of each request.
+const SERVER_OF_HTTP2: &str = "
+const fs = require('fs');
+const options = { key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem') };
+const server = require('http2').createSecureServer(options, (request, response) => {
+  fs.appendFileSync('seen', request.method + ' ' + request.url + ' \\n');
+  request.resume();
+  request.on('end', () => response.end('ok'));
+});
+server.on('sessionError', () => {});
+server.listen(8443, '0.0.0.0', () => console.log('ready'));
+";
+
 /// What it has decrypted so far.
 struct Server {
     child: Child,
@@ -83,22 +111,26 @@ struct Server {
 
 impl Server {
     fn start(lab: &Lab, name: &str) -> Option<Self> {
-        let python = program("python3")?;
+        let (language, source) = if name.contains("http2") {
+            (program("node")?, ["-e", SERVER_OF_HTTP2])
+        } else {
+            (program("python3")?, ["-c", SERVER])
+        };
         program("openssl")?;
         let folder =
             std::env::temp_dir().join(format!("ebfw-denied-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("there is a folder for temporary files");
         tls::make_certificate(&folder).expect("openssl makes a certificate");
         let start = || {
-            Command::new(&python)
-                .args(["-c", SERVER])
+            Command::new(&language)
+                .args(source)
                 .current_dir(&folder)
                 .stdout(Stdio::piped())
                 .spawn()
         };
         let child = lab.net().far.enter(start).expect("the namespace exists");
         let mut server = Self {
-            child: child.expect("python starts"),
+            child: child.expect("the server starts"),
             folder,
         };
         let out = server.child.stdout.take().expect("it is piped");
@@ -133,10 +165,14 @@ struct Bench {
 
 impl Bench {
     fn open(name: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        Self::open_for(POLICY, name, settings)
+    }
+
+    fn open_for(policy: &str, name: &str, settings: &[(&str, &str)]) -> Option<Self> {
         let lab = Lab::open()?;
         let server = Server::start(&lab, name)?;
         let home = Home::new();
-        home.write_policy(POLICY);
+        home.write_policy(policy);
         let config = home.write_config("exclude: {cidrs: []}\n");
         let mut settings = settings.to_vec();
         settings.push(("EBFW_CONFIG", &config[..]));
@@ -347,6 +383,93 @@ fn python_never_gets_a_denied_request_out() {
 }
 
 #[test]
+fn a_denied_host_never_gets_out() {
+    let Some(bench) = Bench::open_for(HOSTS, "host", &[]) else {
+        return;
+    };
+    let Some(curl) = program("curl") else { return };
+    let ask = |host: &str, path: &str| {
+        let host = format!("Host: {host}");
+        let get = ["-sk", "--http1.1", "-m", "5", "-H", &host];
+        bench.run(&curl, &[&get[..], &[&url("/before"), &url(path)]].concat());
+    };
+    for _ in 0..TRIES / 10 {
+        ask("a.evil.example", "/");
+        ask("a.other.example", "/admin");
+        ask("a.good.example", "/admin/bad");
+    }
+    ask("a.other.example", "/other");
+    bench.holds("hosts", &["/before ", "/other "]);
+    assert!(!bench.server.seen().contains("evil.example"));
+    // A rule that allows is the first that matches, though the name was not resolved: what is seen can only deny.
+    ask("a.good.example", "/admin/good");
+    eventually("what is allowed comes", || {
+        bench.server.seen().contains("GET /admin/good ")
+    });
+}
+
+#[test]
+fn requests_of_http2_never_get_out() {
+    let Some(bench) = Bench::open("http2", &[]) else {
+        return;
+    };
+    let Some(curl) = program("curl") else { return };
+    let folder = &bench.server.folder;
+    let big: Vec<u8> = (0..100_000_u32)
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    fs::write(folder.join("big"), big).unwrap();
+    let get = ["-sk", "--http2", "-m", "5"];
+    let ask = |more: &[&str]| bench.run(&curl, &[&get[..], more].concat());
+    let admin = url("/admin/http2");
+    for _ in 0..TRIES / 2 {
+        ask(&[&admin]);
+        ask(&[&url("/first"), &admin]);
+    }
+    ask(&["-X", "DELETE", &url("/first")]);
+    let upload = ["--data-binary", "@big"];
+    ask(&[
+        &upload[..],
+        &[&url("/upload"), "--next", "-sk", "--http2", &url("/after")],
+    ]
+    .concat());
+    ask(&[
+        &upload[..],
+        &[&url("/upload"), "--next", "-sk", "--http2", &admin],
+    ]
+    .concat());
+    ask(&["-Z", &url("/1"), &url("/2"), &url("/3")]);
+    let came = ["/first ", "POST /upload ", "/after ", "/1 ", "/2 ", "/3 "];
+    bench.holds("curl", &came);
+    let Some(go) = program("go") else { return };
+    let client = GO_CLIENT.replace(
+        "&http.Transport{",
+        "&http.Transport{ForceAttemptHTTP2: true, ",
+    );
+    let client = build(&go, &bench, &client);
+    bench.meet(&client, &["/met"], "/met");
+    for _ in 0..TRIES / 4 {
+        bench.run(&client, &["/before", "/admin/go"]);
+        bench.run(&client, &["/admin/go"]);
+    }
+    bench.run(&client, &["/go"]);
+    bench.holds("go", &["/before ", "/go "]);
+}
+
+/// Builds a program in Go.
+fn build(go: &Path, bench: &Bench, source: &str) -> PathBuf {
+    let folder = &bench.server.folder;
+    fs::write(folder.join("main.go"), source).unwrap();
+    let built = Command::new(go)
+        .args(["build", "-o", "client", "main.go"])
+        .current_dir(folder)
+        .env("CGO_ENABLED", "0")
+        .status();
+    assert!(built.unwrap().success());
+    folder.join("client")
+}
+
+#[test]
 fn wget_never_gets_a_denied_request_out() {
     let Some(bench) = Bench::open("wget", &[]) else {
         return;
@@ -399,15 +522,7 @@ fn go_never_gets_a_denied_request_out() {
         return;
     };
     let Some(go) = program("go") else { return };
-    let folder = &bench.server.folder;
-    fs::write(folder.join("main.go"), GO_CLIENT).unwrap();
-    let built = Command::new(go)
-        .args(["build", "-o", "client", "main.go"])
-        .current_dir(folder)
-        .env("CGO_ENABLED", "0")
-        .status();
-    assert!(built.unwrap().success());
-    let client = folder.join("client");
+    let client = build(&go, &bench, GO_CLIENT);
     bench.meet(&client, &["/met"], "/met");
     for _ in 0..TRIES / 4 {
         bench.run(&client, &["/before", "/admin/go"]);
