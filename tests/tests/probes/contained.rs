@@ -79,7 +79,12 @@ fn curl_http1_and_http2() {
             }
             lines(bench.said(&curl, &arguments))
         };
-        assert_eq!(ask(&[&good, &good]), ["200 0", "200 0"], "{version}");
+        assert_eq!(
+            ask(&[&good, &good]),
+            ["200 0", "200 0"],
+            "{version}: {:?}",
+            bench.agent.events.so_far()
+        );
         // 28: it has waited for too long.
         let is_cut = |line: &str| line.starts_with("000 ") && !matches!(line, "000 0" | "000 28");
         let kept = ask(&[&good, &bad]);
