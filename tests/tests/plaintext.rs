@@ -203,7 +203,8 @@ fn the_agent_tells_requests_and_bodies() {
     home.write_policy("defaultAction: Allow\nrules: []\n");
     let settings = [("EBFW_INSPECT_BODY", "true"), ("EBFW_BODY_LIMIT", "8192")];
     let agent = Agent::start_with(&home, &lab, &settings);
-    agent.log.wait_for(&["requests inside TLS are observed by"]);
+    let said = agent.log.wait_for(&["requests inside TLS are"]);
+    assert!(said.contains("are observed by"), "{said}");
     let refused = |line: &String| line.contains("not denied before they leave");
     let log = agent.log.so_far();
     assert!(!log.iter().any(refused), "{log:?}");
