@@ -459,13 +459,13 @@ fn requests_of_http2_never_get_out() {
 /// Builds a program in Go.
 fn build(go: &Path, bench: &Bench, source: &str) -> PathBuf {
     let folder = &bench.server.folder;
-    fs::write(folder.join("main.go"), source).unwrap();
+    fs::write(folder.join("main.go"), source).expect("the folder is writable");
     let built = Command::new(go)
         .args(["build", "-o", "client", "main.go"])
         .current_dir(folder)
         .env("CGO_ENABLED", "0")
         .status();
-    assert!(built.unwrap().success());
+    assert!(built.expect("go starts").success());
     folder.join("client")
 }
 
