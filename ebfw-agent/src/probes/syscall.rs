@@ -216,14 +216,19 @@ pub(super) fn load(
         )
     };
     attempt(&mut []).map_err(|error| {
-        if error.raw_os_error() == Some(libc::EPERM) {
+        // Of a program that is too long to be followed a log says nothing, and takes as long again.
+        if matches!(error.raw_os_error(), Some(libc::EPERM | libc::E2BIG)) {
             return Refused {
                 error,
                 log: String::new(),
             };
         }
         let mut log = vec![0; 1 << 20];
-        let error = attempt(&mut log).err().unwrap_or(error);
+        // Where the log has no room, that is all that the second attempt says.
+        let error = match attempt(&mut log).err() {
+            Some(second) if second.raw_os_error() != Some(libc::ENOSPC) => second,
+            _ => error,
+        };
         let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
         Refused {
             error,

@@ -263,7 +263,11 @@ pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
         return 0;
     };
     let length = if total < WINDOW { total } else { WINDOW };
-    followed.window = [0; WINDOW as usize];
+    let words = followed.window.as_mut_ptr().cast::<u64>();
+    for word in 0..WINDOW as usize / 8 {
+        // SAFETY: as many words; the window lies behind a word. By itself each, since a call to clear memory is a function to the verifier.
+        unsafe { words.add(word).write_volatile(0) };
+    }
     if !load(id, followed, 0, length) {
         return 0;
     }
