@@ -440,12 +440,13 @@ fn attachment(object: &Object) -> Result<Attachment, LoadError> {
 }
 
 /// Whether the kernel has `uprobe_multi` links and lets us make them: a kernel that has them finds fault with the file, which is a directory
-/// (EBADF: not a regular file), before anything else (kernel/trace/bpf_trace.c, `bpf_uprobe_multi_link_attach`).
+/// (EBADF: not a regular file), before anything else (kernel/trace/bpf_trace.c, `bpf_uprobe_multi_link_attach`). Asked with a program that goes
+/// on with no other: the first that does says how all must be attached that share its array of programs.
 fn has_multi(object: &Object) -> Result<io::Result<()>, LoadError> {
     let program = load_program(
         object,
         None,
-        Function::SslWrite.program(),
+        Function::SslFree.program(),
         Purpose::Probe(Way::Multi),
     )?;
     Ok(

@@ -80,20 +80,18 @@ pub fn write() {
     let Some(write) = WRITES.get_ptr_mut(bpf_get_current_pid_tgid()) else {
         return;
     };
-    // SAFETY: entries of the map outlive the program's run, and only the calling thread uses this one.
-    let write = unsafe { *write };
-    let Connection {
-        socket, id, peer, ..
-    } = write.connection;
+    // SAFETY: entries of the map outlive the program's run, and only the calling thread uses this one. By reference, for the stack of kernel 5.10.
+    let write = unsafe { &*write };
+    let id = write.connection.id;
     let Some(followed) = stream::follow(id) else {
         return;
     };
     followed.buffer = write.buffer;
-    followed.word = word_of(&peer).0;
-    followed.socket = socket;
-    followed.peer = peer;
+    followed.word = word_of(&write.connection.peer).0;
+    followed.socket = write.connection.socket;
+    followed.peer = write.connection.peer;
     if ebfw_converse(id, write.total as u32) != 0 {
-        refuse(socket);
+        refuse(write.connection.socket);
     }
 }
 
