@@ -51,6 +51,27 @@ impl Bench {
         )
     }
 
+    /// Builds a program in Go from its one file; `None`, said aloud, without a compiler.
+    pub(super) fn go_program(&self, name: &str, flags: &[&str], source: &str) -> Option<PathBuf> {
+        let go = program("go")?;
+        let folder = self.server.folder();
+        fs::write(folder.join("main.go"), source).expect("the folder is writable");
+        let built = Command::new(go)
+            .args(["build", "-o", name])
+            .args(flags)
+            .arg("main.go")
+            .current_dir(folder)
+            .env("CGO_ENABLED", "0")
+            .output()
+            .expect("go starts");
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        Some(folder.join(name))
+    }
+
     /// Events about requests inside TLS whose line has all of `parts`.
     pub(super) fn seen(&self, parts: &[&str]) -> Vec<String> {
         let lines = self.agent.events.so_far().into_iter();
@@ -298,24 +319,10 @@ func main() {
 }
 "#;
     let Some(bench) = Bench::open() else { return };
-    let Some(go) = program("go") else { return };
-    let folder = bench.server.folder().to_owned();
-    fs::write(folder.join("main.go"), PROGRAM).unwrap();
     for (name, flags) in [("plain", &[][..]), ("stripped", &["-ldflags=-s -w"])] {
-        let built = Command::new(&go)
-            .args(["build", "-o", name])
-            .args(flags)
-            .arg("main.go")
-            .current_dir(&folder)
-            .env("CGO_ENABLED", "0")
-            .output()
-            .unwrap();
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-        let own: PathBuf = folder.join(name);
+        let Some(own) = bench.go_program(name, flags, PROGRAM) else {
+            return;
+        };
         // By a path of their own: what is seen of the first requests may still be on its way when the others are made.
         bench.meet(&format!("/early/{name}/go/h2"), |bench| {
             bench.run(&own, &[&url(&format!("/early/{name}"))]);

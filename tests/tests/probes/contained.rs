@@ -4,7 +4,6 @@
 //! That the request does not arrive is not claimed: it may be on its way by then.
 
 use std::{
-    fs,
     path::PathBuf,
     process::{Command, ExitStatus},
 };
@@ -339,7 +338,7 @@ func main() {
     let Some(bench) = Bench::contained() else {
         return;
     };
-    let Some(own) = built(&bench, PROGRAM) else {
+    let Some(own) = bench.go_program("client", &[], PROGRAM) else {
         return;
     };
     let base = url("");
@@ -349,25 +348,6 @@ func main() {
     let expected = ["200", "cut", "cut", "200", "200"];
     assert_eq!(said, [expected, expected].concat());
     bench.expect_denied("client", "/good");
-}
-
-/// A Go program, built; `None`, said aloud, without a compiler.
-fn built(bench: &Bench, source: &str) -> Option<PathBuf> {
-    let go = program("go")?;
-    let folder = bench.server.folder();
-    fs::write(folder.join("client.go"), source).expect("the folder is writable");
-    let built = Command::new(&go)
-        .args(["build", "-o", "client", "client.go"])
-        .current_dir(folder)
-        .env("CGO_ENABLED", "0")
-        .output()
-        .expect("go starts");
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    Some(folder.join("client"))
 }
 
 #[test]

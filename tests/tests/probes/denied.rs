@@ -3,23 +3,15 @@
 //! The server notes every byte that it decrypts. Each client asks for what is allowed first, on the same connection where it can, so that a
 //! server that has read nothing is no proof of anything.
 
-use std::{
-    fs,
-    io::{self, BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::fs;
 
-use ebfw_tests::{
-    lab::{
-        Lab,
-        agent::{Agent, Home},
-        eventually,
-    },
-    tls,
-};
+use ebfw_tests::lab::eventually;
 
-use super::server::program;
+use super::{
+    Bench,
+    clients::url,
+    server::{Program, program},
+};
 
 /// Everything is allowed but what is below `/admin`, and to delete.
 const POLICY: &str = "
@@ -103,139 +95,37 @@ server.on('sessionError', () => {});
 server.listen(8443, '0.0.0.0', () => console.log('ready'));
 ";
 
-/// What it has decrypted so far.
-struct Server {
-    child: Child,
-    folder: PathBuf,
-}
-
-impl Server {
-    fn start(lab: &Lab, name: &str) -> Option<Self> {
-        let (language, source) = if name.contains("http2") {
-            (program("node")?, ["-e", SERVER_OF_HTTP2])
-        } else {
-            (program("python3")?, ["-c", SERVER])
-        };
-        program("openssl")?;
-        let folder =
-            std::env::temp_dir().join(format!("ebfw-denied-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("there is a folder for temporary files");
-        tls::make_certificate(&folder).expect("openssl makes a certificate");
-        let start = || {
-            Command::new(&language)
-                .args(source)
-                .current_dir(&folder)
-                .stdout(Stdio::piped())
-                .spawn()
-        };
-        let child = lab.net().far.enter(start).expect("the namespace exists");
-        let mut server = Self {
-            child: child.expect("the server starts"),
-            folder,
-        };
-        let out = server.child.stdout.take().expect("it is piped");
-        let mut line = String::new();
-        BufReader::new(out)
-            .read_line(&mut line)
-            .expect("the server says when it is ready");
-        assert_eq!(line, "ready\n");
-        Some(server)
-    }
-
-    fn seen(&self) -> String {
-        let seen = fs::read(self.folder.join("seen")).unwrap_or_default();
-        String::from_utf8_lossy(&seen).into_owned()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-struct Bench {
-    agent: Agent,
-    _home: Home,
-    server: Server,
-    lab: Lab,
-}
+/// The servers that note.
+const NOTES: Program = ("python3", ["-c", SERVER]);
+const NOTES_HTTP2: Program = ("node", ["-e", SERVER_OF_HTTP2]);
 
 impl Bench {
-    fn open(name: &str, settings: &[(&str, &str)]) -> Option<Self> {
-        Self::open_for(POLICY, name, settings)
-    }
-
-    fn open_for(policy: &str, name: &str, settings: &[(&str, &str)]) -> Option<Self> {
-        let lab = Lab::open()?;
-        let server = Server::start(&lab, name)?;
-        let home = Home::new();
-        home.write_policy(policy);
-        let config = home.write_config("exclude: {cidrs: []}\n");
-        let mut settings = settings.to_vec();
-        settings.push(("EBFW_CONFIG", &config[..]));
-        let agent = Agent::start_with(&home, &lab, &settings);
-        agent.log.wait_for(&["requests inside TLS are observed by"]);
-        let bench = Self {
-            agent,
-            _home: home,
-            server,
-            lab,
-        };
+    /// With a server that notes what it decrypts.
+    fn noting(program: Program, policy: &str, settings: &[(&str, &str)]) -> Option<Self> {
+        let bench = Self::prepare(program)?.watch_under(policy, settings);
         let refused = "requests inside TLS are not denied before they leave";
         let log = bench.agent.log.so_far();
         assert!(!log.iter().any(|line| line.contains(refused)), "{log:?}");
         Some(bench)
     }
 
-    /// Runs a program in the workload to its end, however it ends.
-    fn run(&self, program: &Path, arguments: &[&str]) {
-        let folder = &self.server.folder;
-        let result = self.lab.inside(|| {
-            let output = Command::new(program)
-                .args(arguments)
-                .current_dir(folder)
-                .env_clear()
-                .env("PATH", "/usr/bin:/bin")
-                .env("HOME", "/nonexistent")
-                .env("NODE_TLS_REJECT_UNAUTHORIZED", "0")
-                .env("NODE_NO_WARNINGS", "1")
-                .stdin(Stdio::null())
-                .output()?;
-            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-            Ok(())
-        });
-        result.unwrap_or_else(|error: io::Error| panic!("{}: {error}", program.display()));
-    }
-
-    /// Lets a client ask until its requests are seen by the probes.
-    fn meet(&self, program: &Path, arguments: &[&str], path: &str) {
-        eventually("a new program is seen", || {
-            self.run(program, arguments);
-            let events = self.agent.events.so_far();
-            events
-                .iter()
-                .any(|line| line.contains("\"https\"") && line.contains(path))
-        });
+    /// What the server has decrypted so far.
+    fn decrypted(&self) -> String {
+        let noted = fs::read(self.server.folder().join("seen")).unwrap_or_default();
+        String::from_utf8_lossy(&noted).into_owned()
     }
 
     /// The server has read this, and nothing that is denied.
     fn holds(&self, why: &str, allowed: &[&str]) {
         eventually(&format!("{why}: {allowed:?} come"), || {
-            let seen = self.server.seen();
+            let seen = self.decrypted();
             allowed.iter().all(|text| seen.contains(text))
         });
-        let seen = self.server.seen();
+        let seen = self.decrypted();
         for denied in ["/admin", "DELETE"] {
             assert!(!seen.contains(denied), "{why}: {denied} came: {seen}");
         }
     }
-}
-
-fn url(path: &str) -> String {
-    format!("https://10.99.0.2:8443{path}")
 }
 
 /// Times that each client tries: a race would show.
@@ -350,14 +240,14 @@ globals()[sys.argv[1]]()
 
 #[test]
 fn python_never_gets_a_denied_request_out() {
-    let Some(bench) = Bench::open("python", &[]) else {
+    let Some(bench) = Bench::noting(NOTES, POLICY, &[]) else {
         return;
     };
     let Some(python) = program("python3") else {
         return;
     };
     let run = |what: &str| bench.run(&python, &["-c", CLIENT, what]);
-    bench.meet(&python, &["-c", CLIENT, "met"], "/met");
+    bench.meet("/met", |bench| bench.run(&python, &["-c", CLIENT, "met"]));
     for (what, allowed) in [
         ("first", &[][..]),
         ("bytes_", &["/bytes "]),
@@ -384,7 +274,7 @@ fn python_never_gets_a_denied_request_out() {
 
 #[test]
 fn a_denied_host_never_gets_out() {
-    let Some(bench) = Bench::open_for(HOSTS, "host", &[]) else {
+    let Some(bench) = Bench::noting(NOTES, HOSTS, &[]) else {
         return;
     };
     let Some(curl) = program("curl") else { return };
@@ -400,21 +290,21 @@ fn a_denied_host_never_gets_out() {
     }
     ask("a.other.example", "/other");
     bench.holds("hosts", &["/before ", "/other "]);
-    assert!(!bench.server.seen().contains("evil.example"));
+    assert!(!bench.decrypted().contains("evil.example"));
     // A rule that allows is the first that matches, though the name was not resolved: what is seen can only deny.
     ask("a.good.example", "/admin/good");
     eventually("what is allowed comes", || {
-        bench.server.seen().contains("GET /admin/good ")
+        bench.decrypted().contains("GET /admin/good ")
     });
 }
 
 #[test]
 fn requests_of_http2_never_get_out() {
-    let Some(bench) = Bench::open("http2", &[]) else {
+    let Some(bench) = Bench::noting(NOTES_HTTP2, POLICY, &[]) else {
         return;
     };
     let Some(curl) = program("curl") else { return };
-    let folder = &bench.server.folder;
+    let folder = bench.server.folder();
     let big: Vec<u8> = (0..100_000_u32)
         .flat_map(|number| number.to_le_bytes())
         .collect();
@@ -441,13 +331,14 @@ fn requests_of_http2_never_get_out() {
     ask(&["-Z", &url("/1"), &url("/2"), &url("/3")]);
     let came = ["/first ", "POST /upload ", "/after ", "/1 ", "/2 ", "/3 "];
     bench.holds("curl", &came);
-    let Some(go) = program("go") else { return };
-    let client = GO_CLIENT.replace(
+    let source = GO_CLIENT.replace(
         "&http.Transport{",
         "&http.Transport{ForceAttemptHTTP2: true, ",
     );
-    let client = build(&go, &bench, &client);
-    bench.meet(&client, &["/met"], "/met");
+    let Some(client) = bench.go_program("client", &[], &source) else {
+        return;
+    };
+    bench.meet("/met", |bench| bench.run(&client, &["/met"]));
     for _ in 0..TRIES / 4 {
         bench.run(&client, &["/before", "/admin/go"]);
         bench.run(&client, &["/admin/go"]);
@@ -456,22 +347,9 @@ fn requests_of_http2_never_get_out() {
     bench.holds("go", &["/before ", "/go "]);
 }
 
-/// Builds a program in Go.
-fn build(go: &Path, bench: &Bench, source: &str) -> PathBuf {
-    let folder = &bench.server.folder;
-    fs::write(folder.join("main.go"), source).expect("the folder is writable");
-    let built = Command::new(go)
-        .args(["build", "-o", "client", "main.go"])
-        .current_dir(folder)
-        .env("CGO_ENABLED", "0")
-        .status();
-    assert!(built.expect("go starts").success());
-    folder.join("client")
-}
-
 #[test]
 fn wget_never_gets_a_denied_request_out() {
-    let Some(bench) = Bench::open("wget", &[]) else {
+    let Some(bench) = Bench::noting(NOTES, POLICY, &[]) else {
         return;
     };
     let Some(wget) = program("wget") else { return };
@@ -518,12 +396,13 @@ func main() {
 
 #[test]
 fn go_never_gets_a_denied_request_out() {
-    let Some(bench) = Bench::open("go", &[]) else {
+    let Some(bench) = Bench::noting(NOTES, POLICY, &[]) else {
         return;
     };
-    let Some(go) = program("go") else { return };
-    let client = build(&go, &bench, GO_CLIENT);
-    bench.meet(&client, &["/met"], "/met");
+    let Some(client) = bench.go_program("client", &[], GO_CLIENT) else {
+        return;
+    };
+    bench.meet("/met", |bench| bench.run(&client, &["/met"]));
     for _ in 0..TRIES / 4 {
         bench.run(&client, &["/before", "/admin/go"]);
         bench.run(&client, &["/admin/go"]);
@@ -547,7 +426,7 @@ const ask = (path) => new Promise((done) => {
 });
 (async () => { for (const path of process.argv.slice(1)) await ask(path); process.exit(0); })();
 ";
-    let Some(bench) = Bench::open("node", &[]) else {
+    let Some(bench) = Bench::noting(NOTES, POLICY, &[]) else {
         return;
     };
     let Some(node) = program("node") else { return };
@@ -556,7 +435,7 @@ const ask = (path) => new Promise((done) => {
         arguments.extend(paths);
         bench.run(&node, &arguments);
     };
-    bench.meet(&node, &["-e", CLIENT, "/met"], "/met");
+    bench.meet("/met", |bench| bench.run(&node, &["-e", CLIENT, "/met"]));
     for _ in 0..TRIES / 10 {
         ask(&["/admin/node"]);
         ask(&["/before", "/admin/node"]);
@@ -568,13 +447,13 @@ const ask = (path) => new Promise((done) => {
 /// That the server reads what is denied where nobody keeps it away: else the other tests would prove nothing.
 #[test]
 fn what_is_only_told_comes() {
-    let Some(bench) = Bench::open("told", &[("EBFW_ENFORCE_DRY_RUN", "true")]) else {
+    let Some(bench) = Bench::noting(NOTES, POLICY, &[("EBFW_ENFORCE_DRY_RUN", "true")]) else {
         return;
     };
     let Some(python) = program("python3") else {
         return;
     };
-    bench.meet(&python, &["-c", CLIENT, "met"], "/met");
+    bench.meet("/met", |bench| bench.run(&python, &["-c", CLIENT, "met"]));
     for (what, came) in [
         ("bytes_", "/admin/bytes "),
         ("pipelined", "/admin/pipelined "),
@@ -582,13 +461,13 @@ fn what_is_only_told_comes() {
         ("memory", "/admin/memory "),
     ] {
         bench.run(&python, &["-c", CLIENT, what]);
-        eventually(what, || bench.server.seen().contains(came));
+        eventually(what, || bench.decrypted().contains(came));
     }
 }
 
 #[test]
 fn curl_never_gets_a_denied_request_out() {
-    let Some(bench) = Bench::open("curl", &[]) else {
+    let Some(bench) = Bench::noting(NOTES, POLICY, &[]) else {
         return;
     };
     let Some(curl) = program("curl") else { return };

@@ -10,7 +10,11 @@ use std::{
 use ebfw_tests::lab::eventually;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::{Bench, clients::url, server::program};
+use super::{
+    Bench,
+    clients::url,
+    server::{ANSWERS, program},
+};
 
 /// Asks for `/PREFIX/0`, `/PREFIX/1` … every tenth of a second, until it is told to end by a file.
 const ASK: &str = "
@@ -74,7 +78,7 @@ fn a_process_that_ran_before_the_agent() {
     let Some(python) = program("python3") else {
         return;
     };
-    let Some(unwatched) = Bench::prepare() else {
+    let Some(unwatched) = Bench::prepare(ANSWERS) else {
         return;
     };
     let stop = unwatched.server.folder().join("stop");

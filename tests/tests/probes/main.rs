@@ -54,13 +54,13 @@ impl Bench {
 
     /// The same under a policy.
     fn open_under(policy: &str, settings: &[(&str, &str)]) -> Option<Self> {
-        Some(Self::prepare()?.watch_under(policy, settings))
+        Some(Self::prepare(server::ANSWERS)?.watch_under(policy, settings))
     }
 
     /// Opens all but the agent.
-    fn prepare() -> Option<Unwatched> {
+    fn prepare(program: server::Program) -> Option<Unwatched> {
         let lab = Lab::open()?;
-        let server = server::Server::start(&lab)?;
+        let server = server::Server::start(&lab, program)?;
         Some(Unwatched { server, lab })
     }
 

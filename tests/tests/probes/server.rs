@@ -1,4 +1,4 @@
-//! A TLS server at the far end, for HTTP/1.1 and HTTP/2 as the client likes: Node.js, run outside of what is looked at.
+//! A TLS server at the far end, run outside of what is looked at: by default Node.js, for HTTP/1.1 and HTTP/2 as the client likes.
 
 use std::{
     env, fs,
@@ -13,7 +13,13 @@ use ebfw_tests::{lab::Lab, tls};
 /// Where it listens, on every address at the far end.
 pub(super) const PORT: u16 = 8443;
 
-const PROGRAM: &str = "
+/// What serves: the name of a language, and its arguments. It finds `key.pem` and `cert.pem` in its folder, and says that it is `ready`.
+pub(super) type Program = (&'static str, [&'static str; 2]);
+
+/// Answers everything with what its path asks for.
+pub(super) const ANSWERS: Program = ("node", ["-e", SOURCE]);
+
+const SOURCE: &str = "
 const fs = require('fs');
 const options = { key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem'), allowHTTP1: true };
 require('http2').createSecureServer(options, (request, response) => {
@@ -33,25 +39,25 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts it; `None`, said aloud, without Node.js or the program `openssl`.
-    pub(super) fn start(lab: &Lab) -> Option<Self> {
+    /// Starts it; `None`, said aloud, without its language or the program `openssl`.
+    pub(super) fn start(lab: &Lab, (language, arguments): Program) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let node = program("node")?;
+        let language = program(language)?;
         program("openssl")?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = env::temp_dir().join(format!("ebfw-tls-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).expect("there is a folder for temporary files");
         tls::make_certificate(&folder).expect("openssl makes a certificate");
         let start = || {
-            Command::new(&node)
-                .args(["-e", PROGRAM])
+            Command::new(&language)
+                .args(arguments)
                 .current_dir(&folder)
                 .stdout(Stdio::piped())
                 .spawn()
         };
         let child = lab.net().far.enter(start).expect("the namespace exists");
         let mut server = Self {
-            child: child.expect("node starts"),
+            child: child.expect("the server starts"),
             folder,
         };
         let out = server.child.stdout.take().expect("it is piped");
