@@ -106,7 +106,7 @@ impl Judge {
 mod tests {
     use std::collections::HashMap;
 
-    use ebfw_common::{abi::Address, plaintext::Socket};
+    use ebfw_common::plaintext::Socket;
     use ebfw_policy::{evaluate::Decision, parse_policy, workload::Workload};
 
     use super::*;
@@ -161,13 +161,8 @@ mod tests {
         // Who writes is another one.
         seen.header.cgroup_id = FREE;
         seen.socket = Some(Socket {
-            cookie: 9,
             cgroup_id: cgroup,
-            source: Address::mapped([10, 0, 0, 1]),
-            destination: Address::mapped([192, 0, 2, 7]),
-            source_port: 40_000,
-            destination_port: 443,
-            family: 4,
+            ..inspect::SOCKET
         });
         seen
     }

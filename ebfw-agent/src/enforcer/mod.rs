@@ -168,10 +168,11 @@ impl Enforcer {
         let mut expiry = tokio::time::interval(EXPIRE_EVERY);
         expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         metrics.watch_kernel(Arc::new(datapath.counters()?));
-        let paths = Arc::clone(&scope.tree);
-        let path_of = Box::new(move |id| paths.lookup(id));
-        let paths = Arc::clone(&scope.tree);
-        let judge = Judge::new(terms.event_mode(), Box::new(move |id| paths.lookup(id)));
+        let path_of = || {
+            let tree = Arc::clone(&scope.tree);
+            Box::new(move |id| tree.lookup(id))
+        };
+        let judge = Judge::new(terms.event_mode(), path_of());
         Ok(Self {
             #[cfg(feature = "kernel-log")]
             _kernel_log: datapath.kernel_log()?,
@@ -184,7 +185,7 @@ impl Enforcer {
                 None => Names::none(),
             }),
             planner: rules.map(Planner::new),
-            destroyer: Arc::new(Destroyer::start(scope.hierarchy.clone(), path_of)?),
+            destroyer: Arc::new(Destroyer::start(scope.hierarchy.clone(), path_of())?),
             judge: Arc::new(judge),
             scope,
             pods: None,
@@ -469,12 +470,7 @@ impl Enforcer {
         for (id, own) in requests {
             let path = path_of(*id);
             let owner = path.and_then(|path| owner(&standings, path));
-            let sum = seen.entry(owner).or_default();
-            sum.seen += own.seen;
-            sum.opaque += own.opaque;
-            sum.denied += own.denied;
-            sum.late += own.late;
-            sum.early |= own.early;
+            *seen.entry(owner).or_default() += *own;
         }
         let pods = self.pods.as_ref().map(|pods| pods.borrow().clone());
         standings

@@ -157,13 +157,8 @@ mod tests {
                 status: None,
             },
             socket: Some(Socket {
-                cookie: 1,
-                cgroup_id: 42,
                 source: Address::mapped([10, 42, 0, 9]),
-                destination: Address::mapped([192, 0, 2, 7]),
-                source_port: 40_000,
-                destination_port: 443,
-                family: 4,
+                ..inspect::SOCKET
             }),
             is_head: false,
             judged: Arc::new(OnceLock::from(Judgement::Ruled(

@@ -162,16 +162,7 @@ mod tests {
     };
 
     use super::*;
-
-    const SOCKET: Socket = Socket {
-        cookie: 9,
-        cgroup_id: 42,
-        source: Address::mapped([10, 0, 0, 1]),
-        destination: Address::mapped([192, 0, 2, 7]),
-        source_port: 40_000,
-        destination_port: 443,
-        family: 4,
-    };
+    use crate::inspect::SOCKET;
 
     fn ruleset(policy: &str) -> Arc<Ruleset> {
         let policy = parse_policy(policy).expect("a policy");

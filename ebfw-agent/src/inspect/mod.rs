@@ -41,6 +41,18 @@ pub(crate) fn sample(pid: u32) -> ebfw_common::plaintext::Header {
     }
 }
 
+/// A socket of a connection, for tests.
+#[cfg(test)]
+pub(crate) const SOCKET: ebfw_common::plaintext::Socket = ebfw_common::plaintext::Socket {
+    cookie: 9,
+    cgroup_id: 42,
+    source: ebfw_common::abi::Address::mapped([10, 0, 0, 1]),
+    destination: ebfw_common::abi::Address::mapped([192, 0, 2, 7]),
+    source_port: 40_000,
+    destination_port: 443,
+    family: 4,
+};
+
 /// Bytes of a head, or of a block of headers, that are gathered at most.
 const MAX_HEAD: usize = 32 * 1024;
 /// Headers of a request that are kept at most, and bytes of one of their values.

@@ -133,21 +133,10 @@ impl Sockets {
 
 #[cfg(test)]
 mod tests {
-    use ebfw_common::abi::Address;
     use zerocopy::IntoBytes as _;
 
     use super::*;
-    use crate::inspect::{Request, streams::samples::header};
-
-    const SOCKET: Socket = Socket {
-        cookie: 9,
-        cgroup_id: 42,
-        source: Address::mapped([10, 0, 0, 1]),
-        destination: Address::mapped([10, 0, 0, 2]),
-        source_port: 40_000,
-        destination_port: 443,
-        family: 4,
-    };
+    use crate::inspect::{Request, SOCKET, streams::samples::header};
 
     /// A request on connection `object`, whose socket was `cookie` when it was written.
     fn seen(object: u64, cookie: u64) -> Seen {

@@ -218,6 +218,7 @@ macro_rules! label_values {
         }
     )*};
 }
+pub(super) use label_values;
 label_values!(
     Kind,
     Action,

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::family;
+use super::{family, label::label_values};
 
 /// Why a file has no probes though it may have TLS, or a mapping was not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,23 +97,7 @@ impl RequestInTls {
     }
 }
 
-impl EncodeLabelValue for RequestInTls {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(self.name())
-    }
-}
-
-impl EncodeLabelValue for ProbeFailure {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(self.name())
-    }
-}
-
-impl EncodeLabelValue for Unread {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(self.name())
-    }
-}
+label_values!(ProbeFailure, Unread, RequestInTls);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfFailure {

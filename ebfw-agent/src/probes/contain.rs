@@ -2,7 +2,7 @@
 //!
 //! The request is on its way by then. What the socket has not sent yet stays, and the next requests on the connection are never made.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::AddAssign, sync::Arc};
 
 use aya::maps::MapError;
 use ebfw_common::plaintext::Socket;
@@ -31,6 +31,23 @@ pub struct Tally {
     pub late: u64,
     /// Whether requests are judged before they leave, too.
     pub early: bool,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            seen,
+            opaque,
+            denied,
+            late,
+            early,
+        } = other;
+        self.seen += seen;
+        self.opaque += opaque;
+        self.denied += denied;
+        self.late += late;
+        self.early |= early;
+    }
 }
 
 /// Judges, and carries out.
