@@ -15,12 +15,12 @@ use ebfw_common::{
 };
 
 use crate::{
-    decide::{BROKEN_CLASS, Said, claim, request},
+    decide::{BROKEN_CLASS, Said, claim},
     maps::{CLAIMS, CONFIG, NAMES},
     skb::Skb,
     socket,
     verifier::masked,
-    words::{ebfw_claim_class, ebfw_request},
+    words::{self, ebfw_claim_class},
 };
 
 #[inline(always)]
@@ -72,18 +72,15 @@ pub fn said(skb: Skb, word: SlotWord, destination: Address, transport: u32) -> S
     } else {
         u64::from(claim::NAMELESS)
     };
-    let asked = if word.has(slot_flag::REQUESTS) {
-        ebfw_request(skb.0, word.instance())
-    } else {
-        u64::from(request::OPAQUE)
-    };
-    Said {
+    let mut said = Said {
         claim: name as u32,
         claimed: (name >> 32) as u32,
-        request: asked as u32 & 0xff,
-        method: (asked >> 16) as u32 & 0xffff,
-        path: (asked >> 32) as u32,
+        ..Said::UNREAD
+    };
+    if word.has(slot_flag::REQUESTS) {
+        words::ask(&mut said, skb.0, word.instance());
     }
+    said
 }
 
 /// The kind of the claim in the lower half, its class in the upper. With external linkage, as `ebfw_decide`.

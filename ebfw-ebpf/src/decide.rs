@@ -5,7 +5,7 @@ use ebfw_common::{
     packet::Malformed,
 };
 
-pub use crate::judge::{BROKEN_CLASS, Decision, Question, Said, claim, judge, request};
+pub use crate::judge::{BROKEN_CLASS, Decision, Question, Said, claim, judge};
 use crate::names;
 
 impl Decision {

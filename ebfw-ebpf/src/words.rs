@@ -11,20 +11,23 @@ use ebfw_common::{
 
 use crate::{
     automaton::Loaded,
-    judge::{BROKEN_CLASS, request},
+    judge::{BROKEN_CLASS, Said, request},
     stream::{Context, claimed},
     tables::Instance,
     verifier::{forget, masked},
 };
 
+/// What the client said, and the instance by which it is judged.
+#[inline(always)]
+fn both(context: Context, instance: u32) -> Option<(&'static Facts, Instance)> {
+    Some((claimed(context)?, Instance::get(instance)?))
+}
+
 /// The class of the claimed name under the instance's automaton.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_claim_class(context: Context, instance_number: u32) -> u32 {
-    let Some(facts) = claimed(context) else {
-        return BROKEN_CLASS;
-    };
-    let Some(instance) = Instance::get(instance_number) else {
+    let Some((facts, instance)) = both(context, instance_number) else {
         return BROKEN_CLASS;
     };
     let Some(header) = instance.block(0).map(Header::of) else {
@@ -65,10 +68,7 @@ fn class_in(state: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_name_part(context: Context, instance: u32, read: u32, state: u32) -> u32 {
-    let Some(facts) = claimed(context) else {
-        return BROKEN_CLASS;
-    };
-    let Some(instance) = Instance::get(instance) else {
+    let Some((facts, instance)) = both(context, instance) else {
         return BROKEN_CLASS;
     };
     let Some(mut cells) = instance.block(0).map(Header::of).and_then(Loaded::of) else {
@@ -77,6 +77,15 @@ pub extern "C" fn ebfw_name_part(context: Context, instance: u32, read: u32, sta
     let text = Words::<255>(&facts.name, facts);
     walk_over_name::<PART>(&mut cells, state, &text, read, facts.name_length)
         .unwrap_or(BROKEN_CLASS)
+}
+
+/// Says of the request what [`ebfw_request`] found.
+#[inline(always)]
+pub fn ask(said: &mut Said, context: Context, instance: u32) {
+    let asked = ebfw_request(context, instance);
+    said.request = asked as u32 & 0xff;
+    said.method = (asked >> 16) as u32 & 0xffff;
+    said.path = (asked >> 32) as u32;
 }
 
 /// The kind of the request in the lowest byte, the class of its method from bit 16 on, that of its path from bit 32 on.
@@ -98,10 +107,7 @@ pub extern "C" fn ebfw_request(context: Context, instance: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_method(context: Context, instance: u32) -> u32 {
-    let Some(facts) = claimed(context) else {
-        return BROKEN_CLASS;
-    };
-    let Some(instance) = Instance::get(instance) else {
+    let Some((facts, instance)) = both(context, instance) else {
         return BROKEN_CLASS;
     };
     let Some(header) = instance.block(0).map(Header::of) else {
@@ -115,10 +121,7 @@ pub extern "C" fn ebfw_method(context: Context, instance: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_path(context: Context, instance_number: u32) -> u32 {
-    let Some(facts) = claimed(context) else {
-        return BROKEN_CLASS;
-    };
-    let Some(instance) = Instance::get(instance_number) else {
+    let Some((facts, instance)) = both(context, instance_number) else {
         return BROKEN_CLASS;
     };
     let Some(header) = instance.block(0).map(Header::of) else {
@@ -141,10 +144,7 @@ pub extern "C" fn ebfw_path(context: Context, instance_number: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn ebfw_path_part(context: Context, instance: u32, from: u32, state: u32) -> u32 {
-    let Some(facts) = claimed(context) else {
-        return BROKEN_CLASS;
-    };
-    let Some(instance) = Instance::get(instance) else {
+    let Some((facts, instance)) = both(context, instance) else {
         return BROKEN_CLASS;
     };
     let Some(header) = instance.block(0).map(Header::of) else {

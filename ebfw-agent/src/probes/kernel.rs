@@ -9,11 +9,8 @@ use std::{
 };
 
 use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya_obj::{Object, generated::bpf_insn};
-use ebfw_common::{
-    plaintext::{COUNTERS, Config, MAX_COPY, MAX_PARTS},
-    stream::Step,
-};
+use aya_obj::Object;
+use ebfw_common::plaintext::{COUNTERS, Config, MAX_COPY, MAX_PARTS};
 
 use super::{
     object,
@@ -207,7 +204,7 @@ fn load_for(
     let programs = load_programs(&object, types, attachment)?;
     let program = load_program(&object, types, SOCKETS, Purpose::Egress);
     let judges = match rulesets {
-        Some(_) => put_judges(&object, types, attachment, &maps, rulesets)
+        Some(_) => put_judges(&object, types, attachment, &maps)
             .inspect_err(|error| {
                 tracing::warn!("requests inside TLS are not denied before they leave: {error:#}");
             })
@@ -256,52 +253,13 @@ fn put_judges(
     types: Option<BorrowedFd<'_>>,
     attachment: Attachment,
     maps: &BTreeMap<String, MapData>,
-    rulesets: Option<&RulesetMaps>,
 ) -> anyhow::Result<()> {
     let purposes = [Purpose::Probe(attachment.way()), Purpose::Egress];
     for ((name, array), purpose) in JUDGES.into_iter().zip(purposes) {
-        let program = load_program(object, types, name, purpose).or_else(|error| {
-            tracing::warn!(
-                "requests of HTTP/2 inside TLS are not judged before they leave: {error}"
-            );
-            load_program(&without_http2(maps, rulesets)?, types, name, purpose)
-        })?;
+        let program = load_program(object, types, name, purpose)?;
         syscall::put_first(maps[array].fd().as_fd(), program.as_fd())?;
     }
     Ok(())
-}
-
-/// The programs, of which none reads HTTP/2: older kernels cannot follow so much.
-fn without_http2(
-    maps: &BTreeMap<String, MapData>,
-    rulesets: Option<&RulesetMaps>,
-) -> Result<Object, LoadError> {
-    /// Says at once that nothing can be read: `ebfw_common::stream::Step::Opaque`, as the reader packs it.
-    const OPAQUE: [(u8, i32); 3] = [
-        (0x18, 0), // r0 = …
-        (0, Step::Opaque as i32),
-        (0x95, 0), // exit
-    ];
-    let mut object =
-        Object::parse(object::OBJECT).map_err(|error| LoadError::Object(error.to_string()))?;
-    for function in object.functions.values_mut() {
-        if function.name == "ebfw_http2" {
-            function.instructions = OPAQUE
-                .into_iter()
-                .map(|(code, imm)| bpf_insn {
-                    code,
-                    _bitfield_align_1: [],
-                    _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
-                    off: 0,
-                    imm,
-                })
-                .collect();
-        }
-    }
-    // So that what is said of functions is as it was loaded.
-    load_types(&mut object);
-    relocate(&mut object, maps, rulesets)?;
-    Ok(object)
 }
 
 /// The firewall's map that the programs know as `name`.

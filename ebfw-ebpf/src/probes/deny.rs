@@ -32,7 +32,7 @@ use crate::{
     reader::{Progress, WINDOW, ebfw_stream},
     stream::{self, Context, Followed, followed, load},
     verifier::masked,
-    words::{ebfw_claim_class, ebfw_request},
+    words::{self, ebfw_claim_class},
     workload::slot_word,
 };
 
@@ -334,10 +334,7 @@ pub extern "C" fn ebfw_is_denied(id: Context) -> u32 {
         said.claimed = ebfw_claim_class(id, word.instance());
     }
     if word.has(slot_flag::REQUESTS) {
-        let asked = ebfw_request(id, word.instance());
-        said.request = asked as u32 & 0xff;
-        said.method = (asked >> 16) as u32 & 0xffff;
-        said.path = (asked >> 32) as u32;
+        words::ask(&mut said, id, word.instance());
     }
     let decision = decision(id, said);
     let by_rules = matches!(decision.reason, reason::RULE | reason::DEFAULT);

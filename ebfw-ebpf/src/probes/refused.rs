@@ -2,11 +2,9 @@
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{
-        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_sk_fullsock, bpf_skb_cgroup_id,
-    },
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns},
 };
-use ebfw_common::plaintext::{Header, Socket, kind};
+use ebfw_common::plaintext::kind;
 
 use crate::{maps::REFUSED, socket};
 
@@ -44,31 +42,8 @@ pub fn drops(skb: *mut __sk_buff) -> bool {
 /// Asks the agent to destroy the socket.
 #[inline(always)]
 fn tell(skb: *mut __sk_buff, cookie: u64, now: u64) -> bool {
-    // SAFETY: the context outlives the program's run, and the helper takes a socket that is not null.
-    let socket = unsafe {
-        let socket = (*skb).__bindgen_anon_2.sk;
-        if socket.is_null() {
-            return false;
-        }
-        bpf_sk_fullsock(socket)
-    };
-    if socket.is_null() {
+    let Some(socket) = socket::full(skb) else {
         return false;
-    }
-    let header = Header {
-        boot_ns: now,
-        // SAFETY: the helper takes the context.
-        cgroup_id: unsafe { bpf_skb_cgroup_id(skb) },
-        connection: 0,
-        total: size_of::<Socket>() as u64,
-        socket: cookie,
-        pid: 0,
-        thread: 0,
-        sequence: 0,
-        length: size_of::<Socket>() as u16,
-        library: 0,
-        kind: kind::REFUSED,
-        comm: [0; 16],
     };
-    socket::tell(socket, &header)
+    socket::tell(socket, &socket::header(skb, cookie, kind::REFUSED, now))
 }

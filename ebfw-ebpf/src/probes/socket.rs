@@ -52,17 +52,9 @@ pub fn find(skb: *mut __sk_buff) -> bool {
     let Some(thread) = THREADS.get_ptr_mut(thread::current()) else {
         return false;
     };
-    // SAFETY: the context outlives the program's run, and the helper takes a socket that is not null.
-    let socket = unsafe {
-        let socket = (*skb).__bindgen_anon_2.sk;
-        if socket.is_null() {
-            return false;
-        }
-        bpf_sk_fullsock(socket)
-    };
-    if socket.is_null() {
+    let Some(socket) = full(skb) else {
         return false;
-    }
+    };
     // SAFETY: the verifier lets a full socket's fields be read.
     if unsafe { (*socket).protocol != TCP || (*socket).type_ != STREAM } || !is_held(socket) {
         return false;
@@ -99,19 +91,10 @@ pub fn find(skb: *mut __sk_buff) -> bool {
         direction: 0,
     };
     let header = Header {
-        boot_ns: now,
-        // SAFETY: the helper takes the context.
-        cgroup_id: unsafe { bpf_skb_cgroup_id(skb) },
         connection: found,
-        total: size_of::<Socket>() as u64,
-        socket: cookie,
         pid: thread.pid,
-        thread: 0,
-        sequence: 0,
-        length: size_of::<Socket>() as u16,
         library,
-        kind: kind::SOCKET,
-        comm: [0; 16],
+        ..header(skb, cookie, kind::SOCKET, now)
     };
     let slot = match workload::of_skb(skb) {
         // The agent's own requests are nobody's business.
@@ -119,6 +102,40 @@ pub fn find(skb: *mut __sk_buff) -> bool {
         _ => UNBOUND,
     };
     bind(socket, &key, &header, slot)
+}
+
+/// The packet's socket, where it is a full one.
+#[inline(always)]
+pub fn full(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
+    // SAFETY: the context outlives the program's run, and the helper takes a socket that is not null.
+    let socket = unsafe {
+        let socket = (*skb).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return None;
+        }
+        bpf_sk_fullsock(socket)
+    };
+    (!socket.is_null()).then_some(socket)
+}
+
+/// The head of what [`tell`] tells of the packet's socket: no connection's, and nobody's.
+#[inline(always)]
+pub fn header(skb: *mut __sk_buff, cookie: u64, kind: u8, now: u64) -> Header {
+    Header {
+        boot_ns: now,
+        // SAFETY: the helper takes the context.
+        cgroup_id: unsafe { bpf_skb_cgroup_id(skb) },
+        connection: 0,
+        total: size_of::<Socket>() as u64,
+        socket: cookie,
+        pid: 0,
+        thread: 0,
+        sequence: 0,
+        length: size_of::<Socket>() as u16,
+        library: 0,
+        kind,
+        comm: [0; 16],
+    }
 }
 
 /// Which of a thread's notes fit a record of the packet: bit *i* for note *i*.
