@@ -39,6 +39,7 @@ use crate::{
         cgroup::{CgroupPath, Hierarchy, OwnedCgroup},
         privileges,
         resolvers::Source,
+        signals::Held,
         tree::Tree,
     },
     metrics::Metrics,
@@ -54,6 +55,13 @@ const REAP: Duration = Duration::from_secs(5);
 /// Exit codes of shells: the command was found but could not be run, or was not found.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// What ends `ebfw exec` before its command runs, and is the command's business after that.
+const PASSED_ON: [Signal; 4] = [
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+];
 
 /// Runs the command; returns its exit code, or 128 plus the signal that ended it.
 ///
@@ -61,14 +69,16 @@ const NOT_FOUND: u8 = 127;
 ///
 /// Where the policy is bad, the host is not able, or the command cannot be started under the policy.
 pub fn exec(options: &ExecOptions) -> anyhow::Result<Exit> {
+    // Before there are other threads.
+    let held = Held::back(&PASSED_ON)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(run(options))
+    runtime.block_on(run(options, held))
 }
 
-async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
+async fn run(options: &ExecOptions, held: Held) -> anyhow::Result<Exit> {
     let Loaded { policy, .. } = policy_file::load(&options.policy)?;
     let hierarchy = privileges::check(None)?.hierarchy;
     let cgroup = hierarchy.create(
@@ -133,6 +143,12 @@ async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
+    if let Some(signal) = held.take()? {
+        // There is no command yet that could do anything else about it.
+        cgroup.remove()?;
+        return Ok(ended_by(signal as i32));
+    }
+    held.let_through()?;
     let mut child = match spawn(options, &cgroup) {
         Ok(child) => child,
         Err(error) => {
@@ -291,13 +307,16 @@ fn write_report(options: &ExecOptions, report: &Report, lost: u64) -> anyhow::Re
 }
 
 fn exit_of(status: ExitStatus) -> Exit {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
-    Exit(
-        code.and_then(|code| u8::try_from(code).ok())
-            .unwrap_or(Exit::FAILURE.0),
-    )
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit(u8::try_from(code).unwrap_or(Exit::FAILURE.0)),
+        (None, Some(signal)) => ended_by(signal),
+        (None, None) => Exit::FAILURE,
+    }
+}
+
+/// 128 plus the signal, as shells say it.
+fn ended_by(signal: i32) -> Exit {
+    u8::try_from(128 + signal).map_or(Exit::FAILURE, Exit)
 }
 
 #[cfg(test)]

@@ -186,6 +186,22 @@ impl Lines {
     }
 }
 
+/// Whether the signal does not simply end the process any more: it is held back, or has a handler.
+///
+/// # Panics
+///
+/// Where the process has gone.
+#[must_use]
+pub fn minds(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let masks = status.lines().filter_map(|line| {
+        let (name, mask) = line.split_once(':')?;
+        let mask = ["SigBlk", "SigCgt"].contains(&name).then_some(mask)?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    masks.fold(0, |all, mask| all | mask) & 1 << (signal as i32 - 1) != 0
+}
+
 /// A running agent; killed with the value.
 #[derive(Debug)]
 pub struct Agent {
@@ -302,20 +318,14 @@ impl Agent {
         kill(Pid::from_raw(pid), signal).expect("it runs");
     }
 
-    /// Whether it has a handler of its own for the signal.
+    /// As the function of that name.
     ///
     /// # Panics
     ///
     /// Where it has gone.
     #[must_use]
-    pub fn catches(&self, signal: Signal) -> bool {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("it runs");
-        let caught = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        caught.expect("the kernel tells") & 1 << (signal as i32 - 1) != 0
+    pub fn minds(&self, signal: Signal) -> bool {
+        minds(self.child.id(), signal)
     }
 
     /// Asks it to end, and waits until it has.

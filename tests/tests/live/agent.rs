@@ -13,7 +13,7 @@ use std::{
 use ebfw_tests::{
     lab::{
         Lab,
-        agent::{Agent, Home},
+        agent::{Agent, Home, minds},
         eventually,
         net::{v4, v6},
     },
@@ -162,7 +162,7 @@ fn it_ends_within_two_seconds_while_it_starts() {
     home.write_policy(ALL_BUT_3);
     for into_the_start in [0, 400, 1200] {
         let agent = Agent::spawn(&home, lab.directory());
-        eventually("it listens to signals", || agent.catches(Signal::SIGTERM));
+        eventually("it minds signals", || agent.minds(Signal::SIGTERM));
         thread::sleep(Duration::from_millis(into_the_start));
         let start = Instant::now();
         let log = agent.log.clone();
@@ -266,5 +266,26 @@ fn a_signal_to_ebfw_exec_alone_reaches_its_command() {
         output.read_exact(&mut ready).expect("the command starts");
         kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(expected), "{signal}");
+    }
+}
+
+#[test]
+fn a_signal_before_the_command_runs_ends_ebfw_exec() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL);
+    let policy = home.policy();
+    let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "sleep"];
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut command = home.command(&arguments);
+        command.arg("600").env("PATH", "/usr/bin:/bin");
+        // A group of its own, to which no terminal sends anything.
+        command.process_group(0);
+        let started = lab.net().near.enter(|| command.spawn());
+        let mut child = started.expect("the namespace exists").expect("ebfw starts");
+        eventually("it minds signals", || minds(child.id(), signal));
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(128 + signal as i32), "{signal}");
     }
 }
