@@ -202,6 +202,10 @@ pub fn minds(pid: u32, signal: Signal) -> bool {
     masks.fold(0, |all, mask| all | mask) & 1 << (signal as i32 - 1) != 0
 }
 
+/// Gives an agent its probes inside TLS, as it has them by default. They take as long to load as all the rest, and where the kernel is
+/// emulated that is seconds: so only those get them who try them.
+pub const PROBES: (&str, &str) = ("EBFW_INSPECT_PATHS", "true");
+
 /// A running agent; killed with the value.
 #[derive(Debug)]
 pub struct Agent {
@@ -213,7 +217,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts `ebfw run` for the lab's cgroup, in mode enforce, and waits until it is ready.
+    /// Starts `ebfw run` for the lab's cgroup, in mode enforce, and waits until it is ready. It has no [`PROBES`] inside TLS.
     ///
     /// # Panics
     ///
@@ -245,12 +249,19 @@ impl Agent {
         Self::spawn_with(home, cgroup, &[])
     }
 
-    fn spawn_with(home: &Home, cgroup: &Path, settings: &[(&str, &str)]) -> Self {
+    /// As [`Agent::spawn`], with more settings.
+    ///
+    /// # Panics
+    ///
+    /// As [`Agent::spawn`].
+    #[must_use]
+    pub fn spawn_with(home: &Home, cgroup: &Path, settings: &[(&str, &str)]) -> Self {
         let mut child = home
             .command(&["run", "--enforce-mode", "enforce", "--output", "json"])
             .env("EBFW_POLICY", home.policy())
             .env("EBFW_CGROUP", cgroup)
             .env("EBFW_METRICS_ADDR", "")
+            .env("EBFW_INSPECT_PATHS", "false")
             .envs(settings.iter().copied())
             .env("EBFW_DNS_RESOLVERS", "10.99.0.9,fd99::9")
             .stdout(Stdio::piped())

@@ -13,7 +13,7 @@ use std::{
 use ebfw_tests::{
     lab::{
         Lab,
-        agent::{Agent, Home, minds},
+        agent::{Agent, Home, PROBES, minds},
         eventually,
         net::{v4, v6},
     },
@@ -38,7 +38,7 @@ fn the_policy_file_decides_and_events_say_so() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL_BUT_3);
-    let agent = Agent::start(&home, &lab);
+    let agent = Agent::start_with(&home, &lab, &[PROBES]);
     for (good, bad) in [(v4(GOOD), v4(BAD)), (v6(GOOD), v6(BAD))] {
         assert_eq!(verdict(&lab, good), None);
         assert_eq!(verdict(&lab, bad), EPERM);
@@ -125,9 +125,7 @@ fn what_is_enforced_outlives_the_agent_until_it_is_detached() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL_BUT_3);
-    let start = Instant::now();
     let status = Agent::start(&home, &lab).terminate();
-    eprintln!("start to end: {:?}", start.elapsed());
     assert!(status.success(), "{status}");
     assert_eq!(verdict(&lab, v4(BAD)), EPERM);
     assert_eq!(verdict(&lab, v4(GOOD)), None);
@@ -144,7 +142,7 @@ fn it_ends_within_two_seconds() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL);
-    let agent = Agent::start(&home, &lab);
+    let agent = Agent::start_with(&home, &lab, &[PROBES]);
     let start = Instant::now();
     assert!(agent.terminate().success());
     assert!(
@@ -161,7 +159,7 @@ fn it_ends_within_two_seconds_while_it_starts() {
     let home = Home::new();
     home.write_policy(ALL_BUT_3);
     for into_the_start in [0, 400, 1200] {
-        let agent = Agent::spawn(&home, lab.directory());
+        let agent = Agent::spawn_with(&home, lab.directory(), &[PROBES]);
         eventually("it minds signals", || agent.minds(Signal::SIGTERM));
         thread::sleep(Duration::from_millis(into_the_start));
         let start = Instant::now();

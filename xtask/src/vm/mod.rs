@@ -27,6 +27,7 @@ use crate::{
 };
 use guest::{Outcome, Show};
 use kernels::{Kernel, Series};
+use programs::TestProgram;
 
 /// Which kernels, which tests.
 #[derive(Args, Clone, Debug)]
@@ -52,6 +53,9 @@ pub(crate) struct Options {
     /// Run each test program this many times, to hunt what fails now and then
     #[arg(long, default_value_t = 1)]
     repeat: u32,
+    /// Build the test programs and fetch the kernels, and stop there
+    #[arg(long)]
+    no_run: bool,
     /// How QEMU runs the guest
     #[arg(long, default_value = "tcg", value_parser = ["tcg", "kvm"])]
     accel: String,
@@ -96,7 +100,12 @@ impl Options {
 
 /// Boots each kernel, runs the tests there and fails if any failed anywhere.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let ends = boot_all(options)?;
+    let boots = options.boots();
+    let (kernels, programs) = prepare(&boots)?;
+    if options.no_run {
+        return Ok(());
+    }
+    let ends = boot_all(options, &boots, &kernels, &programs)?;
     step("virtual machines");
     for end in &ends {
         note(format_args!(
@@ -123,10 +132,14 @@ pub(crate) fn on_all_kernels(target: &str, test: &str) -> Result<Vec<(String, St
         memory: 1536,
         jobs: None,
         repeat: 1,
+        no_run: false,
         accel: "tcg".to_owned(),
         arguments: vec![test.to_owned(), "--nocapture".to_owned()],
     };
-    let (passed, failed): (Vec<_>, Vec<_>) = boot_all(&options)?.into_iter().partition(End::passed);
+    let boots = options.boots();
+    let (kernels, programs) = prepare(&boots)?;
+    let ends = boot_all(&options, &boots, &kernels, &programs)?;
+    let (passed, failed): (Vec<_>, Vec<_>) = ends.into_iter().partition(End::passed);
     if !failed.is_empty() {
         let failed: Vec<_> = failed
             .iter()
@@ -152,20 +165,28 @@ impl End {
     }
 }
 
-/// Boots each kernel, some side by side. The ends are in the order of the boots.
-fn boot_all(options: &Options) -> Result<Vec<End>> {
+/// Builds the test programs and fetches the kernels, which are in the order of the boots.
+fn prepare(boots: &[Boot]) -> Result<(Vec<Kernel>, Vec<TestProgram>)> {
     setup::ensure(&KERNEL_PROGRAMS)?;
     setup::ensure(&[Need::Program(Program::Qemu), Need::Program(Program::Xz)])?;
     build::kernel_programs(&[])?;
-    let boots = options.boots();
     let tests: BTreeSet<&String> = boots.iter().flat_map(|boot| &boot.tests).collect();
     let tests: Vec<String> = tests.into_iter().cloned().collect();
     let programs = programs::build(&tests)?;
     let kernels = boots
         .iter()
         .map(|boot| kernels::fetch(boot.series))
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Result<_>>()?;
+    Ok((kernels, programs))
+}
 
+/// Boots each kernel, some side by side. The ends are in the order of the boots.
+fn boot_all(
+    options: &Options,
+    boots: &[Boot],
+    kernels: &[Kernel],
+    programs: &[TestProgram],
+) -> Result<Vec<End>> {
     let interrupted = Interrupted::watch()?;
     let workers = machines(options, boots.len());
     let show = if workers > 1 { Show::Later } else { Show::Live };
@@ -176,7 +197,7 @@ fn boot_all(options: &Options) -> Result<Vec<End>> {
     }
     let boot = |at: usize| -> Result<End> {
         let job = initrd::Job {
-            programs: &programs::only(&programs, &boots[at].tests),
+            programs: &programs::only(programs, &boots[at].tests),
             environment: &options.environment,
             arguments: &options.arguments,
             repeat: options.repeat,
