@@ -6,7 +6,10 @@ use crate::{
     config::DetachConfig,
     datapath,
     exit::Usage,
-    host::{lock::PinLock, privileges},
+    host::{
+        lock::{self, PinLock},
+        privileges,
+    },
 };
 
 /// Removes all that is pinned and says what that was.
@@ -15,7 +18,11 @@ use crate::{
 ///
 /// Where an agent still runs, the directory is none of pins, or something cannot be removed.
 pub fn detach(config: &DetachConfig) -> anyhow::Result<String> {
-    if !config.pin_dir.exists() {
+    let exists = config
+        .pin_dir
+        .try_exists()
+        .with_context(|| lock::cannot_look(&config.pin_dir))?;
+    if !exists {
         return Ok(format!(
             "nothing is pinned at {}: no enforcement to take off",
             config.pin_dir.display()
@@ -28,7 +35,14 @@ pub fn detach(config: &DetachConfig) -> anyhow::Result<String> {
         ))
         .into());
     }
-    let lock = PinLock::take(&config.pin_dir)?;
+    let lock = match PinLock::take(&config.pin_dir) {
+        Err(lock::Error::Held { directory, holder }) => anyhow::bail!(
+            "an agent{} runs for {}: stop it first, then nothing puts back what is taken off",
+            lock::process(holder),
+            directory.display()
+        ),
+        taken => taken?,
+    };
     let removed = datapath::detach(&config.pin_dir).with_context(|| {
         format!(
             "failed to remove what is pinned at {}",

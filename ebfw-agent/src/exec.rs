@@ -1,9 +1,12 @@
 //! `ebfw exec`: runs a command in a cgroup of its own under a policy, and reports what was allowed and refused.
 //!
-//! Nothing is pinned. What the command leaves running is ended with it, since nobody would govern it any more.
+//! Nothing is pinned. The programs are attached for as long as the command's cgroup exists, so that the command stays governed where `ebfw` is
+//! killed. What the command leaves running is ended with it, since nobody would answer for it any more.
+
+mod signals;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, IsTerminal, Write},
     net::{IpAddr, Ipv6Addr},
     os::unix::process::ExitStatusExt,
@@ -19,14 +22,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, getpgrp, tcgetpgrp},
 };
-use tokio::{
-    process::{Child, Command},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::process::{Child, Command};
 
+use self::signals::Signals;
 use crate::{
     answers,
-    cli::{ExecMode, ExecOptions},
+    cli::{ExecMode, ExecOptions, is_closed_pipe},
     config::{Mode, Output, UnknownWorkload},
     enforcer::{Enforcer, Scope, Terms},
     events::{
@@ -48,6 +49,8 @@ use crate::{
     workload::Rulebook,
 };
 
+/// What the cgroups of commands are called, before the process id of their `ebfw`.
+const PREFIX: &str = "ebfw-exec-";
 /// How long the last events may take.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long processes that are left over may take to die.
@@ -55,13 +58,6 @@ const REAP: Duration = Duration::from_secs(5);
 /// Exit codes of shells: the command was found but could not be run, or was not found.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
-/// What ends `ebfw exec` before its command runs, and is the command's business after that.
-const PASSED_ON: [Signal; 4] = [
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-];
 
 /// Runs the command; returns its exit code, or 128 plus the signal that ended it.
 ///
@@ -69,8 +65,8 @@ const PASSED_ON: [Signal; 4] = [
 ///
 /// Where the policy is bad, the host is not able, or the command cannot be started under the policy.
 pub fn exec(options: &ExecOptions) -> anyhow::Result<Exit> {
-    // Before there are other threads.
-    let held = Held::back(&PASSED_ON)?;
+    // Before anything is made that would be left behind.
+    let held = Signals::hold()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -79,12 +75,14 @@ pub fn exec(options: &ExecOptions) -> anyhow::Result<Exit> {
 }
 
 async fn run(options: &ExecOptions, held: Held) -> anyhow::Result<Exit> {
+    let mut signals = Signals::listen(held)?;
     let Loaded { policy, .. } = policy_file::load(&options.policy)?;
     let hierarchy = privileges::check(None)?.hierarchy;
-    let cgroup = hierarchy.create(
-        &hierarchy.own()?,
-        &format!("ebfw-exec-{}", std::process::id()),
-    )?;
+    let destination = Destination::open(options)?;
+    let own = hierarchy.own()?;
+    hierarchy.remove_leftovers(&own, PREFIX);
+    let cgroup = hierarchy.create(&own, &format!("{PREFIX}{}", std::process::id()))?;
+    signals.made(cgroup.directory());
     let terms = Terms {
         mode: Some(match options.mode {
             ExecMode::Enforce => Mode::Enforce,
@@ -136,19 +134,9 @@ async fn run(options: &ExecOptions, held: Held) -> anyhow::Result<Exit> {
     let reader = answers::Reader::new(learner, Arc::clone(&metrics));
     let told = intake.clone();
     let reading = tokio::spawn(reader.run(answers, move |event| told.offer_name(event)));
-    enforcer.attach()?;
+    enforcer.attach_for_life()?;
 
-    // Before the command runs: who sees that it does may send one at once.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut quit = signal(SignalKind::quit())?;
-    if let Some(signal) = held.take()? {
-        // There is no command yet that could do anything else about it.
-        cgroup.remove()?;
-        return Ok(ended_by(signal as i32));
-    }
-    held.let_through()?;
+    signals.commit();
     let mut child = match spawn(options, &cgroup) {
         Ok(child) => child,
         Err(error) => {
@@ -159,10 +147,7 @@ async fn run(options: &ExecOptions, held: Held) -> anyhow::Result<Exit> {
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            _ = terminate.recv() => pass_on(&child, Signal::SIGTERM),
-            _ = hang_up.recv() => pass_on(&child, Signal::SIGHUP),
-            _ = interrupt.recv() => pass_on_unless_heard(&child, Signal::SIGINT),
-            _ = quit.recv() => pass_on_unless_heard(&child, Signal::SIGQUIT),
+            signal = signals.next() => pass_on(&child, signal),
             done = events.drain(|bytes| intake.offer(bytes)) => done?,
             done = names.drain(|bytes| intake.offer_name(bytes)) => done?,
             demand = enforcer.demand() => enforcer.answer(demand?).await,
@@ -173,7 +158,31 @@ async fn run(options: &ExecOptions, held: Held) -> anyhow::Result<Exit> {
     events.take(|bytes| intake.offer(bytes));
     names.take(|bytes| intake.offer_name(bytes));
     drop(intake);
-    let (mut report, _) = pipeline.drain(DRAIN).await?;
+    let exit = exit_of(status);
+    let reported = async {
+        let (mut report, _) = pipeline.drain(DRAIN).await?;
+        add_left_out(&mut report, &mut enforcer)?;
+        destination.write(options.output, &report, metrics.events_lost())
+    };
+    let reported = reported.await;
+    drop(enforcer);
+    // Says so itself where the cgroup cannot be removed.
+    drop(cgroup);
+    Ok(match reported {
+        Err(error) if !is_closed_pipe(&error) => {
+            tracing::error!("{error:#}");
+            // The command's code stands for more than its report.
+            if exit == Exit::SUCCESS {
+                Exit::FAILURE
+            } else {
+                exit
+            }
+        }
+        Ok(()) | Err(_) => exit,
+    })
+}
+
+fn add_left_out(report: &mut Report, enforcer: &mut Enforcer) -> anyhow::Result<()> {
     for (left, count) in enforcer.left_out()? {
         let destination = IpAddr::V6(Ipv6Addr::from(left.destination)).to_canonical();
         report.add_left_out(
@@ -184,10 +193,7 @@ async fn run(options: &ExecOptions, held: Held) -> anyhow::Result<Exit> {
             count,
         );
     }
-    write_report(options, &report, metrics.events_lost())?;
-    drop(enforcer);
-    cgroup.remove()?;
-    Ok(exit_of(status))
+    Ok(())
 }
 
 fn event_lines(options: &ExecOptions) -> anyhow::Result<Option<Lines<File>>> {
@@ -245,18 +251,19 @@ impl NotStarted {
 }
 
 fn pass_on(child: &Child, signal: Signal) {
+    if matches!(signal, Signal::SIGINT | Signal::SIGQUIT) && has_heard() {
+        return;
+    }
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         // The child may have ended this instant; then there is nobody to tell.
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
-/// Passes on what a terminal's keys send, unless they sent it: then the command has it as well, and decides.
-fn pass_on_unless_heard(child: &Child, signal: Signal) {
+/// Whether what a terminal's keys send was sent by them: then the command has it as well, and decides.
+fn has_heard() -> bool {
     let foreground = File::open("/dev/tty").and_then(|terminal| Ok(tcgetpgrp(terminal)?));
-    if foreground.ok() != Some(getpgrp()) {
-        pass_on(child, signal);
-    }
+    foreground.ok() == Some(getpgrp())
 }
 
 /// Ends what the command left running in its cgroup.
@@ -270,8 +277,8 @@ async fn end_leftovers(hierarchy: &Hierarchy, cgroup: &CgroupPath) {
         }
         if !std::mem::replace(&mut told, true) {
             tracing::warn!(
-                "ending {} processes that the command left running: no policy would govern them",
-                left.len()
+                processes = left.len(),
+                "ending what the command left running"
             );
         }
         for pid in left.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
@@ -281,42 +288,53 @@ async fn end_leftovers(hierarchy: &Hierarchy, cgroup: &CgroupPath) {
     }
 }
 
-fn write_report(options: &ExecOptions, report: &Report, lost: u64) -> anyhow::Result<()> {
-    let colour = if options.report.is_none() {
-        colour()
-    } else {
-        Colour::Never
-    };
-    let text = match options.output {
-        Output::Text => report.table(lost, colour),
-        Output::Json => report.json(lost),
-    };
-    let text = if text.ends_with('\n') {
-        text
-    } else {
-        text + "\n"
-    };
-    match &options.report {
-        Some(path) => {
-            fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
+/// Where the report goes. Opened before the command runs: who cannot have one hears of it at once.
+struct Destination {
+    file: Option<(File, PathBuf)>,
+}
+
+impl Destination {
+    fn open(options: &ExecOptions) -> anyhow::Result<Self> {
+        let open = |path: &PathBuf| -> anyhow::Result<_> {
+            let file = File::create(path)
+                .with_context(|| format!("failed to create {}", path.display()))?;
+            Ok((file, path.clone()))
+        };
+        let file = options.report.as_ref().map(open).transpose()?;
+        Ok(Self { file })
+    }
+
+    fn write(self, form: Output, report: &Report, lost: u64) -> anyhow::Result<()> {
+        let colour = match self.file {
+            None => colour(),
+            Some(_) => Colour::Never,
+        };
+        let mut text = match form {
+            Output::Text => report.table(lost, colour),
+            Output::Json => report.json(lost),
+        };
+        if !text.ends_with('\n') {
+            text.push('\n');
         }
-        None => io::stderr()
-            .write_all(text.as_bytes())
-            .context("failed to write the report"),
+        match self.file {
+            Some((mut file, path)) => file
+                .write_all(text.as_bytes())
+                .with_context(|| format!("failed to write {}", path.display())),
+            None => io::stderr()
+                .write_all(text.as_bytes())
+                .context("failed to write the report"),
+        }
     }
 }
 
 fn exit_of(status: ExitStatus) -> Exit {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Exit(u8::try_from(code).unwrap_or(Exit::FAILURE.0)),
-        (None, Some(signal)) => ended_by(signal),
-        (None, None) => Exit::FAILURE,
-    }
-}
-
-/// 128 plus the signal, as shells say it.
-fn ended_by(signal: i32) -> Exit {
-    u8::try_from(128 + signal).map_or(Exit::FAILURE, Exit)
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    Exit(
+        code.and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(Exit::FAILURE.0),
+    )
 }
 
 #[cfg(test)]

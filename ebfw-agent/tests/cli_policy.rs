@@ -53,6 +53,13 @@ impl Files {
         self.path("policy.yaml")
     }
 
+    /// The path of a good policy in another layout than that of `fmt`.
+    fn unformatted(&self) -> String {
+        let path = self.path("unformatted.yaml");
+        fs::write(&path, "defaultAction:    Deny\n").expect("it can be written");
+        path
+    }
+
     fn test(&self, arguments: &[&str]) -> Run {
         let policy = self.policy();
         ebfw(&[&["policy", "test", "--policy", &policy], arguments].concat())
@@ -655,5 +662,24 @@ fn the_schema_is_json_that_names_every_field() {
         "governLoopback",
     ] {
         assert!(schema["properties"].get(field).is_some(), "{field}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_does_not_make_a_bad_policy_good() {
+    let files = Files::with(BAD_POLICY);
+    let policy = files.policy();
+    for arguments in [
+        ["policy", "lint", &policy].as_slice(),
+        &["policy", "lint", "-o", "json", &policy],
+        &["policy", "fmt", "--check", &files.unformatted()],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let status = command(arguments)
+            .stdout(writer)
+            .status()
+            .expect("ebfw is built");
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
     }
 }

@@ -127,6 +127,24 @@ fn detach_takes_nothing_away_where_no_agent_can_have_pinned() {
 }
 
 #[test]
+fn what_cannot_be_looked_at_is_not_said_to_be_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    // As for a user who may not pass through the directory, but for root too.
+    let file = place.path().join("file");
+    fs::write(&file, "").unwrap();
+    let hidden = file.join("ebfw");
+    let hidden = hidden.to_str().unwrap();
+    for command in ["detach", "status", "names"] {
+        let run = ebfw(&[command, "--pin-dir", hidden]);
+        assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{run:?}");
+        assert!(run.stderr.contains(hidden), "{run:?}");
+        assert!(!run.stderr.contains("no agent runs"), "{run:?}");
+    }
+    let run = ebfw(&["detach", "--pin-dir", hidden]);
+    assert!(run.stderr.contains("run ebfw as root"), "{run:?}");
+}
+
+#[test]
 fn names_says_where_it_looked() {
     let run = ebfw(&["names", "--pin-dir", "/nonexistent/ebfw"]);
     assert_eq!((run.code, run.stdout.as_str()), (1, ""));

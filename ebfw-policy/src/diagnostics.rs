@@ -87,6 +87,10 @@ pub enum Code {
     DenyByName,
     /// A glob that whoever names a cgroup can satisfy.
     UnanchoredCgroup,
+    /// A path prefix in characters that most clients send encoded.
+    UnencodedPath,
+    /// A star in a path prefix, which stands for itself there.
+    StarInPath,
     /// Two rules of one name.
     DuplicateName,
 }
@@ -125,6 +129,8 @@ impl Code {
             Self::BareDomain => "bare-domain",
             Self::DenyByName => "deny-by-name",
             Self::UnanchoredCgroup => "unanchored-cgroup",
+            Self::UnencodedPath => "unencoded-path",
+            Self::StarInPath => "star-in-path",
             Self::DuplicateName => "duplicate-name",
         }
     }

@@ -396,6 +396,9 @@ fn dns_name(key: &str, value: &str) -> Result<Name, FlowError> {
     {
         return Err(bad("a DNS name is wanted"));
     }
+    if value.contains(['*', '?', '[', '{', '"', '\'']) {
+        return Err(bad("one name is wanted, without quotes and wildcards"));
+    }
     Ok(name)
 }
 

@@ -83,6 +83,25 @@ impl PathPrefix {
         &self.0
     }
 
+    /// The prefix as a client sends it that encodes what RFC 3986 has it encode; `None` where that is the prefix itself.
+    #[must_use]
+    pub fn encoded(&self) -> Option<String> {
+        // `pchar`, the slash between elements, and the sign of what is encoded already.
+        let passes = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&b);
+        if self.0.bytes().all(passes) {
+            return None;
+        }
+        let mut encoded = String::with_capacity(self.0.len() + 8);
+        for byte in self.0.bytes() {
+            if passes(byte) {
+                encoded.push(char::from(byte));
+            } else {
+                encoded.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        Some(encoded)
+    }
+
     /// Whether `path` lies at or below the prefix.
     #[must_use]
     pub fn matches(&self, path: &RequestPath) -> bool {

@@ -37,6 +37,7 @@ impl Policy {
             bare_names(rule, &mut note);
             denied_names(rule, backed, &mut note);
             cgroups(rule, &mut note);
+            paths(rule, &mut note);
         }
         duplicate_names(&self.rules, &lines, &mut found);
         Diagnostics::new(found)
@@ -342,6 +343,29 @@ fn cgroups(rule: &Rule, note: &mut Note<'_>) {
         );
         let hint = "whoever may make cgroups can take the name: begin the glob with the slice that systemd or the runtime owns";
         note(Severity::Warning, Code::UnanchoredCgroup, message, hint);
+    }
+}
+
+/// Prefixes of paths that are compared as they stand and look as if more was meant.
+fn paths(rule: &Rule, note: &mut Note<'_>) {
+    let Some(prefix) = &rule.matches.path_prefix else {
+        return;
+    };
+    if let Some(encoded) = prefix.encoded() {
+        let message = format!(
+            "`{prefix}` in `{}` is not what most clients send: they encode it",
+            rule.name
+        );
+        let hint = format!(
+            "write `{encoded}`, or have a second rule for it: a path is compared as it was sent"
+        );
+        note(Severity::Warning, Code::UnencodedPath, message, &hint);
+    }
+    if let Some((above, _)) = prefix.as_str().split_once("/*") {
+        let message = format!("`*` in `{prefix}` of `{}` stands for itself", rule.name);
+        let above = if above.is_empty() { "/" } else { above };
+        let hint = format!("`{above}` means everything below it already");
+        note(Severity::Note, Code::StarInPath, message, &hint);
     }
 }
 

@@ -401,11 +401,24 @@ fn syntax(source: &str, error: &ScanError) -> Diagnostic {
         column: mark.col() + 1,
         bytes: at..at,
     };
-    Diagnostic::error(
+    // The words are the library's; what follows from them for the author is ours.
+    let info = error.info();
+    let problem = Diagnostic::error(
         Code::Syntax,
-        format!("this is not valid YAML: {}", error.info()),
+        format!("this is not valid YAML: {info}"),
         place,
-    )
+    );
+    if info.contains("tab") {
+        problem.with_hint("indent with spaces: YAML takes no tabs there")
+    } else if info.contains("recursion limit") {
+        problem.with_hint(format!(
+            "lists and mappings may stand {MAX_DEPTH} deep inside each other"
+        ))
+    } else if info.contains("directive") {
+        problem.with_hint("leave lines that begin with `%` out")
+    } else {
+        problem
+    }
 }
 
 fn place(span: &Span) -> Place {

@@ -17,6 +17,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub use self::exec::{ExecMode, ExecOptions};
+pub(crate) use self::output::is_closed_pipe;
 use self::{
     exec::ExecArgs,
     setting_flags::{DetachFlags, RunFlags},
@@ -85,7 +86,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>, variables: &Variables) -> 
     };
     match outcome {
         Ok(exit) => exit,
-        Err(error) if output::is_closed_pipe(&error) => Exit::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => Exit::SUCCESS,
         Err(error) => {
             report(&error);
             Exit::of(&error)

@@ -14,7 +14,7 @@ use aya::{
     maps::{MapData, ProgramArray},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
-        ProgramError, links::FdLink,
+        ProgramError, ProgramFd, links::FdLink,
     },
 };
 
@@ -131,13 +131,7 @@ fn try_attach(
     if let Ok(old) = syscall::open_pinned(&pin) {
         let id = cgroup.metadata()?.ino();
         if syscall::cgroup_of_link(old.as_fd())? == Some(id) {
-            let fd = match program {
-                Program::CgroupSkb(program) => program.fd(),
-                Program::CgroupSock(program) => program.fd(),
-                Program::CgroupSockAddr(program) => program.fd(),
-                _ => panic!("{name} is a cgroup program"),
-            }?;
-            syscall::update_link(old.as_fd(), fd)?;
+            syscall::update_link(old.as_fd(), fd(program, name)?)?;
             return Ok(None);
         }
     }
@@ -149,6 +143,46 @@ fn try_attach(
     link.pin(&fresh)?;
     fs::rename(&fresh, &pin)?;
     Ok(None)
+}
+
+fn fd<'p>(program: &'p Program, name: &str) -> Result<&'p ProgramFd, ProgramError> {
+    match program {
+        Program::CgroupSkb(program) => program.fd(),
+        Program::CgroupSock(program) => program.fd(),
+        Program::CgroupSockAddr(program) => program.fd(),
+        _ => panic!("{name} is a cgroup program"),
+    }
+}
+
+/// Where the programs are attached: `enum bpf_attach_type`, include/uapi/linux/bpf.h.
+const KINDS: [(&str, u32); 7] = [
+    ("ebfw_ingress", 0),
+    ("ebfw_egress", 1),
+    ("ebfw_create", 2),
+    ("ebfw_connect4", 10),
+    ("ebfw_connect6", 11),
+    ("ebfw_sendmsg4", 14),
+    ("ebfw_sendmsg6", 15),
+];
+
+/// Attaches a loaded program to `cgroup` for as long as that exists.
+pub(super) fn attach_for_life(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    cgroup: &Path,
+) -> Result<(), AttachError> {
+    let error = |source: Cause| AttachError {
+        program: name,
+        cgroup: cgroup.to_owned(),
+        source,
+    };
+    let (_, kind) = KINDS
+        .into_iter()
+        .find(|(known, _)| *known == name)
+        .unwrap_or_else(|| panic!("{name} is attached somewhere"));
+    let directory = File::open(cgroup).map_err(|source| error(source.into()))?;
+    let fd = fd(program(ebpf, name), name).map_err(|source| error(source.into()))?;
+    syscall::attach_for_life(directory.as_fd(), fd, kind).map_err(|source| error(source.into()))
 }
 
 fn create(program: &mut Program, cgroup: &File) -> Result<FdLink, Cause> {
@@ -209,6 +243,13 @@ pub fn detach(pin: &Path) -> io::Result<Vec<String>> {
     }
     for folder in [pin.join(LINKS), pin.to_owned()] {
         match fs::remove_dir(&folder) {
+            // The folder itself may be the root of a bpffs, or hold what somebody else has pinned.
+            Err(error)
+                if folder == pin
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty
+                    ) => {}
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }

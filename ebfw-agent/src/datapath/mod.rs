@@ -565,6 +565,17 @@ impl Datapath {
         Ok(())
     }
 
+    /// Attaches the programs to a cgroup for as long as that exists: they outlive this process, but not the cgroup.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`] names the program.
+    pub fn attach_for_life(&mut self, cgroup: &Path) -> Result<(), AttachError> {
+        PROGRAMS
+            .into_iter()
+            .try_for_each(|name| link::attach_for_life(&mut self.ebpf, name, cgroup))
+    }
+
     /// The programs that [`Datapath::attach`] attaches.
     #[must_use]
     pub fn programs() -> &'static [&'static str] {

@@ -27,6 +27,7 @@ mod command {
     pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
     pub(super) const MAP_DELETE_ELEM: libc::c_int = 3;
     pub(super) const OBJ_GET: libc::c_int = 7;
+    pub(super) const PROG_ATTACH: libc::c_int = 8;
     pub(super) const PROG_TEST_RUN: libc::c_int = 10;
     pub(super) const MAP_GET_FD_BY_ID: libc::c_int = 14;
     pub(super) const LINK_UPDATE: libc::c_int = 29;
@@ -248,6 +249,32 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: &ProgramFd) -> io::Resu
         },
     )
     .map(drop)
+}
+
+#[repr(C)]
+#[derive(Default, FromBytes, IntoBytes, Immutable)]
+struct Attach {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Attaches a program to a cgroup without a link: it stays until the cgroup goes, whatever becomes of this process. `kind`: `enum bpf_attach_type`.
+pub(super) fn attach_for_life(
+    cgroup: BorrowedFd<'_>,
+    program: &ProgramFd,
+    kind: u32,
+) -> io::Result<()> {
+    /// Beside other programs, as links do (`BPF_F_ALLOW_MULTI`).
+    const ALLOW_MULTI: u32 = 1 << 1;
+    let mut attach = Attach {
+        target: fd_number(cgroup),
+        program: fd_number(program.as_fd()),
+        kind,
+        flags: ALLOW_MULTI,
+    };
+    bpf(command::PROG_ATTACH, &mut attach).map(drop)
 }
 
 #[repr(C)]

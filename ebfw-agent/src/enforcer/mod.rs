@@ -370,6 +370,16 @@ impl Enforcer {
         Ok(self.datapath.attach(&root)?)
     }
 
+    /// Attaches the programs for as long as the cgroup exists that is governed, whatever becomes of this process. For a cgroup of its own.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn attach_for_life(&mut self) -> anyhow::Result<()> {
+        let root = self.scope.hierarchy.directory(&self.scope.root);
+        Ok(self.datapath.attach_for_life(&root)?)
+    }
+
     /// Puts another policy in the place of the one in force, in one step.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ pub struct PinLock {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another agent has it.
-    #[error("another agent already uses {}{}: stop it, or give this one a pin directory of its own with EBFW_PIN_DIR", directory.display(), by(*holder))]
+    #[error("another agent already uses {}{}: stop it, or give this one a pin directory of its own with EBFW_PIN_DIR", directory.display(), process(*holder))]
     Held {
         /// The pin directory.
         directory: PathBuf,
@@ -44,10 +44,25 @@ pub enum Error {
     },
 }
 
-fn by(holder: Option<u32>) -> String {
+/// Names a holder behind what it holds or is.
+pub(crate) fn process(holder: Option<u32>) -> String {
     holder
         .map(|pid| format!(" (process {pid})"))
         .unwrap_or_default()
+}
+
+/// What to say where it cannot even be seen whether there is a pin directory.
+pub(crate) fn cannot_look(directory: &Path) -> String {
+    format!(
+        "what is pinned at {} cannot be seen (run ebfw as root)",
+        directory.display()
+    )
+}
+
+/// The agent that has the pin directory, as far as /proc/locks tells. Locks nothing, so it is in no starting agent's way.
+#[must_use]
+pub fn holder(directory: &Path) -> Option<u32> {
+    holder_of(&File::open(directory).ok()?)
 }
 
 impl PinLock {
@@ -154,7 +169,9 @@ mod tests {
     fn a_second_agent_is_refused_and_told_who_the_first_is() {
         let directory = tempfile::tempdir().unwrap();
         let pins = directory.path().join("deep/ebfw");
+        assert_eq!(holder(&pins), None, "there is nothing yet");
         let first = PinLock::take(&pins).unwrap();
+        assert_eq!(holder(&pins), Some(std::process::id()));
         let message = PinLock::take(&pins).unwrap_err().to_string();
         assert!(message.contains(&pins.display().to_string()), "{message}");
         assert!(
@@ -162,6 +179,7 @@ mod tests {
             "{message}"
         );
         drop(first);
+        assert_eq!(holder(&pins), None, "the first has gone");
         PinLock::take(&pins).unwrap();
     }
 

@@ -3,15 +3,11 @@
 
 use std::io;
 
-use nix::sys::{
-    signal::{SigSet, SigmaskHow, Signal},
-    signalfd::{SfdFlags, SignalFd},
-};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 /// Signals that wait for this thread to let them through; all threads that it starts meanwhile hold them back for good.
 #[derive(Debug)]
 pub(crate) struct Held {
-    signals: SigSet,
     before: SigSet,
 }
 
@@ -24,18 +20,7 @@ impl Held {
     pub(crate) fn back(signals: &[Signal]) -> io::Result<Self> {
         let signals: SigSet = signals.iter().copied().collect();
         let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-        Ok(Self { signals, before })
-    }
-
-    /// Takes one that has come meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// Where the kernel refuses.
-    pub(crate) fn take(&self) -> io::Result<Option<Signal>> {
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let came = SignalFd::with_flags(&self.signals, flags)?.read_signal()?;
-        Ok(came.and_then(|signal| Signal::try_from(i32::try_from(signal.ssi_signo).ok()?).ok()))
+        Ok(Self { before })
     }
 
     /// Lets them through to this thread, those that have come first.
@@ -60,12 +45,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_before_anybody_listens_is_heard() {
         // A test program has other threads, but `raise` means this one.
-        let held = Held::back(&[Signal::SIGUSR1, Signal::SIGUSR2]).unwrap();
-        assert_eq!(held.take().unwrap(), None);
-        raise(Signal::SIGUSR2).unwrap();
-        assert_eq!(held.take().unwrap(), Some(Signal::SIGUSR2));
-        assert_eq!(held.take().unwrap(), None);
-
+        let held = Held::back(&[Signal::SIGUSR1]).unwrap();
         raise(Signal::SIGUSR1).unwrap();
         let mut listener = unix::signal(unix::SignalKind::user_defined1()).unwrap();
         held.let_through().unwrap();

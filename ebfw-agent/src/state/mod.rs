@@ -2,12 +2,19 @@
 
 mod desk;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 pub use self::desk::{Asked, Desk};
-use crate::{columns, config::DetachConfig, events::Printable, host::privileges, probes::Tally};
+use crate::{
+    columns,
+    config::DetachConfig,
+    events::Printable,
+    host::{lock, privileges},
+    probes::Tally,
+};
 
 /// What an agent says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +146,8 @@ pub enum Found {
         pin_dir: String,
         /// Whether something is pinned there.
         pinned: bool,
+        /// The agent that has the directory all the same: in a network namespace other than that of who asks.
+        elsewhere: Option<u32>,
     },
 }
 
@@ -152,14 +161,20 @@ pub fn ask(config: &DetachConfig) -> anyhow::Result<Found> {
         Some(state) => Found::Running(Box::new(state)),
         None => Found::Silent {
             pin_dir: config.pin_dir.display().to_string(),
-            pinned: is_pinned(&config.pin_dir),
+            pinned: is_pinned(&config.pin_dir)
+                .with_context(|| lock::cannot_look(&config.pin_dir))?,
+            elsewhere: lock::holder(&config.pin_dir),
         },
     })
 }
 
-fn is_pinned(directory: &Path) -> bool {
-    let is_used = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some());
-    is_used && privileges::on_bpffs(directory)
+fn is_pinned(directory: &Path) -> io::Result<bool> {
+    let is_used = match fs::read_dir(directory) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    Ok(is_used && privileges::on_bpffs(directory))
 }
 
 impl Found {
@@ -171,6 +186,8 @@ impl Found {
             running: bool,
             #[serde(skip_serializing_if = "Option::is_none")]
             pinned: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            elsewhere: Option<u32>,
             #[serde(flatten)]
             state: Option<&'a State>,
         }
@@ -178,11 +195,15 @@ impl Found {
             Self::Running(state) => Line {
                 running: true,
                 pinned: None,
+                elsewhere: None,
                 state: Some(state),
             },
-            Self::Silent { pinned, .. } => Line {
-                running: false,
+            Self::Silent {
+                pinned, elsewhere, ..
+            } => Line {
+                running: elsewhere.is_some(),
                 pinned: Some(*pinned),
+                elsewhere: *elsewhere,
                 state: None,
             },
         };
@@ -206,7 +227,18 @@ impl Found {
     pub fn complaint(&self) -> Option<String> {
         match self {
             Self::Running(_) => None,
-            Self::Silent { pin_dir, pinned } => {
+            Self::Silent {
+                pin_dir,
+                elsewhere: Some(pid),
+                ..
+            } => Some(format!(
+                "process {pid} has {pin_dir} and does not answer here: ask in its network namespace (`nsenter --target {pid} --net ebfw status`)"
+            )),
+            Self::Silent {
+                pin_dir,
+                pinned,
+                elsewhere: None,
+            } => {
                 let rest = if *pinned {
                     "what it pinned stays in force (`ebfw detach` takes it off)"
                 } else {
@@ -429,6 +461,7 @@ mod tests {
             let found = Found::Silent {
                 pin_dir: "/p".into(),
                 pinned,
+                elsewhere: None,
             };
             assert_eq!(
                 found.json(),
@@ -437,6 +470,24 @@ mod tests {
             let complaint = found.complaint().unwrap();
             assert!(complaint.contains(part), "{complaint}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_cannot_be_asked_from_here_is_not_said_to_be_none() {
+        let found = Found::Silent {
+            pin_dir: "/p".into(),
+            pinned: true,
+            elsewhere: Some(7),
+        };
+        assert_eq!(
+            found.json(),
+            "{\n  \"running\": true,\n  \"pinned\": true,\n  \"elsewhere\": 7\n}\n"
+        );
+        let complaint = found.complaint().unwrap();
+        assert!(
+            complaint.contains("nsenter --target 7 --net"),
+            "{complaint}"
+        );
     }
 
     #[test]

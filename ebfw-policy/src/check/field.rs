@@ -10,7 +10,10 @@ use crate::{
 /// Likeness (Jaro-Winkler, 0 to 1) from which a word is taken for a misspelling of another.
 const SIMILAR: f64 = 0.75;
 
-/// The candidate that `text` was probably meant to be: the one with the fewest letters changed.
+/// Letters from which the beginning of a word is taken for the word.
+const ABBREVIATION: usize = 3;
+
+/// The candidate that `text` was probably meant to be: the one that it is the beginning of, else the one with the fewest letters changed.
 pub(crate) fn did_you_mean<'c>(
     text: &str,
     candidates: impl IntoIterator<Item = &'c str>,
@@ -21,10 +24,11 @@ pub(crate) fn did_you_mean<'c>(
         .filter_map(|candidate| {
             let lower = candidate.to_lowercase();
             let changes = strsim::osa_distance(&text, &lower);
-            (changes <= 1 || strsim::jaro_winkler(&text, &lower) >= SIMILAR)
-                .then_some((changes, candidate))
+            let is_start = text.len() >= ABBREVIATION && lower.starts_with(&text);
+            (is_start || changes <= 1 || strsim::jaro_winkler(&text, &lower) >= SIMILAR)
+                .then_some(((!is_start, changes), candidate))
         })
-        .min_by_key(|(changes, _)| *changes)
+        .min_by_key(|(likeness, _)| *likeness)
         .map(|(_, candidate)| candidate)
 }
 
@@ -186,7 +190,8 @@ impl<'t> Check<'t, '_> {
             Value::Scalar { .. } | Value::List(_) | Value::Map(_) => None,
         };
         if found.is_none() {
-            self.wrong_type(node, "`true` or `false`", None);
+            let hint = truth_hint(self.tree.value(node));
+            self.wrong_type(node, "`true` or `false`", hint);
         }
         found
     }
@@ -239,6 +244,18 @@ impl<'t> Check<'t, '_> {
             format!("{wanted} is wanted, found {found}"),
             hint,
         );
+    }
+}
+
+/// What was meant by a text that YAML 1.1 took for a truth value, or by one in quotes.
+fn truth_hint(value: &Value<'_>) -> Option<String> {
+    let Value::Scalar { text, .. } = value else {
+        return None;
+    };
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" | "1" => Some("write `true`, without quotes".to_owned()),
+        "false" | "no" | "off" | "n" | "0" => Some("write `false`, without quotes".to_owned()),
+        _ => None,
     }
 }
 

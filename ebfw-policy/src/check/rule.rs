@@ -84,6 +84,17 @@ impl Check<'_, '_> {
             );
             return None;
         }
+        // In a cluster the name stands behind that of its object, so nothing is mistaken there.
+        if self.object.is_none() && text.starts_with('(') && text.ends_with(')') {
+            let hint = "what is decided without a rule has such a name in events: leave the parentheses out";
+            self.report(
+                Code::BadValue,
+                node,
+                format!("`{}` could be taken for no rule", shorten(text)),
+                Some(hint.to_owned()),
+            );
+            return None;
+        }
         Some(text.into())
     }
 

@@ -225,9 +225,7 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, (String, String)> {
         return Err((format!("`{shown}` has no prefix length"), hint));
     }
     let Some(prefix) = address_and_length(text) else {
-        let hint =
-            "a prefix is an IPv4 or IPv6 address, `/` and a length, such as `203.0.113.0/24`";
-        return Err((format!("`{shown}` is no prefix"), hint.to_owned()));
+        return Err((format!("`{shown}` is no prefix"), prefix_hint(text)));
     };
     let whole = prefix.trunc();
     if whole != prefix {
@@ -238,6 +236,30 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, (String, String)> {
         return Err((format!("`{shown}` has host bits set"), hint));
     }
     Ok(unmapped(prefix))
+}
+
+/// What is wrong with a text that is no prefix.
+fn prefix_hint(text: &str) -> String {
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    let is_number = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+    match address.parse::<IpAddr>() {
+        Ok(_) if is_number && has_leading_zero(length) => {
+            "the length begins with a zero: write it without".to_owned()
+        }
+        Ok(IpAddr::V4(_)) if is_number => "the length of an IPv4 prefix is 0 to 32".to_owned(),
+        Ok(IpAddr::V6(_)) if is_number => "the length of an IPv6 prefix is 0 to 128".to_owned(),
+        Ok(IpAddr::V4(_)) if length.parse::<IpAddr>().is_ok() => {
+            "write the number of bits instead of the mask, such as `203.0.113.0/24`".to_owned()
+        }
+        Err(_) if address.contains('%') => {
+            "a prefix has no zone: `fe80::/10` is all link-local addresses, on whatever interface"
+                .to_owned()
+        }
+        Ok(_) | Err(_) => {
+            "a prefix is an IPv4 or IPv6 address, `/` and a length, such as `203.0.113.0/24`"
+                .to_owned()
+        }
+    }
 }
 
 /// Stricter than `IpNet`'s own reading: `010.0.0.0/8` is ten to some and eight to others.

@@ -44,6 +44,55 @@ fn one_error_is_reported_at_its_place_with_a_hint() {
             (1, 8),
             "not valid YAML",
         ),
+        case(
+            "a tab for indentation",
+            "rules:\n\t- action: Deny\n",
+            Code::Syntax,
+            (2, 2),
+            "indent with spaces",
+        ),
+        case(
+            "a directive",
+            "%YAML 1.1\n---\nrules: []\n",
+            Code::Syntax,
+            (1, 1),
+            "begin with `%`",
+        ),
+        case(
+            "a truth value in quotes",
+            "strictL7: 'False'",
+            Code::WrongType,
+            (1, 11),
+            "write `false`, without quotes",
+        ),
+        case(
+            "a name that events use where there is no rule",
+            "rules:\n- {name: (default), action: Deny}\n",
+            Code::BadValue,
+            (2, 10),
+            "leave the parentheses out",
+        ),
+        case(
+            "too long a prefix of IPv4",
+            "rules:\n- {action: Deny, match: {cidrs: [1.2.3.4/33]}}\n",
+            Code::BadPrefix,
+            (2, 34),
+            "0 to 32",
+        ),
+        case(
+            "a mask",
+            "rules:\n- {action: Deny, match: {cidrs: [10.0.0.0/255.0.0.0]}}\n",
+            Code::BadPrefix,
+            (2, 34),
+            "number of bits",
+        ),
+        case(
+            "a zone",
+            "rules:\n- {action: Deny, match: {cidrs: ['fe80::1%eth0/128']}}\n",
+            Code::BadPrefix,
+            (2, 34),
+            "no zone",
+        ),
         case("a list", "- a", Code::WrongType, (1, 1), "a mapping"),
         case("a text", "rules", Code::WrongType, (1, 1), "a mapping"),
         case(
@@ -124,7 +173,7 @@ fn one_error_is_reported_at_its_place_with_a_hint() {
             "strictL7: yes",
             Code::WrongType,
             (1, 11),
-            "`true` or `false`",
+            "write `true`, without quotes",
         ),
         case(
             "a quoted truth value",
@@ -218,8 +267,15 @@ fn one_error_is_reported_at_its_place_with_a_hint() {
             "takes no",
         ),
     ];
-    // The first is a merge key for the validator's reader of YAML, the second a truth value.
-    check(&cases, &["a merge key", "yes is no truth value"]);
+    // The first cannot be said in a pattern without looking ahead; the second is a merge key for the validator's reader of YAML, the third a truth value.
+    check(
+        &cases,
+        &[
+            "a name that events use where there is no rule",
+            "a merge key",
+            "yes is no truth value",
+        ],
+    );
 }
 
 #[test]

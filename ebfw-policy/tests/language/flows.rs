@@ -16,6 +16,9 @@ fn a_flow_that_cannot_be_read_says_why() {
         ("   ", "the flow is empty"),
         ("443", "`443` is not of the form key=value"),
         ("prt=443", "did you mean `port`?"),
+        ("prot=tcp", "did you mean `protocol`?"),
+        ("domain='a.example'", "without quotes and wildcards"),
+        ("claimed=*.example", "without quotes and wildcards"),
         ("zzz=1", "the keys are pod, namespace"),
         (
             "port=443 port=443",

@@ -165,7 +165,7 @@ fn an_exception_that_comes_too_late_is_worse_than_a_repetition() {
 
 #[test]
 fn doubtful_rules_are_named() {
-    let cases: [(&str, &[&str], &str); 17] = [
+    let cases: [(&str, &[&str], &str); 22] = [
         (
             "{action: Deny, match: {ports: [1], protocols: [ICMP, 47]}}",
             &["1 never-matches"],
@@ -230,6 +230,31 @@ fn doubtful_rules_are_named() {
             "{action: Allow, match: {domains: ['*.example.com']}}",
             &[],
             "an Allow by name is safe",
+        ),
+        (
+            "{action: Deny, match: {pathPrefix: /ü}}",
+            &["1 unencoded-path"],
+            "sent as /%C3%BC",
+        ),
+        (
+            "{action: Deny, match: {pathPrefix: '/a b'}}",
+            &["1 unencoded-path"],
+            "sent as /a%20b",
+        ),
+        (
+            "{action: Deny, match: {pathPrefix: '/%C3%BC/a%20b/~u/x;y=1,2:3@4!'}}",
+            &[],
+            "sent like this",
+        ),
+        (
+            "{action: Deny, match: {pathPrefix: '/v1/*'}}",
+            &["1 star-in-path"],
+            "no glob",
+        ),
+        (
+            "{action: Deny, match: {pathPrefix: '/v1*'}}",
+            &[],
+            "a name with a star",
         ),
         (
             "{action: Allow, match: {cgroups: ['/**/a.service']}}",

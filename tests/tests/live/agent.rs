@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::process::CommandExt as _,
     process::Stdio,
@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ebfw_agent::host::cgroup::Hierarchy;
 use ebfw_tests::{
     lab::{
         Lab,
@@ -239,12 +240,15 @@ fn a_single_command_runs_under_a_policy() {
 
 #[test]
 fn a_signal_to_ebfw_exec_alone_reaches_its_command() {
-    const COMMAND: &str =
-        "trap 'exit 9' INT; trap 'exit 10' TERM; echo ready; while :; do sleep 0.05; done";
+    const COMMAND: &str = "trap 'exit 9' INT; trap 'exit 10' TERM; trap 'exit 11' USR1; echo ready; while :; do sleep 0.05; done";
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL);
-    for (signal, expected) in [(Signal::SIGINT, 9), (Signal::SIGTERM, 10)] {
+    for (signal, expected) in [
+        (Signal::SIGINT, 9),
+        (Signal::SIGTERM, 10),
+        (Signal::SIGUSR1, 11),
+    ] {
         let policy = home.policy();
         let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "sh"];
         let start = || {
@@ -268,6 +272,59 @@ fn a_signal_to_ebfw_exec_alone_reaches_its_command() {
 }
 
 #[test]
+fn a_command_stays_governed_when_its_ebfw_exec_is_killed() {
+    let Some(lab) = Lab::open() else { return };
+    if !fs::exists("/bin/bash").unwrap_or(false) {
+        ebfw_test_need::not_run("ebfw exec: there is no bash, by which the test connects");
+        return;
+    }
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let dial =
+        |to: std::net::IpAddr| format!("(exec 3<>/dev/tcp/{to}/80) 2>&- && echo out || echo kept");
+    let script = format!(
+        "echo ready; read line; {}; {}",
+        dial(v4(BAD)),
+        dial(v4(GOOD))
+    );
+    let policy = home.policy();
+    let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "bash"];
+    let start = || {
+        let mut command = home.command(&arguments);
+        command
+            .args(["-c", &script])
+            .env("PATH", "/usr/bin:/bin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+    };
+    let started = lab.net().near.enter(start).expect("the namespace exists");
+    let mut child = started.expect("ebfw starts");
+    let mut ready = [0; 6];
+    let mut output = child.stdout.take().unwrap();
+    output.read_exact(&mut ready).expect("the command starts");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+    let mut input = child.stdin.take().unwrap();
+    child.wait().unwrap();
+    input.write_all(b"go\n").unwrap();
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "kept\nout\n");
+    assert!(lab.wire().to(v4(BAD)).is_empty());
+    // The next one clears away what is left of it.
+    let mine = format!("ebfw-exec-{}", child.id());
+    let is_left = || {
+        let own = Hierarchy::find().unwrap();
+        own.directory(&own.own().unwrap()).join(&mine).exists()
+    };
+    assert!(is_left());
+    eventually("the cgroup of the command that was left is removed", || {
+        exec(&lab, &home, NOTHING, &["true"]);
+        !is_left()
+    });
+}
+
+#[test]
 fn a_signal_before_the_command_runs_ends_ebfw_exec() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
@@ -286,4 +343,56 @@ fn a_signal_before_the_command_runs_ends_ebfw_exec() {
         let status = child.wait().unwrap();
         assert_eq!(status.code(), Some(128 + signal as i32), "{signal}");
     }
+}
+
+#[test]
+fn a_signal_before_the_command_runs_leaves_no_cgroup() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL);
+    let policy = home.policy();
+    let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "sh"];
+    let start = || home.command(&arguments).args(["-c", "exit 3"]).spawn();
+    let started = lab.net().near.enter(start).expect("the namespace exists");
+    let mut child = started.expect("ebfw starts");
+    let hierarchy = Hierarchy::find().unwrap();
+    let own = hierarchy.directory(&hierarchy.own().unwrap());
+    let cgroup = own.join(format!("ebfw-exec-{}", child.id()));
+    eventually("there is a cgroup", || cgroup.exists());
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let code = child.wait().unwrap().code();
+    assert_eq!(code, Some(128 + libc::SIGTERM));
+    assert!(!cgroup.exists());
+}
+
+#[test]
+fn what_becomes_of_the_report_does_not_hide_the_commands_code() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL);
+    let policy = home.policy();
+    let run = |report: &[&str], stderr: Stdio, code: &str| {
+        let exit = format!("exit {code}");
+        let ends = ["--", "sh", "-c", &exit];
+        let begins = ["exec", "--policy", policy.to_str().unwrap()];
+        let arguments = [&begins, report, &ends].concat();
+        let start = || home.command(&arguments).stderr(stderr).status();
+        let status = lab.net().near.enter(start).expect("the namespace exists");
+        status.expect("ebfw starts").code()
+    };
+    for (code, expected) in [("5", 5), ("0", 0)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(
+            run(&[], writer.into(), code),
+            Some(expected),
+            "nobody reads"
+        );
+    }
+    for (code, expected) in [("5", 5), ("0", 1)] {
+        let full = ["--report", "/dev/full"];
+        assert_eq!(run(&full, Stdio::null(), code), Some(expected), "no room");
+    }
+    let nowhere = ["--report", "/nonexistent/report"];
+    assert_eq!(run(&nowhere, Stdio::null(), "5"), Some(1), "known before");
 }

@@ -13,7 +13,11 @@ use clap::{Args, ValueHint};
 use ebfw_crd::schema::Offline;
 
 use super::source::{self, Source};
-use crate::{cli::output::Stdout, exit::Exit, input::Input};
+use crate::{
+    cli::output::{Stdout, Unheard},
+    exit::Exit,
+    input::Input,
+};
 
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct FormatArgs {
@@ -29,14 +33,13 @@ pub(in crate::cli) struct FormatArgs {
 }
 
 pub(super) fn main(args: &FormatArgs) -> anyhow::Result<Exit> {
-    let mut out = Stdout::lock();
+    let mut out = Unheard::new(Stdout::lock());
     let mut worst = Exit::SUCCESS;
     let schema: LazyCell<Offline> = LazyCell::new(Offline::new);
     for path in &source::files(&args.files)? {
         match format(args, path, &schema, &mut out) {
             Ok(Exit::SUCCESS) => {}
             Ok(exit) => worst = exit,
-            Err(error) if crate::cli::output::is_closed_pipe(&error) => return Err(error),
             Err(error) => {
                 crate::cli::complain(&format!("{error:#}"));
                 worst = Exit::FAILURE;

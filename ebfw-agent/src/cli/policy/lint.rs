@@ -15,7 +15,11 @@ use super::{
     OutputFlag,
     source::{self, Source},
 };
-use crate::{cli::output::Stdout, config::Output, exit::Exit};
+use crate::{
+    cli::output::{Stdout, Unheard},
+    config::Output,
+    exit::Exit,
+};
 
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct LintArgs {
@@ -53,7 +57,7 @@ impl FailOn {
 }
 
 pub(super) fn main(args: &LintArgs) -> anyhow::Result<Exit> {
-    let mut out = Stdout::lock();
+    let mut out = Unheard::new(Stdout::lock());
     let mut worst = Exit::SUCCESS;
     let schema: LazyCell<Offline> = LazyCell::new(Offline::new);
     for path in &source::files(&args.files)? {

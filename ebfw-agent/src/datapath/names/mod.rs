@@ -238,7 +238,11 @@ impl Names {
 /// Where a map cannot be read.
 pub fn pinned_names(pin: &Path) -> Result<Option<Vec<Owned>>, LoadError> {
     let directory = maps_directory(pin, ABI_VERSION);
-    if !directory.exists() {
+    let exists = directory.try_exists().map_err(|source| LoadError::Io {
+        what: format!("look at {}", directory.display()),
+        source,
+    })?;
+    if !exists {
         return Ok(None);
     }
     let open = |name: &'static str| {

@@ -2,7 +2,7 @@
 //!
 //! Started from a shell the agent shares its cgroup with everything that shell starts; as a unit of its own it does not.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use super::{CgroupPath, Error, Hierarchy, OwnedCgroup, failed};
 
@@ -30,7 +30,7 @@ impl Hierarchy {
     /// where one does. Empty cgroups that killed agents left beside it are removed.
     pub fn seclude(&self) -> Result<Seclusion, Error> {
         let own = self.own()?;
-        self.remove_leftovers(&own);
+        self.remove_leftovers(&own, PREFIX);
         let pid = std::process::id();
         if own != CgroupPath::top() && self.processes(&own, 2) == [pid] {
             return Ok(Seclusion {
@@ -46,19 +46,24 @@ impl Hierarchy {
         })
     }
 
-    fn remove_leftovers(&self, own: &CgroupPath) {
+    /// Removes the empty cgroups below `own` that killed processes left behind: those called by `prefix` and the id of a process that is gone, or
+    /// of this one.
+    pub fn remove_leftovers(&self, own: &CgroupPath, prefix: &str) {
         let children = self.children(own).unwrap_or_default();
-        for (child, _) in children.iter().filter(|(child, _)| is_seclusion(child)) {
+        for (child, _) in children.iter().filter(|(child, _)| is_left(child, prefix)) {
             // One that is in use is busy, and stays.
             let _ = fs::remove_dir(self.directory(child));
         }
     }
 }
 
-fn is_seclusion(path: &CgroupPath) -> bool {
+fn is_left(path: &CgroupPath, prefix: &str) -> bool {
     let name = path.as_path().file_name().and_then(|name| name.to_str());
-    let pid = name.and_then(|name| name.strip_prefix(PREFIX));
-    pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+    let pid = name.and_then(|name| name.strip_prefix(prefix)?.parse::<u32>().ok());
+    // One that lives may have made its cgroup this instant, and be about to enter it.
+    pid.is_some_and(|pid| {
+        pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists()
+    })
 }
 
 impl Drop for Seclusion {
