@@ -423,9 +423,9 @@ pub const fn set_of(cookie: u64, id: u16, port: u32) -> u32 {
 }
 
 /// Questions of one workload that may be open: so many sets.
-pub const QUESTION_SETS: u32 = 64;
+pub const QUESTION_SETS: u32 = 128;
 /// Places of each set.
-pub const QUESTION_WAYS: u32 = 4;
+pub const QUESTION_WAYS: u32 = 8;
 /// A question is answered within this time, or never.
 pub const ANSWER_NS: u64 = 5_000_000_000;
 
