@@ -721,7 +721,7 @@ pub enum Counter {
     NameLearned = 14,
     /// Answers to nothing that was asked.
     NameUnasked = 15,
-    /// Packets of answers that the programs cannot read alone and that passed before the agent had read them.
+    /// Answers without one question, and packets of answers that the programs cannot read alone and that passed before the agent had read them.
     NameUnreadable = 16,
     /// Names that were not learned for want of room.
     NameFull = 17,

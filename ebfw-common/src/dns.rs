@@ -87,7 +87,9 @@ pub enum Kind {
     Truncated,
     /// An answer that is an error, or none that names a host.
     Empty,
-    /// Not one question, or another kind of message.
+    /// An answer that says something, but not to one question.
+    Unreadable,
+    /// Another kind of message, or a question that is not one.
     Other,
 }
 
@@ -99,17 +101,19 @@ pub fn kind(message: &impl Message) -> Kind {
     const TRUNCATED: u8 = 2;
     const RCODE: u8 = 15;
     let flags = message.byte(2);
-    if flags & OPCODE != 0 || message.half(4) != 1 {
-        return Kind::Other;
-    }
-    if flags & RESPONSE == 0 {
-        Kind::Question
+    let is_one = message.half(4) == 1;
+    if flags & OPCODE != 0 {
+        Kind::Other
+    } else if flags & RESPONSE == 0 {
+        if is_one { Kind::Question } else { Kind::Other }
     } else if flags & TRUNCATED != 0 {
         Kind::Truncated
     } else if message.byte(3) & RCODE != 0 || message.half(6) == 0 {
         Kind::Empty
-    } else {
+    } else if is_one {
         Kind::Answer
+    } else {
+        Kind::Unreadable
     }
 }
 

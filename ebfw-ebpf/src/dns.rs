@@ -444,8 +444,14 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
     if !load(skb, start, talk.end, scratch) {
         return Learned::All;
     }
-    if !matches!(dns::kind(scratch), Kind::Answer | Kind::Empty) {
-        return Learned::All;
+    match dns::kind(scratch) {
+        Kind::Answer | Kind::Empty => {}
+        Kind::Unreadable => {
+            count(Counter::NameUnreadable);
+            tell(skb, talk, name_outcome::UNREADABLE, 0, start);
+            return Learned::All;
+        }
+        Kind::Question | Kind::Truncated | Kind::Other => return Learned::All,
     }
     find(skb, talk, scratch);
     let is_answer = match QUESTIONS.get_ptr(scratch.question) {
@@ -453,18 +459,23 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
         Some(question) => read_name(scratch, unsafe { &*question }, config.seed),
         None => false,
     };
-    if !is_answer {
+    // One answer a question: of two that come at once, that which takes it away.
+    let is_stream = talk.protocol == u32::from(protocol::TCP);
+    if !is_answer || !is_stream && QUESTIONS.remove(scratch.question).is_err() {
         count(Counter::NameUnasked);
         tell(skb, talk, name_outcome::UNASKED, 0, start);
         return Learned::All;
     }
-    // One answer a question.
-    let _ = QUESTIONS.remove(scratch.question);
-    if dns::kind(scratch) == Kind::Answer {
+    let learned = if dns::kind(scratch) == Kind::Answer {
         read_answer(skb, talk, start, config)
     } else {
         Learned::All
+    };
+    // What the agent reads to its end answers the question there.
+    if is_stream && learned == Learned::All {
+        let _ = QUESTIONS.remove(scratch.question);
     }
+    learned
 }
 
 /// Who talks, as the scratch says.
