@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the tests of the kernel side on real kernels, old and new, in virtual machines.
 //! Emulated where the machine lends no virtualisation, so slow, and the same everywhere.
 
+mod borrowed;
 mod cpio;
 mod guest;
 mod initrd;
@@ -161,6 +162,7 @@ fn boot_all(options: &Options) -> Result<Vec<End>> {
     let tests: BTreeSet<&String> = boots.iter().flat_map(|boot| &boot.tests).collect();
     let tests: Vec<String> = tests.into_iter().cloned().collect();
     let programs = programs::build(&tests)?;
+    let borrowed = borrowed::find()?;
     let kernels = boots
         .iter()
         .map(|boot| kernels::fetch(boot.series))
@@ -177,6 +179,7 @@ fn boot_all(options: &Options) -> Result<Vec<End>> {
     let boot = |at: usize| -> Result<End> {
         let job = initrd::Job {
             programs: &programs::only(&programs, &boots[at].tests),
+            borrowed: &borrowed,
             environment: &options.environment,
             arguments: &options.arguments,
             repeat: options.repeat,
