@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the tests of the kernel side on real kernels, old and new, in virtual machines.
 //! Emulated where the machine lends no virtualisation, so slow, and the same everywhere.
 
+mod borrowed;
 mod cpio;
 mod guest;
 mod initrd;
@@ -25,6 +26,7 @@ use crate::{
     setup::{self, KERNEL_PROGRAMS, Need, Program},
     side_by_side,
 };
+use borrowed::Borrowed;
 use guest::{Outcome, Show};
 use kernels::{Kernel, Series};
 use programs::TestProgram;
@@ -101,11 +103,11 @@ impl Options {
 /// Boots each kernel, runs the tests there and fails if any failed anywhere.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let boots = options.boots();
-    let (kernels, programs) = prepare(&boots)?;
+    let parts = prepare(&boots)?;
     if options.no_run {
         return Ok(());
     }
-    let ends = boot_all(options, &boots, &kernels, &programs)?;
+    let ends = boot_all(options, &boots, &parts)?;
     step("virtual machines");
     for end in &ends {
         note(format_args!(
@@ -137,8 +139,8 @@ pub(crate) fn on_all_kernels(target: &str, test: &str) -> Result<Vec<(String, St
         arguments: vec![test.to_owned(), "--nocapture".to_owned()],
     };
     let boots = options.boots();
-    let (kernels, programs) = prepare(&boots)?;
-    let ends = boot_all(&options, &boots, &kernels, &programs)?;
+    let parts = prepare(&boots)?;
+    let ends = boot_all(&options, &boots, &parts)?;
     let (passed, failed): (Vec<_>, Vec<_>) = ends.into_iter().partition(End::passed);
     if !failed.is_empty() {
         let failed: Vec<_> = failed
@@ -165,28 +167,31 @@ impl End {
     }
 }
 
-/// Builds the test programs and fetches the kernels, which are in the order of the boots.
-fn prepare(boots: &[Boot]) -> Result<(Vec<Kernel>, Vec<TestProgram>)> {
+/// What guests are made of.
+struct Parts {
+    /// In the order of the boots.
+    kernels: Vec<Kernel>,
+    programs: Vec<TestProgram>,
+    borrowed: Vec<Borrowed>,
+}
+
+/// Builds the test programs, and fetches all else.
+fn prepare(boots: &[Boot]) -> Result<Parts> {
     setup::ensure(&KERNEL_PROGRAMS)?;
     setup::ensure(&[Need::Program(Program::Qemu), Need::Program(Program::Xz)])?;
     build::kernel_programs(&[])?;
     let tests: BTreeSet<&String> = boots.iter().flat_map(|boot| &boot.tests).collect();
     let tests: Vec<String> = tests.into_iter().cloned().collect();
-    let programs = programs::build(&tests)?;
-    let kernels = boots
-        .iter()
-        .map(|boot| kernels::fetch(boot.series))
-        .collect::<Result<_>>()?;
-    Ok((kernels, programs))
+    let kernels = boots.iter().map(|boot| kernels::fetch(boot.series));
+    Ok(Parts {
+        kernels: kernels.collect::<Result<_>>()?,
+        programs: programs::build(&tests)?,
+        borrowed: borrowed::find()?,
+    })
 }
 
 /// Boots each kernel, some side by side. The ends are in the order of the boots.
-fn boot_all(
-    options: &Options,
-    boots: &[Boot],
-    kernels: &[Kernel],
-    programs: &[TestProgram],
-) -> Result<Vec<End>> {
+fn boot_all(options: &Options, boots: &[Boot], parts: &Parts) -> Result<Vec<End>> {
     let interrupted = Interrupted::watch()?;
     let workers = machines(options, boots.len());
     let show = if workers > 1 { Show::Later } else { Show::Live };
@@ -197,7 +202,8 @@ fn boot_all(
     }
     let boot = |at: usize| -> Result<End> {
         let job = initrd::Job {
-            programs: &programs::only(programs, &boots[at].tests),
+            programs: &programs::only(&parts.programs, &boots[at].tests),
+            borrowed: &parts.borrowed,
             environment: &options.environment,
             arguments: &options.arguments,
             repeat: options.repeat,
@@ -209,7 +215,7 @@ fn boot_all(
             interrupted: &interrupted,
             show,
         };
-        one(&kernels[at], &job, &machine)
+        one(&parts.kernels[at], &job, &machine)
     };
     side_by_side::run(workers, boots.len(), boot)
         .into_iter()
