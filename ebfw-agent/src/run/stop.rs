@@ -20,7 +20,7 @@ use tokio::{
 use crate::host::signals::Held;
 
 /// How long a start that is told to stop may take to notice. The kernel looks at programs inside a system call, which can take seconds.
-const NOTICE: Duration = Duration::from_millis(500);
+const NOTICE: Duration = Duration::from_millis(250);
 
 /// Hears SIGTERM and SIGINT.
 pub(super) struct Stop {
@@ -39,7 +39,7 @@ impl Stop {
         Held::back(&[Signal::SIGTERM, Signal::SIGINT])
     }
 
-    /// Listens from now on. Until [`Stop::commit`] a signal ends the process within half a second, whatever it is busy with.
+    /// Listens from now on. Until [`Stop::commit`] a signal ends the process within a quarter of a second, whatever it is busy with.
     ///
     /// # Errors
     ///

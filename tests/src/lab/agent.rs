@@ -202,8 +202,8 @@ pub fn minds(pid: u32, signal: Signal) -> bool {
     masks.fold(0, |all, mask| all | mask) & 1 << (signal as i32 - 1) != 0
 }
 
-/// Gives an agent its probes inside TLS, as it has them by default. They take as long to load as all the rest, and where the kernel is
-/// emulated that is seconds: so only those get them who try them.
+/// Gives an agent its probes inside TLS, and its events the paths of requests, as they are by default. The probes take as long to load as all the rest, and where the kernel is
+/// emulated that is seconds: so only those tests have them that try them.
 pub const PROBES: (&str, &str) = ("EBFW_INSPECT_PATHS", "true");
 
 /// A running agent; killed with the value.

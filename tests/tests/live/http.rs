@@ -6,7 +6,7 @@ use ebfw_common::abi::{claim_kind, inspect, verdict};
 use ebfw_test_need::tool;
 use ebfw_tests::lab::{
     Lab,
-    agent::{Agent, Home},
+    agent::{Agent, Home, PROBES},
     net::{v4, v6},
     recorder::Recorder,
 };
@@ -320,7 +320,7 @@ fn the_agent_tells_requests_and_keeps_secrets() {
     let _server = Recorder::start(&lab.net().far, HTTP);
     let home = Home::new();
     home.write_policy(NO_DELETE);
-    let agent = Agent::start_with(&home, &lab, &[("EBFW_INSPECT_HEADERS", "true")]);
+    let agent = Agent::start_with(&home, &lab, &[PROBES, ("EBFW_INSPECT_HEADERS", "true")]);
     let said = |method: &str| {
         format!(
             "{method} /a/../b?q=1 HTTP/1.1\r\nHost: Example.com\r\nCookie: secret\r\nAccept: */*\r\n\r\n"

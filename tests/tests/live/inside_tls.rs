@@ -13,7 +13,7 @@ use ebfw_test_need::tool;
 use ebfw_tests::{
     lab::{
         Lab,
-        agent::{Agent, Home},
+        agent::{Agent, Home, PROBES},
         eventually,
         net::v4,
     },
@@ -110,7 +110,7 @@ fn a_denied_request_inside_tls_never_gets_out() {
     let home = Home::new();
     home.write_policy(POLICY);
     let config = home.write_config("exclude: {cidrs: []}\n");
-    let agent = Agent::start_with(&home, &lab, &[("EBFW_CONFIG", &config)]);
+    let agent = Agent::start_with(&home, &lab, &[PROBES, ("EBFW_CONFIG", &config)]);
     agent.log.wait_for(&["requests inside TLS are observed by"]);
     for refused in ["not denied before they leave", "without their connections"] {
         let log = agent.log.so_far();
