@@ -40,6 +40,7 @@ use crate::{
         cgroup::{CgroupPath, Hierarchy, OwnedCgroup},
         privileges,
         resolvers::Source,
+        signals::Held,
         tree::Tree,
     },
     metrics::Metrics,
@@ -64,16 +65,17 @@ const NOT_FOUND: u8 = 127;
 ///
 /// Where the policy is bad, the host is not able, or the command cannot be started under the policy.
 pub fn exec(options: &ExecOptions) -> anyhow::Result<Exit> {
+    // Before anything is made that would be left behind.
+    let held = Signals::hold()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(run(options))
+    runtime.block_on(run(options, held))
 }
 
-async fn run(options: &ExecOptions) -> anyhow::Result<Exit> {
-    // Before anything is made that would be left behind.
-    let mut signals = Signals::listen()?;
+async fn run(options: &ExecOptions, held: Held) -> anyhow::Result<Exit> {
+    let mut signals = Signals::listen(held)?;
     let Loaded { policy, .. } = policy_file::load(&options.policy)?;
     let hierarchy = privileges::check(None)?.hierarchy;
     let destination = Destination::open(options)?;

@@ -25,6 +25,7 @@ use crate::{
         cgroup::{CgroupPath, Hierarchy, Seclusion},
         lock::PinLock,
         privileges,
+        signals::Held,
         tree::Tree,
     },
     metrics::{Listener, Metrics, Readiness, Reload, Server},
@@ -51,19 +52,20 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 ///
 /// Where it cannot start. Once it runs it only ends when asked.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    // Before anything else: who is told to stop while it starts, or the moment it is ready, ends in good order too.
+    let held = Stop::hold()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let result = runtime.block_on(start_and_serve(config));
+    let result = runtime.block_on(start_and_serve(config, held));
     // The kernel may still be looking at the probes: nobody waits for that.
     runtime.shutdown_background();
     result
 }
 
-async fn start_and_serve(config: &Config) -> anyhow::Result<()> {
-    // Before anything else: who is told to stop while it starts, or the moment it is ready, ends in good order too.
-    let stop = Stop::listen()?;
+async fn start_and_serve(config: &Config, held: Held) -> anyhow::Result<()> {
+    let stop = Stop::listen(held)?;
     // A start may have to wait for the API server; until it is through, nothing has changed that would have to be put in order.
     let agent = tokio::select! {
         agent = Agent::start(config, &stop) => agent?,

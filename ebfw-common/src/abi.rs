@@ -351,6 +351,14 @@ pub mod reason {
     pub const AMBIGUOUS: u8 = 10;
 }
 
+/// What a payload showed with which a flow was decided. Field `payload` of [`FlowEvent`].
+pub mod payload {
+    /// No name, or no request, where rules ask for one.
+    pub const OPAQUE: u8 = 1;
+    /// A name that the workload has not resolved to the destination, where rules ask for one: no Allow by name means it.
+    pub const UNRESOLVED: u8 = 2;
+}
+
 /// One decision about a flow, as the kernel reports it. Ring buffer `EVENTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -387,8 +395,8 @@ pub struct FlowEvent {
     pub verdict: u8,
     /// [`reason`].
     pub reason: u8,
-    /// 1: it was decided with a payload that shows no name, or no request, where rules ask for one; rules that need a request are `opaque`.
-    pub opaque: u8,
+    /// What the payload showed, flags of [`payload`].
+    pub payload: u8,
     /// [`mode`] at that time.
     pub mode: u32,
     /// Name of that thread group's calling thread, padded with zeros; empty where unknown.
@@ -721,7 +729,7 @@ pub enum Counter {
     NameLearned = 14,
     /// Answers to nothing that was asked.
     NameUnasked = 15,
-    /// Packets of answers that the programs cannot read alone and that passed before the agent had read them.
+    /// Answers without one question, and packets of answers that the programs cannot read alone and that passed before the agent had read them.
     NameUnreadable = 16,
     /// Names that were not learned for want of room.
     NameFull = 17,

@@ -87,7 +87,9 @@ pub enum Kind {
     Truncated,
     /// An answer that is an error, or none that names a host.
     Empty,
-    /// Not one question, or another kind of message.
+    /// An answer that says something, but not to one question.
+    Unreadable,
+    /// Another kind of message, or a question that is not one.
     Other,
 }
 
@@ -99,17 +101,19 @@ pub fn kind(message: &impl Message) -> Kind {
     const TRUNCATED: u8 = 2;
     const RCODE: u8 = 15;
     let flags = message.byte(2);
-    if flags & OPCODE != 0 || message.half(4) != 1 {
-        return Kind::Other;
-    }
-    if flags & RESPONSE == 0 {
-        Kind::Question
+    let is_one = message.half(4) == 1;
+    if flags & OPCODE != 0 {
+        Kind::Other
+    } else if flags & RESPONSE == 0 {
+        if is_one { Kind::Question } else { Kind::Other }
     } else if flags & TRUNCATED != 0 {
         Kind::Truncated
     } else if message.byte(3) & RCODE != 0 || message.half(6) == 0 {
         Kind::Empty
-    } else {
+    } else if is_one {
         Kind::Answer
+    } else {
+        Kind::Unreadable
     }
 }
 
@@ -423,9 +427,9 @@ pub const fn set_of(cookie: u64, id: u16, port: u32) -> u32 {
 }
 
 /// Questions of one workload that may be open: so many sets.
-pub const QUESTION_SETS: u32 = 64;
+pub const QUESTION_SETS: u32 = 128;
 /// Places of each set.
-pub const QUESTION_WAYS: u32 = 4;
+pub const QUESTION_WAYS: u32 = 8;
 /// A question is answered within this time, or never.
 pub const ANSWER_NS: u64 = 5_000_000_000;
 

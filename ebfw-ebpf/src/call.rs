@@ -220,7 +220,7 @@ fn tell(call: &Call, state: &SocketState, word: SlotWord, question: &Question, d
         event.hook = call.hook;
         event.verdict = decision.verdict;
         event.reason = decision.reason;
-        event.opaque = u8::from(decision.opaque);
+        event.payload = decision.payload;
         event.mode = mode::ENFORCE;
         event.comm = state.comm;
     });

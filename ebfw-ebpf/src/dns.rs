@@ -3,7 +3,7 @@
 //! An answer counts where its question stands in `QUESTIONS`: same socket, resolver, id, port and text, asked within five seconds and
 //! not answered yet (SEMANTICS 4).
 
-use core::ops::Deref;
+use core::{ops::Deref, ptr};
 
 use aya_ebpf::bindings::__sk_buff;
 use ebfw_common::{
@@ -28,7 +28,6 @@ use crate::{
     },
     report::{self, WINDOW_NS, add, boot_ns, count},
     skb::{ETH_P_IP, Skb},
-    socket::UNBOUND,
     verifier::{forget, masked},
     workload,
 };
@@ -64,6 +63,10 @@ pub struct Scratch {
     length: Kept<u32>,
     /// The question that it answers.
     question: QuestionKey,
+    /// Where it stands.
+    found: Kept<u32>,
+    /// When it was asked.
+    asked_ns: Kept<u64>,
     name: Name,
     records: Records,
     key: NameKey,
@@ -295,42 +298,78 @@ fn ask_at(skb: Skb, talk: &Talk, start: u32) {
         slot: talk.slot,
         place: set_of(cookie, id, talk.port),
     };
-    let Some(blank) = BLANK.get(0) else {
+    if !claim(&mut key, now) {
+        count(Counter::NameFull);
+        tell(skb, talk, name_outcome::FULL, 0, start);
         return;
-    };
-    // The first place that is free; else the last, whose question is lost.
-    for way in 0..QUESTION_WAYS {
-        if let Some(open) = QUESTIONS.get_ptr(key) {
-            // SAFETY: the entry lives until the program ends.
-            let open = unsafe { &*open };
-            let taken = now.wrapping_sub(open.asked_ns) < ANSWER_NS
-                && !(open.cookie == cookie && open.id == id);
-            if taken && way + 1 < QUESTION_WAYS {
-                key.place += 1;
-                continue;
-            }
-            let _ = QUESTIONS.remove(key);
-        }
-        // By hand and not by the loop's condition: another CPU may have come first.
-        if QUESTIONS.insert(key, blank, ONLY_NEW).is_ok() {
-            break;
-        }
-        key.place += 1;
     }
     let Some(question) = QUESTIONS.get_ptr_mut(key) else {
-        count(Counter::NameFull);
         return;
     };
     // SAFETY: the entry lives until the program ends; an answer to it cannot come before it has left.
     let question = unsafe { &mut *question };
-    if load_text(skb, start + HEADER, talk.end, &mut question.text) {
-        question.id = id;
-        question.port = talk.port as u16;
-        question.resolver = talk.resolver;
-        question.asked_ns = now;
-        question.cookie = cookie;
-        tell(skb, talk, name_outcome::ASKED, 0, start);
+    if !load_text(skb, start + HEADER, talk.end, &mut question.text) {
+        let _ = QUESTIONS.remove(key);
+        return;
     }
+    question.id = id;
+    question.port = talk.port as u16;
+    question.resolver = talk.resolver;
+    question.cookie = cookie;
+    // SAFETY: as above. Last: from now on others may take the place again, once it has expired.
+    unsafe { ptr::write_volatile(&raw mut question.asked_ns, now) };
+    tell(skb, talk, name_outcome::ASKED, 0, start);
+}
+
+/// Makes an entry for a question of the set that begins at `key`, which nobody else has: at the first place that is free, else at the last,
+/// whose question is lost. Who asks runs on any CPU, and two that ask at once may mean the same place.
+#[inline(always)]
+fn claim(key: &mut QuestionKey, now: u64) -> bool {
+    let Some(blank) = BLANK.get(0) else {
+        return false;
+    };
+    for way in 0..QUESTION_WAYS {
+        let is_last = way + 1 == QUESTION_WAYS;
+        let free = match QUESTIONS.get_ptr(*key) {
+            // SAFETY: the entry lives until the program ends.
+            Some(open) => cleared(*key, unsafe { (*open).asked_ns }, now, is_last),
+            None => true,
+        };
+        // Refused where another CPU came first.
+        if free && QUESTIONS.insert(*key, blank, ONLY_NEW).is_ok() {
+            return true;
+        }
+        key.place += 1;
+    }
+    false
+}
+
+/// Removes a question that was asked at `asked_ns` if it has expired, or `always`; not while another CPU writes it (0), or clears the place
+/// itself, which would take away what was asked since. The other may have begun after this one and ended before: its time is later than `now`.
+#[inline(always)]
+fn cleared(key: QuestionKey, asked_ns: u64, now: u64, always: bool) -> bool {
+    if asked_ns == 0 || !always && now.saturating_sub(asked_ns) < ANSWER_NS {
+        return false;
+    }
+    let Some(blank) = BLANK.get(0) else {
+        return false;
+    };
+    let clearing = QuestionKey {
+        place: key.place | CLEARING,
+        ..key
+    };
+    if QUESTIONS.insert(clearing, blank, ONLY_NEW).is_err() {
+        return false;
+    }
+    let same = QUESTIONS
+        .get_ptr(key)
+        // SAFETY: the entry lives until the program ends.
+        .is_some_and(|open| unsafe { ptr::read_volatile(&raw const (*open).asked_ns) } == asked_ns);
+    if same {
+        let _ = QUESTIONS.remove(key);
+    }
+    let _ = QUESTIONS.remove(clearing);
+    same
 }
 
 /// Loads the packet's bytes from `from` on, as far as they go and fit.
@@ -405,8 +444,14 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
     if !load(skb, start, talk.end, scratch) {
         return Learned::All;
     }
-    if !matches!(dns::kind(scratch), Kind::Answer | Kind::Empty) {
-        return Learned::All;
+    match dns::kind(scratch) {
+        Kind::Answer | Kind::Empty => {}
+        Kind::Unreadable => {
+            count(Counter::NameUnreadable);
+            tell(skb, talk, name_outcome::UNREADABLE, 0, start);
+            return Learned::All;
+        }
+        Kind::Question | Kind::Truncated | Kind::Other => return Learned::All,
     }
     find(skb, talk, scratch);
     let is_answer = match QUESTIONS.get_ptr(scratch.question) {
@@ -414,18 +459,23 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
         Some(question) => read_name(scratch, unsafe { &*question }, config.seed),
         None => false,
     };
-    if !is_answer {
+    // One answer a question: of two that come at once, that which takes it away.
+    let is_stream = talk.protocol == u32::from(protocol::TCP);
+    if !is_answer || !is_stream && QUESTIONS.remove(scratch.question).is_err() {
         count(Counter::NameUnasked);
         tell(skb, talk, name_outcome::UNASKED, 0, start);
         return Learned::All;
     }
-    // One answer a question.
-    let _ = QUESTIONS.remove(scratch.question);
-    if dns::kind(scratch) == Kind::Answer {
+    let learned = if dns::kind(scratch) == Kind::Answer {
         read_answer(skb, talk, start, config)
     } else {
         Learned::All
+    };
+    // What the agent reads to its end answers the question there.
+    if is_stream && learned == Learned::All {
+        let _ = QUESTIONS.remove(scratch.question);
     }
+    learned
 }
 
 /// Who talks, as the scratch says.
@@ -449,7 +499,8 @@ fn load(skb: Skb, start: u32, end: u32, scratch: &mut Scratch) -> bool {
     skb.load_bytes(start, &mut scratch.message, scratch.length.get())
 }
 
-/// Finds the open question that the message answers: `scratch.question` becomes its key, or one that is in no map.
+/// Finds the open question that the message answers, the one asked last if there are several: `scratch.question` becomes its key, or one
+/// that is in no map.
 #[inline(always)]
 fn find(skb: Skb, talk: &Heard, scratch: &mut Scratch) {
     let id = u16::from_ne_bytes([scratch.byte(0), scratch.byte(1)]);
@@ -457,6 +508,8 @@ fn find(skb: Skb, talk: &Heard, scratch: &mut Scratch) {
     let now = boot_ns();
     scratch.question.slot = talk.slot;
     scratch.question.place = set_of(cookie, id, talk.port);
+    scratch.found.set(NOWHERE);
+    scratch.asked_ns.set(0);
     for _ in 0..QUESTION_WAYS {
         if let Some(open) = QUESTIONS.get_ptr(scratch.question) {
             // SAFETY: the entry lives until the program ends.
@@ -465,14 +518,16 @@ fn find(skb: Skb, talk: &Heard, scratch: &mut Scratch) {
                 && question.id == id
                 && u32::from(question.port) == talk.port
                 && question.resolver == talk.resolver
-                && now.wrapping_sub(question.asked_ns) < ANSWER_NS
+                && now.saturating_sub(question.asked_ns) < ANSWER_NS
+                && question.asked_ns >= scratch.asked_ns.get()
             {
-                return;
+                scratch.found.set(scratch.question.place);
+                scratch.asked_ns.set(question.asked_ns);
             }
         }
         scratch.question.place += 1;
     }
-    scratch.question.slot = UNBOUND;
+    scratch.question.place = scratch.found.get();
 }
 
 /// Reads the question of an answer; whether it is the one that was asked.
@@ -630,6 +685,10 @@ fn learned(scratch: &mut Scratch) {
     count(Counter::NameLearned);
 }
 
+/// Beside a question's place: somebody takes what stands there away.
+const CLEARING: u32 = 1 << 31;
+/// A place where no question is.
+const NOWHERE: u32 = CLEARING - 1;
 /// `BPF_ANY`.
 const REPLACE: u64 = 0;
 /// `BPF_NOEXIST`.

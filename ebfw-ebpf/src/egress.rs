@@ -458,7 +458,7 @@ fn tell(skb: Skb, state: *mut SocketState, judged: &Judged<'_>) {
         event.hook = hook::EGRESS;
         event.verdict = decision.verdict;
         event.reason = decision.reason;
-        event.opaque = u8::from(decision.opaque);
+        event.payload = decision.payload;
         event.mode = mode;
         // SAFETY: checked against null; entries live until the program ends.
         if let Some(state) = unsafe { state.as_ref() } {

@@ -73,7 +73,7 @@ pub fn datagram(skb: Skb, talk: &Heard, what: u64) -> bool {
     }
     // SAFETY: the entry lives until the program ends; its words are read and written one by one.
     let held = unsafe { &mut *held };
-    held.read_ns != 0 && now.wrapping_sub(held.read_ns) < READ_NS || lapses(held, talk, now)
+    held.read_ns != 0 && now.saturating_sub(held.read_ns) < READ_NS || lapses(held, talk, now)
 }
 
 /// Learns from a segment of a resolver; 0: it does not pass. A whole message at the place where one has to begin is read here. As
@@ -174,7 +174,7 @@ fn lapses(held: &mut Held, talk: &Heard, now: u64) -> bool {
     if talk.waits == 0 {
         return true;
     }
-    let waited = now.wrapping_sub(held.since_ns);
+    let waited = now.saturating_sub(held.since_ns);
     if held.since_ns == 0 || waited > FORGIVEN_NS {
         held.since_ns = now;
     } else if waited > PATIENCE_NS {

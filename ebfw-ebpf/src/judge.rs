@@ -2,7 +2,7 @@
 
 use ebfw_common::classify::Tables;
 use ebfw_common::{
-    abi::{Address, MAX_INSTANCES, NAMES_PER_ADDRESS, SlotWord, reason, verdict},
+    abi::{Address, MAX_INSTANCES, NAMES_PER_ADDRESS, SlotWord, payload, reason, verdict},
     classify::{Flow, Outcome, classify},
     layout::{Header, header_flag},
 };
@@ -21,8 +21,8 @@ pub struct Decision {
     pub reason: u8,
     /// Index of the rule, where the reason is a rule.
     pub rule: u16,
-    /// Whether rules that need a name or a request had to be passed over.
-    pub opaque: bool,
+    /// `ebfw_common::abi::payload`.
+    pub payload: u8,
     /// Of a flow whose client has said nothing yet: nothing that it may say can change the verdict.
     pub settled: bool,
 }
@@ -34,7 +34,7 @@ impl Decision {
             verdict,
             reason,
             rule: 0,
-            opaque: false,
+            payload: 0,
             settled: true,
         }
     }
@@ -45,8 +45,8 @@ impl Decision {
         u64::from(self.verdict)
             | u64::from(self.reason) << 8
             | u64::from(self.rule) << 16
-            | u64::from(self.opaque) << 32
-            | u64::from(self.settled) << 33
+            | u64::from(self.payload) << 32
+            | u64::from(self.settled) << 34
     }
 
     /// From that number.
@@ -56,8 +56,8 @@ impl Decision {
             verdict: packed as u8,
             reason: (packed >> 8) as u8,
             rule: (packed >> 16) as u16,
-            opaque: packed >> 32 & 1 != 0,
-            settled: packed >> 33 & 1 != 0,
+            payload: (packed >> 32) as u8 & 3,
+            settled: packed >> 34 & 1 != 0,
         }
     }
 }
@@ -183,6 +183,8 @@ fn apply(classes: u64, destination: Address, flow: u64, names: u64) -> Decision 
     };
     let opaque = header.flags & header_flag::NAMES != 0 && said.claim == claim::NAMELESS
         || header.flags & header_flag::REQUESTS != 0 && said.request == request::OPAQUE;
+    let unresolved = header.flags & header_flag::NAMES != 0 && said.claim == claim::FOREIGN;
+    let shown = u8::from(opaque) * payload::OPAQUE | u8::from(unresolved) * payload::UNRESOLVED;
     let permit = |permits| {
         if permits {
             verdict::ALLOW
@@ -199,21 +201,21 @@ fn apply(classes: u64, destination: Address, flow: u64, names: u64) -> Decision 
             verdict: permit(permits),
             reason: reason::RULE,
             rule,
-            opaque,
+            payload: shown,
             settled,
         },
         Ok(Outcome::Default { permits }) => Decision {
             verdict: permit(permits),
             reason: reason::DEFAULT,
             rule: 0,
-            opaque,
+            payload: shown,
             settled: true,
         },
         Ok(Outcome::Held { rule }) => Decision {
             verdict: verdict::HELD,
             reason: reason::RULE,
             rule,
-            opaque,
+            payload: shown,
             settled: false,
         },
         Err(_) => BROKEN,

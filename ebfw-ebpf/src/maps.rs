@@ -99,10 +99,10 @@ pub static SERVICES: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// Open questions. Written by egress, answered by ingress, or by the agent where it reads the answer; a workload has places of its own.
-/// Full: the question's answer is not learned.
+/// Open questions. Written by egress, answered by ingress, or by the agent where it reads the answer; the agent deletes what nobody answered. A
+/// workload has places of its own. Full: the question's answer is not learned.
 #[btf_map]
-pub static QUESTIONS: HashMap<QuestionKey, Question, 16384, { BPF_F_NO_PREALLOC as usize }> =
+pub static QUESTIONS: HashMap<QuestionKey, Question, 32768, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
 /// What was learned. Written by ingress, and by the agent where it reads the answer; the agent deletes what has expired. Full: a new name is not learned, old ones stay.

@@ -60,7 +60,7 @@ pub fn note(peer: &Peer, interface: u32) {
     // SAFETY: the value is copied at once.
     if let Some(seen) = unsafe { REPLIES.get(peer) }
         && seen.interface == interface
-        && now.wrapping_sub(seen.boot_ns) < FRESH_NS
+        && now.saturating_sub(seen.boot_ns) < FRESH_NS
     {
         return;
     }
@@ -83,7 +83,7 @@ pub fn is_reply(peer: &Peer, interface: Option<u32>) -> bool {
     let Some(seen) = (unsafe { REPLIES.get(peer) }) else {
         return false;
     };
-    boot_ns().wrapping_sub(seen.boot_ns) < REPLY_NS
+    boot_ns().saturating_sub(seen.boot_ns) < REPLY_NS
         && interface.is_none_or(|interface| interface == seen.interface)
 }
 

@@ -47,7 +47,7 @@ pub struct Window {
     pub suppressed: u64,
 }
 
-/// Nanoseconds since boot, suspend included.
+/// Nanoseconds since boot, suspend included. What another CPU noted meanwhile may be later: differences have to saturate.
 #[inline(always)]
 pub fn boot_ns() -> u64 {
     // SAFETY: the helper has no arguments.
@@ -166,7 +166,7 @@ pub fn request(kind: u32, subject: u64, fill: impl FnOnce(&mut Request)) {
     let now = boot_ns();
     // SAFETY: the value is copied at once.
     if let Some(asked) = unsafe { ASKED.get(key) }
-        && now.wrapping_sub(*asked) < ASK_AGAIN_NS
+        && now.saturating_sub(*asked) < ASK_AGAIN_NS
     {
         return;
     }

@@ -241,7 +241,7 @@ fn fill(event: &mut FlowEvent, skb: Skb, word: u64, packed: u64, suppressed: u32
     event.hook = hook::EGRESS;
     event.verdict = packed as u8;
     event.reason = (packed >> 8) as u8;
-    event.opaque = (packed >> 32) as u8 & 1;
+    event.payload = (packed >> 32) as u8 & 3;
     event.mode = CONFIG.get(0).map_or(0, |config| config.mode);
     event.has_ports = 1;
     // SAFETY: checked against null.

@@ -25,17 +25,20 @@ use libfuzzer_sys::fuzz_target;
 /// The kind of message as the library's header says.
 fn kind(bytes: &[u8]) -> Option<Kind> {
     let Header { metadata, counts } = Header::read(&mut BinDecoder::new(bytes)).ok()?;
+    let is_one = counts.queries == 1;
     Some(
-        if metadata.op_code != OpCode::Query || counts.queries != 1 {
+        if metadata.op_code != OpCode::Query {
             Kind::Other
         } else if metadata.message_type == MessageType::Query {
-            Kind::Question
+            if is_one { Kind::Question } else { Kind::Other }
         } else if metadata.truncation {
             Kind::Truncated
         } else if metadata.response_code != ResponseCode::NoError || counts.answers == 0 {
             Kind::Empty
-        } else {
+        } else if is_one {
             Kind::Answer
+        } else {
+            Kind::Unreadable
         },
     )
 }

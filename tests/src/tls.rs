@@ -1,9 +1,10 @@
-//! A real libssl, loaded from a file of the caller's choice, with connections that need no network.
+//! A real libssl, loaded from a file of the caller's choice, with connections that need no network, and others.
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
     io,
-    os::unix::ffi::OsStrExt as _,
+    net::TcpStream,
+    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
     process::Command,
     ptr,
@@ -21,7 +22,13 @@ pub struct Connection<'a> {
     library: &'a Library,
     ssl: Object,
     write: unsafe extern "C" fn(Object, *const c_void, c_int) -> c_int,
+    read: unsafe extern "C" fn(Object, *mut c_void, c_int) -> c_int,
 }
+
+type New = unsafe extern "C" fn(Object) -> Object;
+type Plain = unsafe extern "C" fn() -> Object;
+type Set = unsafe extern "C" fn(Object);
+type Get = unsafe extern "C" fn(Object) -> c_int;
 
 /// Where Debian and Fedora keep the library; `None`, said aloud, where it is in neither place.
 #[must_use]
@@ -96,22 +103,81 @@ impl Library {
     /// Where the library does not do what it should. `folder` has a certificate and its key.
     #[must_use]
     pub fn connect(&self, folder: &Path) -> Connection<'_> {
-        type New = unsafe extern "C" fn(Object) -> Object;
-        type UseFile = unsafe extern "C" fn(Object, *const c_char, c_int) -> c_int;
-        type Plain = unsafe extern "C" fn() -> Object;
         type Pair = unsafe extern "C" fn(*mut Object, usize, *mut Object, usize) -> c_int;
         type SetBio = unsafe extern "C" fn(Object, Object, Object);
-        type Set = unsafe extern "C" fn(Object);
-        type Get = unsafe extern "C" fn(Object) -> c_int;
         type SetOne = unsafe extern "C" fn(Object, Object);
+        let context = self.context(folder);
+        let (client, server) = (self.open(context), self.open(context));
+        let handshake: Get = self.function(c"SSL_do_handshake");
+        // SAFETY: the functions have the types that ssl.h and bio.h give them, and objects are used as the manual says: a connection owns its
+        // BIO.
+        unsafe {
+            let (mut near, mut far) = (ptr::null_mut(), ptr::null_mut());
+            let pair: Pair = self.function(c"BIO_new_bio_pair");
+            assert_eq!(pair(&raw mut near, 1 << 16, &raw mut far, 1 << 16), 1);
+            let set_bio: SetBio = self.function(c"SSL_set_bio");
+            set_bio(client.ssl, near, near);
+            set_bio(server.ssl, far, far);
+            self.function::<Set>(c"SSL_set_connect_state")(client.ssl);
+            self.function::<Set>(c"SSL_set_accept_state")(server.ssl);
+            let mut steps = 0;
+            while handshake(client.ssl) != 1 || handshake(server.ssl) != 1 {
+                handshake(server.ssl);
+                steps += 1;
+                assert!(steps < 10, "the handshake does not end");
+            }
+            let sink = self.function::<Plain>(c"BIO_s_null")();
+            let sink = self.function::<New>(c"BIO_new")(sink);
+            self.function::<SetOne>(c"SSL_set0_wbio")(client.ssl, sink);
+        }
+        // The client sends to nobody from now on.
+        std::mem::forget(server);
+        client
+    }
+
+    /// A client's connection over a real one, after the handshake.
+    ///
+    /// # Errors
+    ///
+    /// Where the handshake fails.
+    pub fn connect_over(&self, folder: &Path, stream: &TcpStream) -> io::Result<Connection<'_>> {
+        self.over(folder, stream, c"SSL_connect")
+    }
+
+    /// The server's side of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Library::connect_over`].
+    pub fn accept_over(&self, folder: &Path, stream: &TcpStream) -> io::Result<Connection<'_>> {
+        self.over(folder, stream, c"SSL_accept")
+    }
+
+    fn over(&self, folder: &Path, stream: &TcpStream, side: &CStr) -> io::Result<Connection<'_>> {
+        type SetDescriptor = unsafe extern "C" fn(Object, c_int) -> c_int;
+        let connection = self.open(self.context(folder));
+        // SAFETY: the functions have the types that ssl.h gives them; the descriptor stays open for as long as the caller keeps the stream.
+        let done = unsafe {
+            let set: SetDescriptor = self.function(c"SSL_set_fd");
+            set(connection.ssl, stream.as_raw_fd()) == 1
+                && self.function::<Get>(side)(connection.ssl) == 1
+        };
+        if done {
+            Ok(connection)
+        } else {
+            Err(io::Error::other("the handshake failed"))
+        }
+    }
+
+    /// A context with the certificate in `folder`; never freed, since it outlives its connections.
+    fn context(&self, folder: &Path) -> Object {
+        type UseFile = unsafe extern "C" fn(Object, *const c_char, c_int) -> c_int;
         const PEM: c_int = 1;
         let path = |name: &str| {
             CString::new(folder.join(name).as_os_str().as_bytes()).expect("no zero in a path")
         };
         let (certificate, key) = (path("cert.pem"), path("key.pem"));
-        let handshake: Get = self.function(c"SSL_do_handshake");
-        // SAFETY: the functions have the types that ssl.h and bio.h give them, and objects are used as the manual says: a context outlives
-        // its connections (neither is freed), a connection owns its BIO.
+        // SAFETY: the functions have the types that ssl.h gives them.
         unsafe {
             let method = self.function::<Plain>(c"TLS_method")();
             let context = self.function::<New>(c"SSL_CTX_new")(method);
@@ -119,30 +185,17 @@ impl Library {
             let use_key: UseFile = self.function(c"SSL_CTX_use_PrivateKey_file");
             assert_eq!(use_certificate(context, certificate.as_ptr(), PEM), 1);
             assert_eq!(use_key(context, key.as_ptr(), PEM), 1);
-            let new: New = self.function(c"SSL_new");
-            let (client, server) = (new(context), new(context));
-            let (mut near, mut far) = (ptr::null_mut(), ptr::null_mut());
-            let pair: Pair = self.function(c"BIO_new_bio_pair");
-            assert_eq!(pair(&raw mut near, 1 << 16, &raw mut far, 1 << 16), 1);
-            let set_bio: SetBio = self.function(c"SSL_set_bio");
-            set_bio(client, near, near);
-            set_bio(server, far, far);
-            self.function::<Set>(c"SSL_set_connect_state")(client);
-            self.function::<Set>(c"SSL_set_accept_state")(server);
-            let mut steps = 0;
-            while handshake(client) != 1 || handshake(server) != 1 {
-                handshake(server);
-                steps += 1;
-                assert!(steps < 10, "the handshake does not end");
-            }
-            let sink = self.function::<Plain>(c"BIO_s_null")();
-            let sink = self.function::<New>(c"BIO_new")(sink);
-            self.function::<SetOne>(c"SSL_set0_wbio")(client, sink);
-            Connection {
-                library: self,
-                ssl: client,
-                write: self.function(c"SSL_write"),
-            }
+            context
+        }
+    }
+
+    fn open(&self, context: Object) -> Connection<'_> {
+        Connection {
+            library: self,
+            // SAFETY: the function has the type that ssl.h gives it, and the context is one.
+            ssl: unsafe { self.function::<New>(c"SSL_new")(context) },
+            write: self.function(c"SSL_write"),
+            read: self.function(c"SSL_read"),
         }
     }
 }
@@ -157,7 +210,19 @@ impl Connection<'_> {
         let length = c_int::try_from(bytes.len()).expect("short");
         // SAFETY: the connection is open, and the buffer as long as it says.
         let written = unsafe { (self.write)(self.ssl, bytes.as_ptr().cast(), length) };
-        assert_eq!(written, length);
+        assert_eq!(written, length, "{}", io::Error::last_os_error());
+    }
+
+    /// `SSL_read`; 0: nothing more comes.
+    ///
+    /// # Panics
+    ///
+    /// Where the buffer is larger than 2 GiB.
+    pub fn read(&self, buffer: &mut [u8]) -> usize {
+        let length = c_int::try_from(buffer.len()).expect("short");
+        // SAFETY: the connection is open, and the buffer as long as it says.
+        let read = unsafe { (self.read)(self.ssl, buffer.as_mut_ptr().cast(), length) };
+        usize::try_from(read).unwrap_or(0)
     }
 }
 

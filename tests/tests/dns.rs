@@ -202,14 +202,20 @@ fn odd_messages_are_told_apart() {
         Kind::Empty
     );
     assert_eq!(with(|m| m.answers.clear()), Kind::Empty);
+    let again = |m: &mut Message| m.queries.push(m.queries[0].clone());
+    assert_eq!(with(again), Kind::Unreadable, "two questions");
+    assert_eq!(with(|m| m.queries.clear()), Kind::Unreadable, "no question");
     assert_eq!(
         with(|m| {
-            let again = m.queries[0].clone();
-            m.queries.push(again);
+            m.queries.clear();
+            m.metadata.response_code = ResponseCode::FormErr;
         }),
-        Kind::Other,
-        "two questions"
+        Kind::Empty,
+        "an error about a question that could not be read"
     );
+    let mut twice = asked.clone();
+    again(&mut twice);
+    assert_eq!(read(&wire(&twice)).kind, Kind::Other, "two questions");
     assert_eq!(read(&wire(&asked)).kind, Kind::Question);
     assert_eq!(
         read(&wire(&question(1, ".", A))).name,

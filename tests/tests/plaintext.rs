@@ -19,7 +19,7 @@ use ebfw_agent::{
 use ebfw_common::plaintext::{MAX_COPY, kind, library};
 use ebfw_tests::lab::{
     Lab,
-    agent::{Agent, Home},
+    agent::{Agent, Home, PROBES},
     eventually,
 };
 
@@ -201,7 +201,11 @@ fn the_agent_tells_requests_and_bodies() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy("defaultAction: Allow\nrules: []\n");
-    let settings = [("EBFW_INSPECT_BODY", "true"), ("EBFW_BODY_LIMIT", "8192")];
+    let settings = [
+        PROBES,
+        ("EBFW_INSPECT_BODY", "true"),
+        ("EBFW_BODY_LIMIT", "8192"),
+    ];
     let agent = Agent::start_with(&home, &lab, &settings);
     let said = agent.log.wait_for(&["requests inside TLS are"]);
     assert!(said.contains("are observed by"), "{said}");

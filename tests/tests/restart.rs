@@ -11,7 +11,7 @@ use std::{
 
 use ebfw_tests::lab::{
     Lab, PORT,
-    agent::{Agent, Home},
+    agent::{Agent, Home, PROBES},
     net::{v4, v6},
     process::Line,
 };
@@ -116,13 +116,14 @@ fn no_packet_leaves_unjudged_while_the_agent_dies_and_comes_back() {
     }
     let start = Instant::now();
     for number in 0..restarts {
+        let settings = if number % 10 < 2 { &[PROBES][..] } else { &[] };
         if number % 2 == 0 {
-            let agent = Agent::start(&home, &lab);
+            let agent = Agent::start_with(&home, &lab, settings);
             let log = agent.log.so_far().join("\n");
             assert!(log.contains(ADOPTED), "restart {number}: {log}");
             agent.kill();
         } else {
-            let agent = Agent::spawn(&home, lab.directory());
+            let agent = Agent::spawn_with(&home, lab.directory(), settings);
             thread::sleep(START.mul_f64(random.f64()));
             agent.kill();
         }

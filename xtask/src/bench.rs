@@ -34,7 +34,7 @@ enum Subject {
     Datapath,
     /// Names: answers, first connects, beside dnsmasq with nftset (root)
     Names,
-    /// Writes a second to a TLS connection, with and without probes in its library (root)
+    /// Writes a second to a TLS connection, with and without probes in its library, with and without a judge (root)
     Probes,
     /// Processes that come and go with probes in their library, which is replaced all the time: that nothing breaks or leaks (root)
     Soak,
@@ -52,7 +52,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             setup::ensure(&[Program::Dnsmasq, Program::Ip, Program::Nft].map(Need::Program))?;
             program(&mut bench, "bench-names")?;
         }
-        Subject::Probes => program(&mut bench, "bench-probes")?,
+        Subject::Probes => {
+            program(&mut bench, "bench-probes")?;
+            agent()?;
+        }
         Subject::Soak => return soak(options),
         Subject::Policy => {
             bench.args(["bench", "--package", "ebfw-policy", "--"]);
@@ -81,6 +84,21 @@ fn soak(options: &Options) -> Result<()> {
         .args(["--seconds", &options.seconds.to_string()])
         .args(["--processes", &options.processes.to_string()]);
     command::run(&mut bench)
+}
+
+/// Builds the agent, for benchmarks that look at it from outside.
+fn agent() -> Result<()> {
+    step("agent");
+    let mut build = command::cargo();
+    build.current_dir(workspace::root());
+    command::run(build.args([
+        "build",
+        "--release",
+        "--package",
+        "ebfw-agent",
+        "--bin",
+        "ebfw",
+    ]))
 }
 
 /// Runs a program of the tests' crate, with fresh kernel programs inside.

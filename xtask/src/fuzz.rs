@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// Build the targets, and stop there
+    #[arg(long)]
+    no_run: bool,
     /// Targets; all of them if none is named
     #[arg(value_parser = TARGETS)]
     targets: Vec<String>,
@@ -52,6 +55,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let target_dir = workspace::target_dir()?.join("fuzz");
     step("fuzz targets");
     command::run(cargo_fuzz(&folder).arg("build").args(flags(&target_dir)))?;
+    if options.no_run {
+        return Ok(());
+    }
     let targets: Vec<&str> = if options.targets.is_empty() {
         TARGETS.to_vec()
     } else {

@@ -288,6 +288,7 @@ impl Datapath {
         let names = Names::open(
             take(&mut ebpf, "RESOLVERS"),
             take(&mut ebpf, "SERVICES"),
+            take(&mut ebpf, "QUESTIONS"),
             take(&mut ebpf, "NAMES"),
             take(&mut ebpf, "NAME_COUNTS"),
         )?;
@@ -395,7 +396,7 @@ impl Datapath {
     }
 
     /// Deletes names of workloads that are gone, and of those that have expired by `now_ns` (since boot) what there is no room for: flows keep
-    /// the names under which they were opened. Says how many. Looks at no name where there can be none.
+    /// the names under which they were opened. Says how many. Looks at no name where there can be none. Questions that nobody answered go too.
     ///
     /// # Errors
     ///

@@ -179,6 +179,7 @@ pub fn ruling(connect: &Connect, names: &impl RuleNames) -> (Option<Ruling>, Nam
             reason,
             mode: connect.mode,
             opaque: connect.opaque,
+            unresolved: connect.unresolved,
         }),
         naming,
     )

@@ -35,6 +35,8 @@ pub struct Connect {
     pub cause: Cause,
     /// A rule was passed over because a fact that it needs cannot be known.
     pub opaque: bool,
+    /// The payload shows a name that was not resolved.
+    pub unresolved: bool,
     /// Whether a Deny is carried out.
     pub mode: Mode,
     /// Equal events that were left out since the last one.
@@ -94,11 +96,17 @@ pub fn decode(bytes: &[u8], clock: &BootClock) -> Result<Connect, DecodeError> {
         hook,
         verdict,
         reason,
-        opaque,
+        payload,
         mode,
         comm,
     } = event;
     let cause = Cause::new(reason, rule)?;
+    if payload & !(abi::payload::OPAQUE | abi::payload::UNRESOLVED) != 0 {
+        return Err(DecodeError::Value {
+            field: "payload",
+            value: payload.into(),
+        });
+    }
     let unreadable = cause.is_unreadable() && destination == Address::UNSPECIFIED;
     let destination = (!unreadable).then(|| canonical(destination));
     let protocol = Protocol(protocol);
@@ -123,7 +131,8 @@ pub fn decode(bytes: &[u8], clock: &BootClock) -> Result<Connect, DecodeError> {
         hook: hook.try_into()?,
         verdict: verdict.try_into()?,
         cause,
-        opaque: flag("opaque", opaque)?,
+        opaque: payload & abi::payload::OPAQUE != 0,
+        unresolved: payload & abi::payload::UNRESOLVED != 0,
         mode: Mode::from_tag(mode).ok_or(DecodeError::Value {
             field: "mode",
             value: mode,
@@ -332,7 +341,7 @@ mod tests {
             (|e| e.reason = 11, "reason", 11),
             (|e| e.reason = 255, "reason", 255),
             (|e| e.mode = 4, "mode", 4),
-            (|e| e.opaque = 2, "opaque", 2),
+            (|e| e.payload = 4, "payload", 4),
             (|e| e.has_ports = 255, "has_ports", 255),
             (|e| e.rule = 4096, "rule", 4096),
             (|e| e.rule = u16::MAX, "rule", u16::MAX.into()),

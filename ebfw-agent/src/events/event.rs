@@ -340,6 +340,8 @@ pub struct Ruling {
     pub mode: Mode,
     /// A rule was passed over because a fact that it needs cannot be known.
     pub opaque: bool,
+    /// The client claims a name that it has not resolved to the destination, so that no Allow by name means it.
+    pub unresolved: bool,
 }
 
 /// What is to be done with a flow.

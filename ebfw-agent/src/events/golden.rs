@@ -180,6 +180,7 @@ fn events() -> Vec<Event> {
             cgroup: Some("/system.slice/foo\\x2dbar.service".into()),
             ruling: Some(Ruling {
                 opaque: true,
+                unresolved: true,
                 ..ruling(Action::Deny, None, Reason::Default, Mode::Log)
             }),
             suppressed: 17,

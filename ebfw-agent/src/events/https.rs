@@ -100,6 +100,7 @@ fn ruling(judgement: &Judgement) -> Option<Ruling> {
         reason,
         mode: *mode,
         opaque: !verdict.opaque.is_empty(),
+        unresolved: false,
     })
 }
 

@@ -69,6 +69,8 @@ struct Line<'a> {
     body: Option<BodyObject<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
+    #[serde(skip_serializing_if = "is_false")]
+    unresolved: bool,
 }
 
 #[derive(Serialize)]
@@ -201,6 +203,7 @@ impl<'a> From<&'a Event> for Line<'a> {
                 .and_then(|request| request.body.as_ref())
                 .map(BodyObject::from),
             status: request.and_then(|request| request.status),
+            unresolved: ruling.as_ref().is_some_and(|ruling| ruling.unresolved),
         }
     }
 }

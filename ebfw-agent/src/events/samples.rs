@@ -41,7 +41,7 @@ pub(crate) fn kernel_event() -> FlowEvent {
         hook: abi::hook::CONNECT,
         verdict: abi::verdict::ALLOW,
         reason: abi::reason::RULE,
-        opaque: 0,
+        payload: 0,
         mode: 0,
         comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
     }
@@ -131,6 +131,7 @@ pub(crate) fn ruling(action: Action, rule: Option<&str>, reason: Reason, mode: M
         reason,
         mode,
         opaque: false,
+        unresolved: false,
     }
 }
 

@@ -79,6 +79,7 @@ impl<'a> Text<'a> {
             reason,
             mode,
             opaque: _,
+            unresolved,
         }) = ruling
         {
             if *mode != Mode::Enforce {
@@ -86,6 +87,9 @@ impl<'a> Text<'a> {
             }
             if !matches!(reason, Reason::Rule | Reason::Default) {
                 write!(f, "  reason={}", reason.name())?;
+            }
+            if *unresolved {
+                f.write_str("  unresolved")?;
             }
         }
         if let Subject::Connect { flow } = subject

@@ -14,6 +14,8 @@ use tokio::{
     sync::mpsc,
 };
 
+use crate::host::signals::Held;
+
 /// What is passed on.
 const SIGNALS: [Signal; 6] = [
     Signal::SIGTERM,
@@ -37,16 +39,26 @@ enum Phase {
 }
 
 impl Signals {
+    /// Holds the signals back until [`Signals::listen`]. To be called before there are other threads.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub(super) fn hold() -> io::Result<Held> {
+        Held::back(&SIGNALS)
+    }
+
     /// Listens from now on. Until [`Signals::commit`] a signal ends the process, whatever it is busy with. Within a tokio runtime.
     ///
     /// # Errors
     ///
     /// Where signals cannot be listened to.
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(super) fn listen(held: Held) -> io::Result<Self> {
         let mut sources = Vec::with_capacity(SIGNALS.len());
         for signal in SIGNALS {
             sources.push((signal, unix::signal(SignalKind::from_raw(signal as i32))?));
         }
+        held.let_through()?;
         let phase = Arc::new(Mutex::new(Phase::Starting(None)));
         let (tell, heard) = mpsc::unbounded_channel();
         let current = Arc::clone(&phase);

@@ -9,5 +9,6 @@ pub mod lock;
 pub mod netns;
 pub mod privileges;
 pub mod resolvers;
+pub(crate) mod signals;
 pub mod sockets;
 pub mod tree;

@@ -218,7 +218,7 @@ impl Collector for KernelCollector {
         .map(|(reason, counter)| (ForRefusal { reason }, count(counter)));
         out.family(
             "ebfw_names_refused",
-            "Answers (unasked), packets of answers that passed unread (unreadable) and addresses (full, special) from which the kernel programs learned no name, by reason.",
+            "Answers (unasked), answers without one question and packets of answers that passed unread (unreadable) and addresses (full, special) from which the kernel programs learned no name, by reason.",
             &refused,
         )?;
         for (name, help, counter) in SINGLE {

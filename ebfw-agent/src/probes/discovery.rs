@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File, OpenOptions},
-    io,
+    io, mem,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -201,6 +201,8 @@ struct Finder {
     census: Census,
     calls: Calls,
     known: HashMap<FileKey, Instant>,
+    /// What was mapped since the last look at all processes: most programs are gone by then.
+    mapped: HashSet<FileKey>,
     attached: HashMap<Identity, Attached>,
     full: bool,
     responses: bool,
@@ -244,6 +246,7 @@ impl Finder {
             census,
             calls: Calls::of_processor(&processor),
             known: HashMap::new(),
+            mapped: HashSet::new(),
             attached: HashMap::new(),
             full: false,
             responses,
@@ -293,6 +296,8 @@ impl Finder {
 
     /// Looks at every process: finds what was missed, and takes probes out of files that nobody executes any more.
     fn sweep(&mut self) {
+        // What is missing from here has to be mapped again to be met, and is looked at again then.
+        let mapped = mem::take(&mut self.mapped);
         let mut present = HashSet::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry
@@ -316,14 +321,24 @@ impl Finder {
             }
         }
         let gone = self.attached.extract_if(|_, file| {
-            if file.kept || !file.keys.is_disjoint(&present) {
+            let is_used = !file.keys.is_disjoint(&present) || !file.keys.is_disjoint(&mapped);
+            if file.kept || is_used {
                 file.absences = 0;
             } else {
                 file.absences += 1;
             }
             file.absences >= ABSENCES
         });
-        take_out(gone.map(|(_, file)| file));
+        let known = &mut self.known;
+        take_out(gone.map(|(_, file)| {
+            // Who executes it the next time has to be looked at again.
+            for key in &file.keys {
+                known.remove(key);
+            }
+            file
+        }));
+        // The look itself has met all that are there.
+        self.mapped.clear();
         self.full = false;
         self.count();
     }
@@ -348,6 +363,8 @@ impl Finder {
         if let Some(at) = self.known.get(&mapping.file)
             && now.duration_since(*at) < LOOK_AGAIN
         {
+            // No more of them than are known.
+            self.mapped.insert(mapping.file);
             return;
         }
         if !self.scope.holds(mapping.pid) {
@@ -426,7 +443,7 @@ impl Finder {
     ) {
         if self.attached.len() >= MAX_ATTACHED {
             self.metrics.probe_failed(ProbeFailure::Full, 1);
-            if !std::mem::replace(&mut self.full, true) {
+            if !mem::replace(&mut self.full, true) {
                 tracing::warn!(
                     "more than {MAX_ATTACHED} files with TLS: what is beyond is not seen"
                 );

@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     time::sleep,
 };
+
+use crate::host::signals::Held;
 
 /// How long a start that is told to stop may take to notice. The kernel looks at programs inside a system call, which can take seconds.
 const NOTICE: Duration = Duration::from_millis(500);
@@ -27,14 +30,24 @@ pub(super) struct Stop {
 }
 
 impl Stop {
+    /// Holds the signals back until [`Stop::listen`]. To be called before there are other threads.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub(super) fn hold() -> io::Result<Held> {
+        Held::back(&[Signal::SIGTERM, Signal::SIGINT])
+    }
+
     /// Listens from now on. Until [`Stop::commit`] a signal ends the process within half a second, whatever it is busy with.
     ///
     /// # Errors
     ///
     /// Where signals cannot be listened to.
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(super) fn listen(held: Held) -> io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        held.let_through()?;
         let (tell, told) = watch::channel(false);
         let leavable = Arc::new(AtomicBool::new(true));
         let may_leave = Arc::clone(&leavable);

@@ -83,6 +83,8 @@ pub(super) mod seen {
     pub(super) const TRAILER: u32 = 128;
     /// The first line speaks of HTTP: `http/`, `://`, or a target that begins with a slash.
     pub(super) const SPEAKS: u32 = 256;
+    /// Blanks stand before the first line, which some servers pass over: it must not be one of HTTP.
+    pub(super) const BLANK: u32 = 512;
 }
 
 /// Letters as a number: of words of up to eight bytes, the last one lowest.
@@ -246,7 +248,14 @@ macro_rules! is_word {
 /// Whether a stream that begins with `first` may be HTTP.
 #[inline(always)]
 pub(super) const fn begins(first: u8) -> bool {
-    is_token(first) || first == b'\r' || first == b'\n'
+    is_token(first) || first == b'\r' || first == b'\n' || is_blank(first)
+}
+
+/// Whether a server may pass over the byte before a request's first line: what Python's `split`, by which its servers read that line, takes for white
+/// space in Latin-1, the ends of lines aside.
+#[inline(always)]
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b'\t' | 0x0b | 0x0c | 0x1c..=b' ' | 0x85 | 0xa0)
 }
 
 #[inline(always)]
@@ -377,12 +386,14 @@ fn start(stream: &mut Stream, byte: u8) -> Step {
         facts.clear();
         facts.method[0] = byte;
         facts.method_length = 1;
-        http.seen &= seen::HTTP;
+        http.seen &= seen::HTTP | seen::BLANK;
         http.begin_word();
         http.push_word(byte);
         http.state = state::METHOD;
     } else if http.has(seen::HTTP) {
         return stream.malformed(why::REQUEST_LINE);
+    } else if is_blank(byte) {
+        http.seen |= seen::BLANK;
     } else {
         return Step::Opaque;
     }
@@ -414,6 +425,12 @@ fn target(stream: &mut Stream, byte: u8) -> Step {
     let Stream {
         http, facts, name, ..
     } = stream;
+    if byte == b'/' {
+        http.seen |= seen::SPEAKS;
+    }
+    if http.has(seen::BLANK) {
+        return other(stream, byte);
+    }
     if connect {
         http.state = state::TUNNEL;
         http.authority.begin(name, facts);
@@ -425,7 +442,6 @@ fn target(stream: &mut Stream, byte: u8) -> Step {
             return other(stream, byte);
         }
     } else if byte == b'/' {
-        http.seen |= seen::SPEAKS;
         http.state = state::PATH;
         http.path.begin(facts);
     } else if byte == b'*' && (options || preface) {

@@ -666,6 +666,47 @@ fn what_is_not_http_is_opaque() {
 }
 
 #[test]
+fn blanks_before_a_request_make_it_malformed() {
+    // Python's servers split the first line at white space, wherever it stands.
+    let malformed = [Said::End(Step::Malformed, why::REQUEST_LINE)];
+    for blank in [b' ', b'\t', 0x0b, 0x0c, 0x1c, 0x1d, 0x1e, 0x1f, 0x85, 0xa0] {
+        for line in [
+            "GET /a HTTP/1.1\r\n",
+            "PUT /a HTTP/1.0\r\n",
+            "GET /a\r\n",
+            "GET http://a/ HTTP/1.1\r\n",
+            "PUT http://a/ HTTP/1.1\r\n",
+            "CONNECT a:1 HTTP/1.1\r\n",
+            "OPTIONS * HTTP/1.1\r\n",
+            "PRI * HTTP/2.0\r\n",
+            "x y HTTP/1.1\r\n",
+        ] {
+            for blanks in [1, 2, 40] {
+                let bytes = [&vec![blank; blanks], line.as_bytes()].concat();
+                assert_eq!(
+                    said(&bytes),
+                    malformed,
+                    "{blanks} times {blank:#x} before {line:?}"
+                );
+            }
+        }
+        for (rest, why) in [
+            (&b"hello\r\n"[..], "a word"),
+            (b"hello world\r\n", "two words"),
+            (b"\0", "a zero"),
+            (b"{\"a\": 1}", "JSON"),
+            (b"x\x80\x01", "bytes of no line"),
+        ] {
+            assert_eq!(
+                said(&[&[blank], rest].concat()),
+                [OPAQUE],
+                "{blank:#x} before {why}"
+            );
+        }
+    }
+}
+
+#[test]
 fn behind_an_upgrade_comes_http_or_a_tunnel() {
     let upgrade = |to: &str| {
         format!("GET /u HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {to}\r\n\r\n")

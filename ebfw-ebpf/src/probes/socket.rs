@@ -52,6 +52,11 @@ pub fn find(skb: *mut __sk_buff) -> bool {
     let Some(thread) = THREADS.get_ptr_mut(thread::current()) else {
         return false;
     };
+    // What follows is dear beside this, and most threads that have ever written wait for no socket any more.
+    // SAFETY: the entry outlives the program's run, and is this thread's own.
+    if !thread::waits(unsafe { &*thread }) {
+        return false;
+    }
     let Some(socket) = full(skb) else {
         return false;
     };

@@ -62,6 +62,16 @@ pub fn note(key: &ConnectionKey, library: u8, record: u8, total: u64, now: u64) 
     }
 }
 
+/// Whether a connection of the thread waits for its socket.
+#[inline(always)]
+pub fn waits(thread: &Thread) -> bool {
+    let mut objects = 0;
+    for note in &thread.notes {
+        objects |= note.object;
+    }
+    objects != 0
+}
+
 #[inline(never)]
 fn first(key: &ConnectionKey, note: Note) {
     let mut thread = Thread {

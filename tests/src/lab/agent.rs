@@ -186,6 +186,26 @@ impl Lines {
     }
 }
 
+/// Whether the signal does not simply end the process any more: it is held back, or has a handler.
+///
+/// # Panics
+///
+/// Where the process has gone.
+#[must_use]
+pub fn minds(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let masks = status.lines().filter_map(|line| {
+        let (name, mask) = line.split_once(':')?;
+        let mask = ["SigBlk", "SigCgt"].contains(&name).then_some(mask)?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    masks.fold(0, |all, mask| all | mask) & 1 << (signal as i32 - 1) != 0
+}
+
+/// Gives an agent its probes inside TLS, as it has them by default. They take as long to load as all the rest, and where the kernel is
+/// emulated that is seconds: so only those get them who try them.
+pub const PROBES: (&str, &str) = ("EBFW_INSPECT_PATHS", "true");
+
 /// A running agent; killed with the value.
 #[derive(Debug)]
 pub struct Agent {
@@ -197,7 +217,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts `ebfw run` for the lab's cgroup, in mode enforce, and waits until it is ready.
+    /// Starts `ebfw run` for the lab's cgroup, in mode enforce, and waits until it is ready. It has no [`PROBES`] inside TLS.
     ///
     /// # Panics
     ///
@@ -229,12 +249,19 @@ impl Agent {
         Self::spawn_with(home, cgroup, &[])
     }
 
-    fn spawn_with(home: &Home, cgroup: &Path, settings: &[(&str, &str)]) -> Self {
+    /// As [`Agent::spawn`], with more settings.
+    ///
+    /// # Panics
+    ///
+    /// As [`Agent::spawn`].
+    #[must_use]
+    pub fn spawn_with(home: &Home, cgroup: &Path, settings: &[(&str, &str)]) -> Self {
         let mut child = home
             .command(&["run", "--enforce-mode", "enforce", "--output", "json"])
             .env("EBFW_POLICY", home.policy())
             .env("EBFW_CGROUP", cgroup)
             .env("EBFW_METRICS_ADDR", "")
+            .env("EBFW_INSPECT_PATHS", "false")
             .envs(settings.iter().copied())
             .env("EBFW_DNS_RESOLVERS", "10.99.0.9,fd99::9")
             .stdout(Stdio::piped())
@@ -302,20 +329,14 @@ impl Agent {
         kill(Pid::from_raw(pid), signal).expect("it runs");
     }
 
-    /// Whether it has a handler of its own for the signal.
+    /// As the function of that name.
     ///
     /// # Panics
     ///
     /// Where it has gone.
     #[must_use]
-    pub fn catches(&self, signal: Signal) -> bool {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("it runs");
-        let caught = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        caught.expect("the kernel tells") & 1 << (signal as i32 - 1) != 0
+    pub fn minds(&self, signal: Signal) -> bool {
+        minds(self.child.id(), signal)
     }
 
     /// Asks it to end, and waits until it has.

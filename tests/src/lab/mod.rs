@@ -190,6 +190,21 @@ impl Lab {
             .expect("the map takes what it had");
     }
 
+    /// Does what the agent does from time to time, as if it were so much later: forgets names and questions that count no more.
+    ///
+    /// # Panics
+    ///
+    /// Where the kernel refuses.
+    pub fn forget_names(&mut self, later: Duration) {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("a clock");
+        let then = (Duration::from(now) + later).as_nanos();
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        kernel
+            .datapath
+            .forget_expired(u64::try_from(then).expect("it is young"))
+            .expect("the maps delete");
+    }
+
     /// Makes the server with the number 9 a trusted resolver over TCP that answers as [`resolver::serve_writes`] says.
     ///
     /// # Panics

@@ -221,23 +221,31 @@ pub(crate) fn enable(
     set(socket, level, name, &1i32.to_ne_bytes())
 }
 
-/// The error that waits in a socket.
-pub(crate) fn pending_error(socket: &impl AsRawFd) -> io::Result<()> {
-    let (mut code, mut length) = (0i32, 4);
-    // SAFETY: SO_ERROR writes an int into `code` and its length into `length`; both live through the call.
+/// getsockopt(2) of `N` bytes.
+pub fn get<const N: usize>(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<[u8; N]> {
+    let (mut value, mut length) = ([0; N], N as libc::socklen_t);
+    // SAFETY: the value has room for as many bytes as the length says.
     check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ERROR,
-            (&raw mut code).cast(),
+            level,
+            name,
+            (&raw mut value).cast(),
             &raw mut length,
         )
     })?;
-    if code == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(code))
+    Ok(value)
+}
+
+/// The error that waits in a socket.
+pub(crate) fn pending_error(socket: &impl AsRawFd) -> io::Result<()> {
+    match i32::from_ne_bytes(get(socket, libc::SOL_SOCKET, libc::SO_ERROR)?) {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
     }
 }
 

@@ -14,7 +14,7 @@ use ebfw_agent::host::cgroup::Hierarchy;
 use ebfw_tests::{
     lab::{
         Lab,
-        agent::{Agent, Home},
+        agent::{Agent, Home, PROBES, minds},
         eventually,
         net::{v4, v6},
     },
@@ -39,7 +39,7 @@ fn the_policy_file_decides_and_events_say_so() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL_BUT_3);
-    let agent = Agent::start(&home, &lab);
+    let agent = Agent::start_with(&home, &lab, &[PROBES]);
     for (good, bad) in [(v4(GOOD), v4(BAD)), (v6(GOOD), v6(BAD))] {
         assert_eq!(verdict(&lab, good), None);
         assert_eq!(verdict(&lab, bad), EPERM);
@@ -126,9 +126,7 @@ fn what_is_enforced_outlives_the_agent_until_it_is_detached() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL_BUT_3);
-    let start = Instant::now();
     let status = Agent::start(&home, &lab).terminate();
-    eprintln!("start to end: {:?}", start.elapsed());
     assert!(status.success(), "{status}");
     assert_eq!(verdict(&lab, v4(BAD)), EPERM);
     assert_eq!(verdict(&lab, v4(GOOD)), None);
@@ -145,7 +143,7 @@ fn it_ends_within_two_seconds() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL);
-    let agent = Agent::start(&home, &lab);
+    let agent = Agent::start_with(&home, &lab, &[PROBES]);
     let start = Instant::now();
     assert!(agent.terminate().success());
     assert!(
@@ -162,8 +160,8 @@ fn it_ends_within_two_seconds_while_it_starts() {
     let home = Home::new();
     home.write_policy(ALL_BUT_3);
     for into_the_start in [0, 400, 1200] {
-        let agent = Agent::spawn(&home, lab.directory());
-        eventually("it listens to signals", || agent.catches(Signal::SIGTERM));
+        let agent = Agent::spawn_with(&home, lab.directory(), &[PROBES]);
+        eventually("it minds signals", || agent.minds(Signal::SIGTERM));
         thread::sleep(Duration::from_millis(into_the_start));
         let start = Instant::now();
         let log = agent.log.clone();
@@ -324,6 +322,27 @@ fn a_command_stays_governed_when_its_ebfw_exec_is_killed() {
         exec(&lab, &home, NOTHING, &["true"]);
         !is_left()
     });
+}
+
+#[test]
+fn a_signal_before_the_command_runs_ends_ebfw_exec() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL);
+    let policy = home.policy();
+    let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "sleep"];
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut command = home.command(&arguments);
+        command.arg("600").env("PATH", "/usr/bin:/bin");
+        // A group of its own, to which no terminal sends anything.
+        command.process_group(0);
+        let started = lab.net().near.enter(|| command.spawn());
+        let mut child = started.expect("the namespace exists").expect("ebfw starts");
+        eventually("it minds signals", || minds(child.id(), signal));
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(128 + signal as i32), "{signal}");
+    }
 }
 
 #[test]

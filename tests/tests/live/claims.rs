@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ebfw_common::abi::{Counter, claim_kind, inspect, mode, reason, verdict};
+use ebfw_common::abi::{Counter, claim_kind, inspect, mode, payload, reason, verdict};
 use ebfw_tests::{
     lab::{
         Lab, eventually,
@@ -620,6 +620,40 @@ fn modes_that_only_report_let_claims_out_and_say_deny() {
         assert!(told, "{claims:?}");
     }
     assert!(server.connections().contains(&hello("2.evil.example")));
+}
+
+#[test]
+fn events_say_where_a_claimed_name_was_not_resolved() {
+    let Some((mut lab, _server)) = lab(GOOD_NAMES) else {
+        return;
+    };
+    lab.inspect(inspect::ON);
+    lab.inside(|| resolve(&["2.good.example", "2.evil.example"]))
+        .unwrap();
+    lab.claims();
+    for (name, verdict, payload, why) in [
+        ("2.good.example", verdict::ALLOW, 0, "allowed"),
+        (
+            "2.evil.example",
+            verdict::DENY,
+            0,
+            "resolved, and allowed by no rule",
+        ),
+        (
+            "3.good.example",
+            verdict::DENY,
+            payload::UNRESOLVED,
+            "a name of another address",
+        ),
+    ] {
+        let _ = lab.tended(|| say(at(v4(2)), &[&hello(name)]));
+        let claims = lab.claims();
+        let told: Vec<_> = claims
+            .iter()
+            .map(|claim| (claim.flow.verdict, claim.flow.payload))
+            .collect();
+        assert_eq!(told, [(verdict, payload)], "{why}");
+    }
 }
 
 #[test]

@@ -259,6 +259,8 @@ fn methods_are_judged_whatever_the_name_is() {
     let result = lab.tended(|| say(&[head("GET").as_bytes(), head("DELETE").as_bytes()]));
     assert!(is_ended(&result), "{result:?}");
     assert!(server.has(b"GET /a"));
+    let result = lab.tended(|| say(&[b" \t", head("DELETE").as_bytes()]));
+    assert!(is_ended(&result), "behind blanks: {result:?}");
     assert!(!server.has(b"DELETE"));
     lab.tended(|| say(&[head("GET").as_bytes(), head("PUT").as_bytes()]))
         .unwrap();

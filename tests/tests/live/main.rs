@@ -8,6 +8,7 @@ mod claims;
 mod events;
 mod http;
 mod http2;
+mod inside_tls;
 mod lost;
 mod modes;
 mod mptcp;

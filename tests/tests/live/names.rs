@@ -3,6 +3,7 @@
 mod answers;
 mod clients;
 mod forgeries;
+mod questions;
 mod services;
 mod whole;
 

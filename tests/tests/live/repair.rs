@@ -36,23 +36,8 @@ fn set(socket: &impl std::os::fd::AsRawFd, option: libc::c_int, value: i32) -> i
     path::set(socket, libc::IPPROTO_TCP, option, &value.to_ne_bytes())
 }
 
-/// getsockopt(2) of `N` bytes.
 fn get<const N: usize>(socket: &TcpStream, option: libc::c_int) -> io::Result<[u8; N]> {
-    let (mut value, mut length) = ([0; N], N as libc::socklen_t);
-    // SAFETY: the value has room for as many bytes as the length says.
-    let got = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            option,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
-    if got < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(value)
+    path::get(socket, libc::IPPROTO_TCP, option)
 }
 
 /// Makes a connection anew, behind its handshake: another socket, of which no SYN was seen, goes on where it stands.

@@ -125,7 +125,7 @@ fn a_library_under_another_name_loaded_late_and_gone() {
 }
 
 #[test]
-fn probes_go_with_the_last_process() {
+fn probes_go_with_the_last_process_and_come_again_with_the_next() {
     let Some((bench, python)) = with_a_library() else {
         return;
     };
@@ -133,25 +133,29 @@ fn probes_go_with_the_last_process() {
     let (copy, stop) = (folder.join("libpassing.so"), folder.join("stop"));
     fs::copy(LIBRARY, &copy).unwrap();
     let (copy, stop_text) = (copy.display().to_string(), stop.display().to_string());
-    let arguments = [
-        "-c",
-        LATE,
-        &copy,
-        "10.99.0.2",
-        "8443",
-        "/passing",
-        LIBRARY,
-        &stop_text,
-    ];
     let before = bench.agent.attachments();
-    let mut process = bench.spawn(&python, &arguments);
-    bench.agent.events.wait_for(&["\"https\"", "\"/passing\""]);
-    assert!(bench.agent.attachments() > before);
-    fs::write(&stop, "").unwrap();
-    assert!(process.wait().unwrap().success());
-    eventually("the probes are gone", || {
-        bench.agent.attachments() <= before
-    });
+    for path in ["/passing", "/again"] {
+        let arguments = [
+            "-c",
+            LATE,
+            &copy,
+            "10.99.0.2",
+            "8443",
+            path,
+            LIBRARY,
+            &stop_text,
+        ];
+        let mut process = bench.spawn(&python, &arguments);
+        let quoted = format!("\"{path}\"");
+        bench.agent.events.wait_for(&["\"https\"", &quoted]);
+        assert!(bench.agent.attachments() > before);
+        fs::write(&stop, "").unwrap();
+        assert!(process.wait().unwrap().success());
+        fs::remove_file(&stop).unwrap();
+        eventually("the probes are gone", || {
+            bench.agent.attachments() <= before
+        });
+    }
 }
 
 #[test]

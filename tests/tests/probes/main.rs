@@ -21,7 +21,7 @@ use std::{
 
 use ebfw_tests::lab::{
     Lab,
-    agent::{Agent, Home},
+    agent::{Agent, Home, PROBES},
 };
 
 /// Governed, and everything is allowed.
@@ -83,8 +83,8 @@ impl Unwatched {
         home.write_policy(policy);
         // The lab's addresses are private ones, whose flows events leave out by default.
         let config = home.write_config("exclude: {cidrs: []}\n");
-        let mut settings = settings.to_vec();
-        settings.push(("EBFW_CONFIG", &config[..]));
+        let own = [PROBES, ("EBFW_CONFIG", &config[..])];
+        let settings = [&own, settings].concat();
         let agent = Agent::start_with(&home, &lab, &settings);
         agent.log.wait_for(&["requests inside TLS are observed by"]);
         Bench {

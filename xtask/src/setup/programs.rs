@@ -48,7 +48,7 @@ pub(crate) const TLS_CLIENTS: [Program; 8] = [
 
 impl Program {
     /// What it is called on the command line.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BoringSsl => "bssl-tool",
             Self::Bridge => "bridge",

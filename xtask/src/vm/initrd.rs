@@ -1,10 +1,10 @@
 //! What a guest boots into: busybox, modules, the test programs and an init that runs them and reports.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::{cpio::Archive, kernels::Kernel, programs::TestProgram};
+use super::{borrowed::Borrowed, cpio::Archive, kernels::Kernel, programs::TestProgram};
 
 /// What stands before a test program's name when it begins.
 pub(super) const PROGRAM: &str = "--- ";
@@ -20,6 +20,7 @@ const FOLDERS: [&str; 13] = [
 /// What runs in the guest.
 pub(super) struct Job<'a> {
     pub(super) programs: &'a [TestProgram],
+    pub(super) borrowed: &'a [Borrowed],
     pub(super) environment: &'a [String],
     pub(super) arguments: &'a [String],
     /// How often each test program runs.
@@ -40,6 +41,7 @@ pub(super) fn build(kernel: &Kernel, job: &Job<'_>) -> Result<Vec<u8>> {
     for module in &kernel.modules {
         archive.file(&format!("mod/{}", file_name(module)?), &read(module)?);
     }
+    borrow(&mut archive, job.borrowed)?;
     for program in job.programs {
         archive.program(&program.guest_path(), &read(&program.path)?);
         // Tests know the agent by the path that it was built at.
@@ -51,6 +53,28 @@ pub(super) fn build(kernel: &Kernel, job: &Job<'_>) -> Result<Vec<u8>> {
     archive.program("init", INIT.as_bytes());
     archive.file("job.sh", script(job).as_bytes());
     Ok(archive.finish())
+}
+
+/// Programs of this machine, and what they need.
+fn borrow(archive: &mut Archive, borrowed: &[Borrowed]) -> Result<()> {
+    let mut folders = BTreeSet::new();
+    for file in borrowed {
+        let above = Path::new(&file.guest_path).ancestors().skip(1);
+        folders.extend(above.filter(|folder| !folder.as_os_str().is_empty()));
+    }
+    // A folder comes before what is in it, since its path is the beginning of theirs.
+    for folder in folders {
+        if !FOLDERS.iter().any(|there| Path::new(there) == folder) {
+            archive.folder(folder.to_str().context("a path that is not UTF-8")?);
+        }
+    }
+    for folder in ["lib", "lib64"] {
+        archive.link(folder, &format!("usr/{folder}"));
+    }
+    for file in borrowed {
+        archive.program(&file.guest_path, &read(&file.path)?);
+    }
+    Ok(())
 }
 
 /// A link, and the folders above it that are not there yet.
@@ -141,6 +165,7 @@ mod tests {
         }];
         let job = Job {
             programs: &programs,
+            borrowed: &[],
             environment: &["PAIRS=10 000".into()],
             arguments: &["it's".into(), "$HOME".into()],
             repeat: 3,

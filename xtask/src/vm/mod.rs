@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the tests of the kernel side on real kernels, old and new, in virtual machines.
 //! Emulated where the machine lends no virtualisation, so slow, and the same everywhere.
 
+mod borrowed;
 mod cpio;
 mod guest;
 mod initrd;
@@ -25,8 +26,10 @@ use crate::{
     setup::{self, KERNEL_PROGRAMS, Need, Program},
     side_by_side,
 };
+use borrowed::Borrowed;
 use guest::{Outcome, Show};
 use kernels::{Kernel, Series};
+use programs::TestProgram;
 
 /// Which kernels, which tests.
 #[derive(Args, Clone, Debug)]
@@ -52,6 +55,9 @@ pub(crate) struct Options {
     /// Run each test program this many times, to hunt what fails now and then
     #[arg(long, default_value_t = 1)]
     repeat: u32,
+    /// Build the test programs and fetch the kernels, and stop there
+    #[arg(long)]
+    no_run: bool,
     /// How QEMU runs the guest
     #[arg(long, default_value = "tcg", value_parser = ["tcg", "kvm"])]
     accel: String,
@@ -96,7 +102,12 @@ impl Options {
 
 /// Boots each kernel, runs the tests there and fails if any failed anywhere.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let ends = boot_all(options)?;
+    let boots = options.boots();
+    let parts = prepare(&boots)?;
+    if options.no_run {
+        return Ok(());
+    }
+    let ends = boot_all(options, &boots, &parts)?;
     step("virtual machines");
     for end in &ends {
         note(format_args!(
@@ -123,10 +134,14 @@ pub(crate) fn on_all_kernels(target: &str, test: &str) -> Result<Vec<(String, St
         memory: 1536,
         jobs: None,
         repeat: 1,
+        no_run: false,
         accel: "tcg".to_owned(),
         arguments: vec![test.to_owned(), "--nocapture".to_owned()],
     };
-    let (passed, failed): (Vec<_>, Vec<_>) = boot_all(&options)?.into_iter().partition(End::passed);
+    let boots = options.boots();
+    let parts = prepare(&boots)?;
+    let ends = boot_all(&options, &boots, &parts)?;
+    let (passed, failed): (Vec<_>, Vec<_>) = ends.into_iter().partition(End::passed);
     if !failed.is_empty() {
         let failed: Vec<_> = failed
             .iter()
@@ -152,20 +167,31 @@ impl End {
     }
 }
 
-/// Boots each kernel, some side by side. The ends are in the order of the boots.
-fn boot_all(options: &Options) -> Result<Vec<End>> {
+/// What guests are made of.
+struct Parts {
+    /// In the order of the boots.
+    kernels: Vec<Kernel>,
+    programs: Vec<TestProgram>,
+    borrowed: Vec<Borrowed>,
+}
+
+/// Builds the test programs, and fetches all else.
+fn prepare(boots: &[Boot]) -> Result<Parts> {
     setup::ensure(&KERNEL_PROGRAMS)?;
     setup::ensure(&[Need::Program(Program::Qemu), Need::Program(Program::Xz)])?;
     build::kernel_programs(&[])?;
-    let boots = options.boots();
     let tests: BTreeSet<&String> = boots.iter().flat_map(|boot| &boot.tests).collect();
     let tests: Vec<String> = tests.into_iter().cloned().collect();
-    let programs = programs::build(&tests)?;
-    let kernels = boots
-        .iter()
-        .map(|boot| kernels::fetch(boot.series))
-        .collect::<Result<Vec<_>>>()?;
+    let kernels = boots.iter().map(|boot| kernels::fetch(boot.series));
+    Ok(Parts {
+        kernels: kernels.collect::<Result<_>>()?,
+        programs: programs::build(&tests)?,
+        borrowed: borrowed::find()?,
+    })
+}
 
+/// Boots each kernel, some side by side. The ends are in the order of the boots.
+fn boot_all(options: &Options, boots: &[Boot], parts: &Parts) -> Result<Vec<End>> {
     let interrupted = Interrupted::watch()?;
     let workers = machines(options, boots.len());
     let show = if workers > 1 { Show::Later } else { Show::Live };
@@ -176,7 +202,8 @@ fn boot_all(options: &Options) -> Result<Vec<End>> {
     }
     let boot = |at: usize| -> Result<End> {
         let job = initrd::Job {
-            programs: &programs::only(&programs, &boots[at].tests),
+            programs: &programs::only(&parts.programs, &boots[at].tests),
+            borrowed: &parts.borrowed,
             environment: &options.environment,
             arguments: &options.arguments,
             repeat: options.repeat,
@@ -188,7 +215,7 @@ fn boot_all(options: &Options) -> Result<Vec<End>> {
             interrupted: &interrupted,
             show,
         };
-        one(&kernels[at], &job, &machine)
+        one(&parts.kernels[at], &job, &machine)
     };
     side_by_side::run(workers, boots.len(), boot)
         .into_iter()

@@ -14,9 +14,8 @@ use ebfw_common::{
     dns::{ANSWER_NS, Name, QUESTION_WAYS, is_special, lifetime_s, set_of},
 };
 
-use super::{Key, LoadError, NameMap, Value, entry, map_error, syscall};
+use super::{Key, LoadError, NameMap, QuestionMap, Value, entry, map_error, syscall};
 
-type Questions = HashMap<MapData, u64, [u64; 39]>;
 type HeldMap = HashMap<MapData, [u64; 3], [u64; 3]>;
 
 /// `BPF_ANY`.
@@ -56,7 +55,7 @@ pub struct Asker {
 pub struct Learner {
     names: NameMap,
     counts: syscall::SharedWords,
-    questions: Questions,
+    questions: QuestionMap,
     held: HeldMap,
     config: Array<MapData, [u64; 5]>,
 }

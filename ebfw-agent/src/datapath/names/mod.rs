@@ -15,9 +15,12 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use ebfw_common::abi::{
-    ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, NameKey, SHARED,
-    SlotRef, SlotWord, resolver, slot_flag,
+use ebfw_common::{
+    abi::{
+        ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, NameKey,
+        Question, SHARED, SlotRef, SlotWord, resolver, slot_flag,
+    },
+    dns::ANSWER_NS,
 };
 
 pub use self::learner::{Asker, Learner, Tally};
@@ -29,6 +32,12 @@ use crate::host::resolvers::Locality;
 type Key = [u64; 4];
 type Value = [u64; 36];
 type NameMap = HashMap<MapData, Key, Value>;
+/// [`ebfw_common::abi::QuestionKey`] and [`Question`].
+type QuestionMap = HashMap<MapData, u64, [u64; 39]>;
+
+/// Questions that were asked so long ago are forgotten: their answers count no more ([`ANSWER_NS`]), and the programs use their places again, if
+/// at all, long before, so that none is forgotten that has just taken the place.
+const UNANSWERED_NS: u64 = 12 * ANSWER_NS;
 
 /// A name that a workload resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +68,7 @@ pub struct Owned {
 pub(super) struct Names {
     resolvers: HashMap<MapData, [u32; 4], u32>,
     services: HashMap<MapData, u32, u32>,
+    questions: QuestionMap,
     names: NameMap,
     counts: syscall::SharedWords,
     /// The programs name their maps by the number of this very descriptor until they are loaded.
@@ -71,6 +81,7 @@ impl Names {
     pub(super) fn open(
         resolvers: Map,
         services: Map,
+        questions: Map,
         names: Map,
         counts: Map,
     ) -> Result<Self, LoadError> {
@@ -87,6 +98,7 @@ impl Names {
         Ok(Self {
             resolvers: HashMap::try_from(resolvers).map_err(map_error("RESOLVERS"))?,
             services: HashMap::try_from(services).map_err(map_error("SERVICES"))?,
+            questions: HashMap::try_from(questions).map_err(map_error("QUESTIONS"))?,
             names: HashMap::try_from(names).map_err(map_error("NAMES"))?,
             counts,
             _counts: map,
@@ -189,10 +201,29 @@ impl Names {
         now_ns: u64,
         slots: &Slots,
     ) -> Result<usize, ApplyError> {
+        self.forget_unanswered(now_ns)
+            .map_err(update_error("QUESTIONS"))?;
         if self.is_empty() {
             return Ok(0);
         }
         self.sweep(now_ns, slots).map_err(update_error("NAMES"))
+    }
+
+    /// Deletes questions that nobody answered. The programs use a place again where its workload asks again, but who asked may be gone: the map
+    /// would fill up with what is left of such workloads, until nobody's questions fit.
+    fn forget_unanswered(&mut self, now_ns: u64) -> Result<(), MapError> {
+        let mut unanswered = Vec::new();
+        for entry in self.questions.iter() {
+            let (key, words) = entry?;
+            let question: Question = zerocopy::transmute!(words);
+            // 0: a program is writing it.
+            if question.asked_ns != 0 && now_ns.saturating_sub(question.asked_ns) > UNANSWERED_NS {
+                unanswered.push(key);
+            }
+        }
+        unanswered
+            .iter()
+            .try_for_each(|key| remove(&mut self.questions, key))
     }
 
     fn sweep(&mut self, now_ns: u64, slots: &Slots) -> Result<usize, MapError> {

@@ -128,6 +128,68 @@ fn questions_at_once_are_both_answered() {
 }
 
 #[test]
+fn an_answer_of_many_labels_over_tcp_is_learned_to_its_end() {
+    // In one segment, with more labels than the programs walk over: no owner is a pointer, as simple servers send them.
+    let Some(mut lab) = Lab::open() else { return };
+    let name = "l.".repeat(20) + "good.example";
+    lab.stream_resolver(|asked| {
+        let mut message = wire(&answer(&asked[0], &[]));
+        let count = 40u8;
+        let owner = &message[12..message.len() - 4].to_vec();
+        message[3] = 0;
+        message[7] = count;
+        for last in 0..count {
+            message.extend(
+                [
+                    owner,
+                    &[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 99, 0, 100 + last][..],
+                ]
+                .concat(),
+            );
+        }
+        vec![framed(&message)]
+    });
+    lab.policy(GOOD_NAMES);
+    let process = lab.start(move |_| {
+        ask_at_once(&[question(7, &name, A)])?;
+        datagram(at(v4(100)))?;
+        datagram(at(v4(139)))
+    });
+    let (result, told) = serve(&mut lab, process);
+    assert_eq!(outcomes(&told), [name_outcome::LEARNED]);
+    assert!(result.is_ok(), "{result:?}");
+}
+
+#[test]
+fn an_answer_without_one_question_teaches_nothing_and_is_told() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.resolver(|asked| {
+        let mut message = answer(asked, &[v4(2)]);
+        message.queries.clear();
+        let bare = wire(&message);
+        message.queries = vec![asked.queries[0].clone(); 2];
+        vec![bare, wire(&message), wire(&answer(asked, &[v4(3)]))]
+    });
+    lab.policy(GOOD_NAMES);
+    let unreadable = lab.count(Counter::NameUnreadable);
+    let result = lab.inside(|| {
+        let socket = asking(v4(RESOLVER))?;
+        socket.send(&wire(&question(7, "2.good.example", A)))?;
+        for _ in 0..3 {
+            socket.recv(&mut [0; 512])?;
+        }
+        datagram(at(v4(3)))?;
+        datagram(at(v4(2)))
+    });
+    assert_eq!(
+        code(&result),
+        Some(libc::EPERM),
+        "the answer that made sense counts, the others do not"
+    );
+    assert_eq!(lab.count(Counter::NameUnreadable), unreadable + 2);
+}
+
+#[test]
 fn a_long_datagram_is_learned_before_the_client_has_it() {
     let Some(mut lab) = Lab::open() else { return };
     lab.resolver(|asked| vec![wire(&answer(asked, &many(500)))]);

@@ -3,9 +3,12 @@
 //!
 //! All in one run, in interleaved rounds; the figure is the median, the spread is the distance of the quartiles. The library is a copy, so that
 //! nobody else runs into the probes; records go nowhere, so that only `SSL_write` is measured. Beyond the first 4,000 a second, writes
-//! are over the limit of the workload and not copied any more: what is measured is mostly the trap. A second table has the first ones.
+//! are over the limit of the workload and not copied any more: what is measured is mostly the trap. A second table has the first ones. What
+//! it costs to judge requests comes after it, see [`judged`]; with `-- judged` that alone.
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
+
+mod judged;
 
 use std::{env, fs, path::Path, time::Duration};
 
@@ -38,16 +41,31 @@ struct Case {
 }
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let only_judged = match arguments[..] {
+        [judged::VICTIM, library, folder, version] => {
+            return judged::victim(Path::new(library), Path::new(folder), version);
+        }
+        ["judged"] => true,
+        [] => false,
+        _ => anyhow::bail!("bench-probes [judged]: nothing else"),
+    };
     ensure!(
         nix::unistd::geteuid().is_root(),
         "loading kernel programs needs root"
     );
     let folder = env::temp_dir().join(format!("ebfw-bench-probes-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let measured = runtime.block_on(async { measure(&folder) });
+    let measured = if only_judged {
+        Ok(())
+    } else {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async { measure(&folder) })
+    };
+    let measured = measured.and_then(|()| judged::measure(&folder));
     fs::remove_dir_all(&folder)?;
     measured
 }
@@ -106,13 +124,11 @@ fn round(
         Some((trial, placement)) => Some(trials[trial].attach(library, placement)?),
         None => None,
     };
-    // A fresh second, in which nothing has been copied yet.
-    let start = now(ClockId::CLOCK_BOOTTIME)?.as_secs();
-    while now(ClockId::CLOCK_BOOTTIME)?.as_secs() == start {
-        std::hint::spin_loop();
+    fresh_second()?;
+    let bytes = [b'x'; BYTES];
+    for (samples, count) in [(1, COPIED), (0, WRITES)] {
+        case.samples[samples].push(calls(count, || connection.write(&bytes))?);
     }
-    case.samples[1].push(calls(connection, COPIED)?);
-    case.samples[0].push(calls(connection, WRITES)?);
     drop(links);
     for trial in trials {
         trial.take(|_| ());
@@ -120,12 +136,20 @@ fn round(
     Ok(())
 }
 
+/// Waits for a fresh second, in which nothing has been copied yet.
+fn fresh_second() -> Result<()> {
+    let start = now(ClockId::CLOCK_BOOTTIME)?.as_secs();
+    while now(ClockId::CLOCK_BOOTTIME)?.as_secs() == start {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// Nanoseconds of processor time a call: other programs on this machine do not count.
-fn calls(connection: &Connection<'_>, count: u32) -> Result<f64> {
-    let bytes = [b'x'; BYTES];
+fn calls(count: u32, mut call: impl FnMut()) -> Result<f64> {
     let start = now(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     for _ in 0..count {
-        connection.write(&bytes);
+        call();
     }
     let taken = now(ClockId::CLOCK_THREAD_CPUTIME_ID)? - start;
     Ok(taken.as_secs_f64() * 1e9 / f64::from(count))
