@@ -81,8 +81,8 @@ async fn run(options: &ExecOptions, held: Held) -> anyhow::Result<Exit> {
     let destination = Destination::open(options)?;
     let own = hierarchy.own()?;
     hierarchy.remove_leftovers(&own, PREFIX);
-    let cgroup = hierarchy.create(&own, &format!("{PREFIX}{}", std::process::id()))?;
-    signals.made(cgroup.directory());
+    let name = format!("{PREFIX}{}", std::process::id());
+    let cgroup = signals.guard(|| hierarchy.create(&own, &name))?;
     let terms = Terms {
         mode: Some(match options.mode {
             ExecMode::Enforce => Mode::Enforce,

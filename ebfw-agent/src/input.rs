@@ -58,12 +58,14 @@ impl Input {
 
 /// Bytes that are no text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not UTF-8 text: line {line}, column {column}")]
+#[error("not UTF-8 text: line {line}, column {column}{}", if *.is_utf16 { " (it looks like UTF-16: save it as UTF-8)" } else { "" })]
 pub struct NotText {
     /// Line of the first bad byte, from 1 on.
     line: usize,
     /// Its column in characters, from 1 on.
     column: usize,
+    /// Whether it begins as files do that some editors write.
+    is_utf16: bool,
 }
 
 /// The text that these bytes are.
@@ -79,6 +81,7 @@ pub fn text(bytes: &[u8]) -> Result<&str, NotText> {
         NotText {
             line: good.matches('\n').count() + 1,
             column: line.chars().count() + 1,
+            is_utf16: bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff"),
         }
     })
 }
@@ -105,9 +108,18 @@ mod tests {
             (b"cut \xc3", (1, 5)),
         ];
         for (bytes, (line, column)) in cases {
-            assert_eq!(text(bytes), Err(NotText { line, column }), "{bytes:?}");
+            let expected = NotText {
+                line,
+                column,
+                is_utf16: false,
+            };
+            assert_eq!(text(bytes), Err(expected), "{bytes:?}");
         }
         assert_eq!(text("é\n".as_bytes()), Ok("é\n"));
+        for bytes in [b"\xff\xfer\0", b"\xfe\xff\0r"] {
+            let message = text(bytes).unwrap_err().to_string();
+            assert!(message.contains("save it as UTF-8"), "{message}");
+        }
     }
 
     #[test]

@@ -666,6 +666,14 @@ fn the_schema_is_json_that_names_every_field() {
 }
 
 #[test]
+fn nothing_to_judge_is_said() {
+    let files = Files::with(POLICY);
+    let run = files.test(&[]);
+    assert_eq!((run.code, run.stdout.as_str()), (0, ""));
+    assert!(run.stderr.contains("no flow to judge"), "{run:?}");
+}
+
+#[test]
 fn a_reader_that_has_gone_does_not_make_a_bad_policy_good() {
     let files = Files::with(BAD_POLICY);
     let policy = files.policy();

@@ -97,8 +97,6 @@ fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
 
 #[test]
 fn every_spelling_of_config_names_the_filter_file() {
-    let expected =
-        "ebfw: failed to read /nonexistent.yaml: No such file or directory (os error 2)\n";
     for (arguments, variable) in [
         (&["-config", "/nonexistent.yaml"][..], None),
         (&["-config=/nonexistent.yaml"][..], None),
@@ -107,12 +105,12 @@ fn every_spelling_of_config_names_the_filter_file() {
         (&["run", "--config=/nonexistent.yaml"][..], None),
         (&["run"][..], Some(("EBFW_CONFIG", "/nonexistent.yaml"))),
     ] {
-        let run: cli_support::Run = command(arguments).envs(variable).output().unwrap().into();
-        assert_eq!(
-            (run.code, run.stderr.as_str()),
-            (2, expected),
-            "{arguments:?}"
+        let named_by = variable.map_or("--config", |(name, _)| name);
+        let expected = format!(
+            "ebfw: {named_by}: failed to read /nonexistent.yaml: No such file or directory (os error 2)\n"
         );
+        let run: cli_support::Run = command(arguments).envs(variable).output().unwrap().into();
+        assert_eq!((run.code, run.stderr), (2, expected), "{arguments:?}");
     }
 }
 

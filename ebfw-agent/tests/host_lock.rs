@@ -1,9 +1,14 @@
 //! The lock and the start-up checks on a real bpffs. Needs root.
 #![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use ebfw_agent::host::{lock::PinLock, netns::Netns, privileges};
+use ebfw_agent::{
+    config::{Flags, load_detach},
+    datapath,
+    detach::detach,
+    host::{lock::PinLock, netns::Netns, privileges},
+};
 use ebfw_test_need::root;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -51,6 +56,55 @@ fn a_pin_directory_on_bpffs_has_one_agent() {
         PinLock::take(&bpffs.join("other")).expect("another pin directory is another agent's");
         drop(first);
         PinLock::take(&pins).expect("the lock went with its holder");
+    });
+}
+
+#[test]
+fn a_name_that_bpffs_cannot_have_is_explained() {
+    if !root() {
+        return;
+    }
+    with_bpffs(|bpffs| {
+        let pins = bpffs.join("eb.fw");
+        let refusal = PinLock::take(&pins).unwrap_err().to_string();
+        assert!(refusal.contains("no dot"), "{refusal}");
+        assert!(refusal.contains(pins.to_str().unwrap()), "{refusal}");
+    });
+}
+
+#[test]
+fn what_is_taken_off_may_stand_at_the_root_of_a_bpffs() {
+    if !root() {
+        return;
+    }
+    with_bpffs(|bpffs| {
+        for folder in ["links", "maps-3", "somebody-elses"] {
+            fs::create_dir(bpffs.join(folder)).unwrap();
+        }
+        datapath::detach(bpffs).unwrap();
+        assert!(!bpffs.join("links").exists());
+        assert!(!bpffs.join("maps-3").exists());
+        assert!(bpffs.join("somebody-elses").exists());
+    });
+}
+
+#[test]
+fn enforcement_is_not_taken_off_under_an_agent_that_runs() {
+    if !root() {
+        return;
+    }
+    with_bpffs(|bpffs| {
+        let pins = bpffs.join("ebfw");
+        let agent = PinLock::take(&pins).unwrap();
+        let variables = vec![("EBFW_PIN_DIR".into(), pins.clone().into())];
+        let config = load_detach(&Flags::default(), &variables).unwrap().value;
+        let refusal = detach(&config).unwrap_err().to_string();
+        assert!(refusal.contains("stop it first"), "{refusal}");
+        assert!(
+            refusal.contains(&format!("(process {})", std::process::id())),
+            "{refusal}"
+        );
+        drop(agent);
     });
 }
 

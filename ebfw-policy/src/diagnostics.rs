@@ -290,7 +290,7 @@ impl From<Found> for Diagnostics {
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// Sorts `problems` by place and keeps [`MAX_KEPT`] of them.
+    /// Sorts `problems` by place and keeps [`MAX_KEPT`] of them, the worst.
     #[must_use]
     pub fn new(problems: Vec<Diagnostic>) -> Self {
         Self::with_uncounted(problems, 0)
@@ -298,20 +298,25 @@ impl Diagnostics {
 
     /// As [`Diagnostics::new`], after `dropped` further problems were not even recorded.
     fn with_uncounted(mut problems: Vec<Diagnostic>, dropped: usize) -> Self {
-        problems.sort_by_key(|problem| (problem.line, problem.column, problem.severity));
+        let by_place = |problem: &Diagnostic| (problem.line, problem.column, problem.severity);
+        problems.sort_by_key(by_place);
         let more = problems.len().saturating_sub(MAX_KEPT) + dropped;
-        problems.truncate(MAX_KEPT);
+        problems.sort_by_key(|problem| problem.severity);
+        let left = problems.split_off(problems.len().min(MAX_KEPT));
+        problems.sort_by_key(by_place);
+        // What was not even recorded are errors; what is left out here is as bad as the worst of it.
+        let severity = match (dropped, left.first()) {
+            (0, Some(worst)) => worst.severity,
+            _ => Severity::Error,
+        };
         if let (1.., Some(last)) = (more, problems.last()) {
             let place = Place {
                 line: last.line,
                 column: last.column,
                 bytes: last.span.clone(),
             };
-            problems.push(Diagnostic::error(
-                Code::MoreErrors,
-                format!("and {more} more"),
-                place,
-            ));
+            let message = format!("and {more} more");
+            problems.push(Diagnostic::new(severity, Code::MoreErrors, message, place));
         }
         Self(problems)
     }

@@ -27,12 +27,12 @@ pub(super) struct FilterFile {
     pub(super) dns: Dns,
 }
 
-/// Reads and checks the file at `path`.
-pub(super) fn read(path: &Path) -> Result<FilterFile, Problem> {
+/// Reads and checks the file at `path`, which `named_by` names.
+pub(super) fn read(path: &Path, named_by: &str) -> Result<FilterFile, Problem> {
     let input = Input::Path(path.to_owned());
     let source = input
         .read()
-        .map_err(|error| Problem(format!("{error:#}")))?;
+        .map_err(|error| Problem(format!("{named_by}: {error:#}")))?;
     parse(&source).map_err(|problems| Problem(problems.render(&input.name(), &source, false)))
 }
 
@@ -563,7 +563,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("filter.yaml");
         std::fs::write(&path, "exclude:\n  cidrs:\n    - 10.0.0.1/8\n").unwrap();
-        let Problem(text) = read(&path).unwrap_err();
+        let Problem(text) = read(&path, "EBFW_CONFIG").unwrap_err();
         for part in [
             "filter.yaml:3:7",
             "    - 10.0.0.1/8",

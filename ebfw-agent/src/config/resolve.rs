@@ -205,7 +205,8 @@ impl Given {
         let Some(path) = self.parse(Key::Config, value::path) else {
             return (None, FilterFile::default());
         };
-        let file = filter_file::read(&path).unwrap_or_else(|problem| {
+        let named_by = self.name_of(Key::Config);
+        let file = filter_file::read(&path, &named_by).unwrap_or_else(|problem| {
             self.problems.push(problem);
             FilterFile::default()
         });

@@ -319,8 +319,7 @@ fn a_good_flag_hides_a_bad_variable() {
 #[test]
 fn a_filter_file_that_cannot_be_read_is_refused() {
     let text = refusal(&[("EBFW_CONFIG", "/nonexistent/filter.yaml")]);
-    let expected =
-        "failed to read /nonexistent/filter.yaml: No such file or directory (os error 2)";
+    let expected = "EBFW_CONFIG: failed to read /nonexistent/filter.yaml: No such file or directory (os error 2)";
     assert_eq!(text, expected);
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs, future, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
@@ -13,6 +13,8 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::mpsc,
 };
+
+use crate::host::cgroup::OwnedCgroup;
 
 use crate::host::signals::Held;
 
@@ -82,14 +84,20 @@ impl Signals {
         Ok(Self { phase, heard })
     }
 
-    /// A signal from now on takes this empty cgroup away.
-    pub(super) fn made(&self, cgroup: &Path) {
-        self.enter(Phase::Starting(Some(cgroup.to_owned())));
+    /// Makes a cgroup that a signal from now on takes away. No signal ends the process in between.
+    pub(super) fn guard<E>(
+        &self,
+        make: impl FnOnce() -> Result<OwnedCgroup, E>,
+    ) -> Result<OwnedCgroup, E> {
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let cgroup = make()?;
+        *phase = Phase::Starting(Some(cgroup.directory().to_owned()));
+        Ok(cgroup)
     }
 
     /// From now on signals are for the command.
     pub(super) fn commit(&self) {
-        self.enter(Phase::Running);
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::Running;
     }
 
     /// Waits for a signal for the command. May be cancelled.
@@ -98,10 +106,6 @@ impl Signals {
             Some(signal) => signal,
             None => future::pending().await,
         }
-    }
-
-    fn enter(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 }
 

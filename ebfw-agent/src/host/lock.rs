@@ -5,8 +5,11 @@
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::{Path, PathBuf},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, MetadataExt},
+    },
+    path::{Component, Path, PathBuf},
 };
 
 use nix::sys::stat::{major, minor};
@@ -30,6 +33,12 @@ pub enum Error {
         directory: PathBuf,
         /// The other agent, where /proc/locks tells.
         holder: Option<u32>,
+    },
+    /// The directory has a name that it cannot have.
+    #[error("the pin directory {} cannot be made: a bpf file system takes no dot in names", directory.display())]
+    Dot {
+        /// The pin directory.
+        directory: PathBuf,
     },
     /// The directory could not be made, opened or locked.
     #[error("failed to {action} the pin directory {}", directory.display())]
@@ -76,7 +85,16 @@ impl PinLock {
             }
         };
         loop {
-            let made = make(directory).map_err(failed("create"))?;
+            let made = make(directory).map_err(|source| {
+                // kernel/bpf/inode.c, bpf_lookup.
+                let is_dot = source.raw_os_error() == Some(libc::EPERM) && has_dot(directory);
+                if is_dot {
+                    let directory = directory.to_owned();
+                    Error::Dot { directory }
+                } else {
+                    failed("create")(source)
+                }
+            })?;
             let file = File::open(directory).map_err(failed("open"))?;
             let lock = match file.try_lock() {
                 Ok(()) => Self {
@@ -117,6 +135,12 @@ impl Drop for PinLock {
             let _ = fs::remove_dir(&self.directory);
         }
     }
+}
+
+fn has_dot(directory: &Path) -> bool {
+    directory.components().any(
+        |component| matches!(component, Component::Normal(name) if name.as_bytes().contains(&b'.')),
+    )
 }
 
 /// Makes `directory` (for its owner alone) where it does not exist; whether it did.

@@ -1,5 +1,7 @@
 //! What lint finds, and what it leaves alone.
 
+use ebfw_policy::diagnostics::Severity;
+
 use crate::policy;
 
 /// The codes that lint finds in `rules` (flow style, one a line), with the line of each.
@@ -10,6 +12,30 @@ fn lint(rules: &[&str]) -> Vec<String> {
         .iter()
         .map(|problem| format!("{} {}", problem.line - 1, problem.code.as_str()))
         .collect()
+}
+
+#[test]
+fn what_is_left_out_is_no_worse_than_it_is() {
+    let note = |at: usize| format!("{{action: Allow, match: {{domains: [x{at}.example]}}}}");
+    let mut rules: Vec<String> = (0..1200).map(note).collect();
+    let file = |rules: &[String]| format!("rules:\n- {}\n", rules.join("\n- "));
+    let notes = file(&rules);
+    let found = policy(&notes).lint(&notes);
+    assert_eq!(found.len(), 1001);
+    assert!(
+        found
+            .iter()
+            .all(|problem| problem.severity == Severity::Note)
+    );
+    assert!(found.to_string().ends_with("and 200 more"));
+
+    rules.push("{action: Allow, match: {cgroups: ['/**/a.service']}}".to_owned());
+    let warned = file(&rules);
+    let found = policy(&warned).lint(&warned);
+    let warnings = found
+        .iter()
+        .filter(|problem| problem.severity == Severity::Warning);
+    assert_eq!(warnings.count(), 1, "it is kept, though it comes last");
 }
 
 #[test]

@@ -12,7 +12,11 @@ use anstream::{AutoStream, ColorChoice};
 use anyhow::Context;
 use ebfw_crd::schema::Offline;
 use ebfw_policy::{
-    Manifests, diagnostics::Diagnostics, object::ObjectId, policy::Policy, policy_set::PolicySet,
+    Manifests,
+    diagnostics::{Diagnostics, MAX_KEPT},
+    object::ObjectId,
+    policy::Policy,
+    policy_set::PolicySet,
 };
 
 use crate::{exit::Usage, input::Input};
@@ -163,8 +167,12 @@ impl fmt::Display for BadPolicy {
             name,
             problems,
         } = self;
-        let noun = if *problems == 1 { "error" } else { "errors" };
-        write!(f, "{name} has {problems} {noun}\n{rendered}")
+        match *problems {
+            1 => write!(f, "{name} has 1 error\n{rendered}"),
+            // The last says how many more.
+            2..=MAX_KEPT => write!(f, "{name} has {problems} errors\n{rendered}"),
+            _ => write!(f, "{name} has more than {MAX_KEPT} errors\n{rendered}"),
+        }
     }
 }
 

@@ -176,6 +176,11 @@ impl Report {
             0 => Exit::SUCCESS,
             _ => Exit::USAGE,
         };
+        if *judged == 0 && *misread == 0 {
+            cli::complain(
+                "there is no flow to judge: give --flow, or a JSON object a line on standard input",
+            );
+        }
         if *misread > MAX_TOLD {
             cli::complain(&format!("{misread} lines are no flows"));
         }
