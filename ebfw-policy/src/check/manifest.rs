@@ -206,16 +206,16 @@ impl Reader<'_, '_, '_> {
         check.own_labels(metadata);
         let namespace = value_of(check.tree, metadata, "namespace");
         let id = match (kind, namespace) {
-            (Kind::ClusterEgressPolicy, None) => ObjectId::cluster(&text),
+            (Kind::ClusterEgressPolicy, None) => ObjectId::cluster(text),
             (Kind::ClusterEgressPolicy, Some(node)) => {
                 let hint = "leave it out, or write `kind: EgressPolicy`".to_owned();
                 let message = "a ClusterEgressPolicy is in no namespace";
                 check.report(Code::BadObject, node, message, Some(hint));
                 return None;
             }
-            (Kind::EgressPolicy, None) => ObjectId::namespaced("default", &text),
+            (Kind::EgressPolicy, None) => ObjectId::namespaced("default", text),
             (Kind::EgressPolicy, Some(node)) => {
-                ObjectId::namespaced(&check.own_name(node, "a namespace", is_label)?, &text)
+                ObjectId::namespaced(check.own_name(node, "a namespace", is_label)?, text)
             }
         };
         let line = check.tree.place(name).line;
