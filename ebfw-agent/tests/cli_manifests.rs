@@ -248,6 +248,39 @@ fn lint_notes_what_it_passes_over_and_looks_at_every_object() {
     );
 }
 
+/// kubectl applies the JSON of a directory as well.
+#[test]
+fn a_directory_stands_for_its_json_too() {
+    let object = |action: &str| {
+        format!(
+            r#"{{"apiVersion":"ebfw.dvrkn.com/v1","kind":"EgressPolicy","metadata":{{"name":"b"}},"spec":{{"podSelector":{{}},"rules":[{{"action":"{action}"}}]}}}}"#
+        )
+    };
+    let allows = policy("a", "{podSelector: {}}");
+    let broken = files(&[("a.yaml", &allows), ("b.json", &object("Modify"))]);
+    let run = ebfw(&["policy", "lint", path(&broken)]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(
+        run.stdout.contains("Modify needs `mutations`"),
+        "{}",
+        run.stdout
+    );
+    let denies = files(&[("a.yaml", &allows), ("b.json", &object("Deny"))]);
+    let test = |directory| {
+        let flow = "pod=default/x dst=203.0.113.5";
+        ebfw(&["policy", "test", "-f", path(directory), "--flow", flow])
+    };
+    let run = test(&denies);
+    assert!(
+        run.stdout.contains("egp/default/b/rule-1"),
+        "{}",
+        run.stdout
+    );
+    // Written anew are only those that are YAML.
+    let run = ebfw(&["policy", "fmt", path(&denies)]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+}
+
 #[test]
 fn what_cannot_be_judged_together_is_refused() {
     let two = files(&[
@@ -268,7 +301,7 @@ fn what_cannot_be_judged_together_is_refused() {
             "is a policy file: one alone can be judged, or manifests",
         ),
         (&broken, 1, "`podSelector` is missing"),
-        (&empty, 1, "no file in it ends in .yaml or .yml"),
+        (&empty, 1, "no file in it ends in .yaml or .yml or .json"),
     ] {
         let run = ebfw(&[
             "policy",

@@ -181,7 +181,14 @@ fn helm_upgrades_the_definitions_and_leaves_them(server: &ApiServer) {
     server
         .kubectl(&["delete", "crd", "--all", "--wait"], "")
         .unwrap();
-    helm(&["install", "ebfw", chart_path, "--namespace=ebfw-system"]).unwrap();
+    helm(&[
+        "install",
+        "ebfw",
+        chart_path,
+        "--namespace=ebfw-system",
+        "--set=dns.resolvers={192.0.2.53}",
+    ])
+    .unwrap();
     server.kubectl(&ESTABLISHED, "").unwrap();
     server.kubectl(&["create", "-f", "-"], SEEN).unwrap();
     let template = chart.join("templates/crds/egresspolicies.yaml");
@@ -190,7 +197,22 @@ fn helm_upgrades_the_definitions_and_leaves_them(server: &ApiServer) {
         .replace("maxItems: 512", "maxItems: 511");
     assert!(newer.contains("maxItems: 511"));
     std::fs::write(&template, newer).unwrap();
-    helm(&["upgrade", "ebfw", chart_path, "--namespace=ebfw-system"]).unwrap();
+    with_a_new_value(&chart);
+    // As docs/kubernetes.md says it: what was set stays, what is new has its default.
+    helm(&[
+        "upgrade",
+        "ebfw",
+        chart_path,
+        "--namespace=ebfw-system",
+        "--reset-then-reuse-values",
+        "--set=mode=dry-run",
+    ])
+    .unwrap();
+    let set = helm(&["get", "values", "ebfw", "--namespace=ebfw-system"]).unwrap();
+    assert!(
+        set.contains("192.0.2.53") && set.contains("dry-run"),
+        "{set}"
+    );
     let definition = server.kubectl(
         &["get", "crd", "egresspolicies.ebfw.dvrkn.com", "-o", "yaml"],
         "",
@@ -203,4 +225,20 @@ fn helm_upgrades_the_definitions_and_leaves_them(server: &ApiServer) {
             .kubectl(&["-n", "ebfw-system", "get", "daemonset", "ebfw"], "")
             .is_err()
     );
+}
+
+/// A value that the release does not know yet, as each new version of the chart may bring.
+fn with_a_new_value(chart: &std::path::Path) {
+    let path = chart.join("values.schema.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut schema: serde_json::Value = serde_json::from_str(&text).unwrap();
+    schema["properties"]["brandNew"] = serde_json::json!({ "type": "boolean" });
+    schema["required"]
+        .as_array_mut()
+        .unwrap()
+        .push("brandNew".into());
+    std::fs::write(&path, schema.to_string()).unwrap();
+    let path = chart.join("values.yaml");
+    let values = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{values}\nbrandNew: true\n")).unwrap();
 }

@@ -4,7 +4,7 @@
 
 use ebfw_policy::{
     object::{Kind, MAX_PRIORITY},
-    spec::pattern::{DOMAIN, LABEL, LABEL_KEY, OBJECT_NAME, PORTS, PROTOCOL, TOKEN},
+    spec::pattern::{DOMAIN, LABEL, LABEL_KEY, MAX_METHOD, OBJECT_NAME, PORTS, PROTOCOL, TOKEN},
 };
 use serde_json::{Map, Value};
 
@@ -82,7 +82,7 @@ pub const LIMITS: &[Limit] = &[
     ),
     pattern("spec.podSelector.matchExpressions[].values[]", LABEL),
     number("spec.rules", "maxItems", MAX_RULES),
-    pattern("spec.rules[].name", r"^\P{Cc}*\S\P{Cc}*$"),
+    pattern("spec.rules[].name", r"^\P{Cc}*[^\p{Z}\p{Cc}]\P{Cc}*$"),
     number("spec.rules[].match.pod.namespace", "maxLength", 253),
     pattern("spec.rules[].match.pod.namespace", OBJECT_NAME),
     number("spec.rules[].match.pod.name", "maxLength", 253),
@@ -131,7 +131,7 @@ pub const LIMITS: &[Limit] = &[
     number("spec.rules[].match.protocols[]", "maxLength", 4),
     pattern("spec.rules[].match.protocols[]", PROTOCOL),
     number("spec.rules[].match.methods", "maxItems", 64),
-    number("spec.rules[].match.methods[]", "maxLength", 64),
+    number("spec.rules[].match.methods[]", "maxLength", MAX_METHOD),
     pattern("spec.rules[].match.methods[]", TOKEN),
     number("spec.rules[].match.pathPrefix", "maxLength", 2048),
     number("spec.rules[].mutations", "minItems", 1),

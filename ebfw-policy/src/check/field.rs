@@ -116,7 +116,8 @@ impl<'t> Check<'t, '_> {
             Value::List(items) => Some(items),
             Value::Scalar { text, .. } => {
                 let hint = format!("write `[{}]`", shorten(text));
-                self.wrong_type(node, what, Some(hint).filter(|_| !text.is_empty()));
+                let helps = !text.is_empty() && !self.is_null(node);
+                self.wrong_type(node, what, Some(hint).filter(|_| helps));
                 None
             }
             Value::Map(_) => {

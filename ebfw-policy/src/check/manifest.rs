@@ -202,19 +202,20 @@ impl Reader<'_, '_, '_> {
         check.pairs(metadata, "metadata")?;
         let name = value_of(check.tree, metadata, "name");
         let name = check.required(metadata, name, "name")?;
-        let text = check.object_name(name, "the name of an object")?;
+        let text = check.own_name(name, "the name of an object", is_subdomain)?;
+        check.own_labels(metadata);
         let namespace = value_of(check.tree, metadata, "namespace");
         let id = match (kind, namespace) {
-            (Kind::ClusterEgressPolicy, None) => ObjectId::cluster(&text),
+            (Kind::ClusterEgressPolicy, None) => ObjectId::cluster(text),
             (Kind::ClusterEgressPolicy, Some(node)) => {
                 let hint = "leave it out, or write `kind: EgressPolicy`".to_owned();
                 let message = "a ClusterEgressPolicy is in no namespace";
                 check.report(Code::BadObject, node, message, Some(hint));
                 return None;
             }
-            (Kind::EgressPolicy, None) => ObjectId::namespaced("default", &text),
+            (Kind::EgressPolicy, None) => ObjectId::namespaced("default", text),
             (Kind::EgressPolicy, Some(node)) => {
-                ObjectId::namespaced(&check.object_name(node, "a namespace")?, &text)
+                ObjectId::namespaced(check.own_name(node, "a namespace", is_label)?, text)
             }
         };
         let line = check.tree.place(name).line;
@@ -250,6 +251,54 @@ impl Reader<'_, '_, '_> {
             }
         }
     }
+}
+
+impl<'t> Check<'t, '_> {
+    /// What the object itself or its namespace is called: the API server is stricter with that than a selector has to be.
+    fn own_name(&mut self, node: NodeId, what: &str, good: fn(&str) -> bool) -> Option<&'t str> {
+        let text = self.text(node, what)?;
+        if good(text) {
+            return Some(text);
+        }
+        let hint = "a name is made of lower-case letters, digits and `-`, with a letter or a digit at both ends; that of an object may have `.` between such parts";
+        let message = format!("`{}` is not {what}", shorten(text));
+        self.report(Code::BadValue, node, message, Some(hint.to_owned()));
+        None
+    }
+
+    /// The object's own labels and annotations: text, which numbers are not until they are quoted.
+    fn own_labels(&mut self, metadata: NodeId) {
+        for (field, what) in [
+            ("labels", "the value of a label"),
+            ("annotations", "the value of an annotation"),
+        ] {
+            let node = value_of(self.tree, metadata, field);
+            let Some(node) = node.filter(|node| !self.is_null(*node)) else {
+                continue;
+            };
+            for (_, value) in self.pairs(node, field).unwrap_or_default() {
+                if !self.is_null(*value) {
+                    self.text(*value, what);
+                }
+            }
+        }
+    }
+}
+
+/// One part of a name.
+fn is_part(part: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !part.is_empty() && !part.starts_with('-') && !part.ends_with('-') && part.bytes().all(allowed)
+}
+
+/// What a namespace can be called: a label of RFC 1123.
+fn is_label(name: &str) -> bool {
+    name.len() <= 63 && is_part(name)
+}
+
+/// What an object can be called: a subdomain of RFC 1123, whose parts the API server lets be as long as the whole.
+fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_part)
 }
 
 /// What stands for an object whose name cannot be read: its other errors are wanted all the same.

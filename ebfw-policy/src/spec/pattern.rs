@@ -2,6 +2,8 @@
 //!
 //! They refuse nothing that the reader accepts. Nothing in them that JavaScript, Python and RE2 would not read alike.
 
+/// Bytes of a method at most.
+pub const MAX_METHOD: u32 = ebfw_common::request::MAX_METHOD as u32;
 /// The name of a rule.
 pub const RULE_NAME: &str = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$";
 /// The value of a label.

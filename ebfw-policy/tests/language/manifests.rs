@@ -48,6 +48,10 @@ fn several_documents_and_lists_are_read_in_order() {
         item(&policy("c"))
     );
     assert_eq!(names(&own), ["egp/web/c"]);
+    let nothing = "apiVersion: v1\nkind: List\nitems: null\n";
+    let text = read(nothing).unwrap_err().to_string();
+    assert!(text.contains("a list of objects is wanted"), "{text}");
+    assert!(!text.contains("write `["), "{text}");
 }
 
 #[test]
@@ -223,5 +227,58 @@ fn a_policy_file_is_no_manifest() {
     );
     for source in ["rules: []\n", "", "[", "- kind: x\n"] {
         assert!(!is_manifest(source), "{source:?}");
+    }
+}
+
+/// What an object is called and marked with: the API server refuses these, and takes the twins.
+#[test]
+fn metadata_is_what_the_api_server_takes() {
+    let object = |metadata: &str| {
+        format!(
+            "apiVersion: ebfw.dvrkn.com/v1\nkind: EgressPolicy\nmetadata: {metadata}\nspec: {{podSelector: {{}}}}\n"
+        )
+    };
+    let longest = "a".repeat(253);
+    for good in [
+        "{name: a.b-c.0d}",
+        "{name: \"0\"}",
+        &format!("{{name: {longest}}}"),
+        "{name: a, namespace: a-b}",
+        "{name: a, creationTimestamp: null, labels: null}",
+        "{name: a, labels: {version: \"1\", empty: \"\"}, annotations: {\"a/b\": c, d: null}}",
+    ] {
+        assert!(
+            read(&object(good)).is_ok(),
+            "{good}: {:?}",
+            read(&object(good))
+        );
+    }
+    for (wrong, says) in [
+        ("{name: -a}".to_owned(), "`-a` is not the name of an object"),
+        ("{name: a-}".to_owned(), "`a-` is not"),
+        ("{name: a..b}".to_owned(), "`a..b` is not"),
+        ("{name: a.-b}".to_owned(), "`a.-b` is not"),
+        ("{name: Shop}".to_owned(), "lower-case letters"),
+        (format!("{{name: {longest}a}}"), "is not the name"),
+        (
+            "{name: a, namespace: a.b}".to_owned(),
+            "`a.b` is not a namespace",
+        ),
+        (
+            format!("{{name: a, namespace: {}}}", "a".repeat(64)),
+            "is not a namespace",
+        ),
+        (
+            "{name: a, labels: {version: 1}}".to_owned(),
+            "write it in quotes: \"1\"",
+        ),
+        ("{name: a, labels: [a]}".to_owned(), "labels (a mapping)"),
+        (
+            "{name: a, annotations: {enabled: true}}".to_owned(),
+            "write it in quotes: \"true\"",
+        ),
+    ] {
+        let text = read(&object(&wrong)).unwrap_err().to_string();
+        assert!(text.contains(says), "{wrong}: {text}");
     }
 }

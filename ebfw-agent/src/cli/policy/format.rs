@@ -36,7 +36,7 @@ pub(super) fn main(args: &FormatArgs) -> anyhow::Result<Exit> {
     let mut out = Unheard::new(Stdout::lock());
     let mut worst = Exit::SUCCESS;
     let schema: LazyCell<Offline> = LazyCell::new(Offline::new);
-    for path in &source::files(&args.files)? {
+    for path in &source::files(&args.files, source::WRITTEN)? {
         match format(args, path, &schema, &mut out) {
             Ok(Exit::SUCCESS) => {}
             Ok(exit) => worst = exit,

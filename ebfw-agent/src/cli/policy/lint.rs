@@ -60,7 +60,7 @@ pub(super) fn main(args: &LintArgs) -> anyhow::Result<Exit> {
     let mut out = Unheard::new(Stdout::lock());
     let mut worst = Exit::SUCCESS;
     let schema: LazyCell<Offline> = LazyCell::new(Offline::new);
-    for path in &source::files(&args.files)? {
+    for path in &source::files(&args.files, source::READ)? {
         let exit = match Source::read(path) {
             Ok(source) => lint(args, &source, &schema, &mut out)?,
             Err(error) => {

@@ -89,7 +89,7 @@ impl Source {
 impl Policies {
     /// Reads one policy file, or any number of files with manifests.
     pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Self> {
-        let sources: Vec<Source> = files(paths)?
+        let sources: Vec<Source> = files(paths, READ)?
             .iter()
             .map(|path| Source::read(path))
             .collect::<Result<_, _>>()?;
@@ -127,13 +127,19 @@ fn objects(sources: &[Source]) -> anyhow::Result<Policies> {
     Ok(Policies::Objects(PolicySet::new(objects)))
 }
 
-/// The files that are meant: a directory stands for the YAML files in it, in the order of their names.
-pub(super) fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+/// Ends of names of the files that a directory stands for where they are read: those that kubectl applies of it.
+pub(super) const READ: &[&str] = &["yaml", "yml", "json"];
+/// The same where they are written anew, as YAML.
+pub(super) const WRITTEN: &[&str] = &["yaml", "yml"];
+
+/// The files that are meant: a directory stands for the files in it whose names end in one of `extensions`, in the order of their names.
+pub(super) fn files(paths: &[PathBuf], extensions: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
             files.extend(
-                yaml_files(path).with_context(|| format!("failed to read {}", path.display()))?,
+                files_in(path, extensions)
+                    .with_context(|| format!("failed to read {}", path.display()))?,
             );
         } else {
             files.push(path.clone());
@@ -142,19 +148,19 @@ pub(super) fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn yaml_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn files_in(directory: &Path, extensions: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let yaml = path
+        let meant = path
             .extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if yaml && path.is_file() {
+            .is_some_and(|extension| extensions.iter().any(|known| extension == *known));
+        if meant && path.is_file() {
             files.push(path);
         }
     }
     if files.is_empty() {
-        anyhow::bail!("no file in it ends in .yaml or .yml");
+        anyhow::bail!("no file in it ends in .{}", extensions.join(" or ."));
     }
     files.sort();
     Ok(files)
