@@ -186,7 +186,8 @@ impl Lines {
     }
 }
 
-/// Whether the signal does not simply end the process any more: it is held back, or has a handler.
+/// Whether the signal does not simply end the process any more: it is held back, or has a handler. Not while all signals are held back, as
+/// the C library does for a moment where it starts a thread.
 ///
 /// # Panics
 ///
@@ -194,12 +195,13 @@ impl Lines {
 #[must_use]
 pub fn minds(pid: u32, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let masks = status.lines().filter_map(|line| {
-        let (name, mask) = line.split_once(':')?;
-        let mask = ["SigBlk", "SigCgt"].contains(&name).then_some(mask)?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    });
-    masks.fold(0, |all, mask| all | mask) & 1 << (signal as i32 - 1) != 0
+    let mask = |name: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(mask.expect("the kernel tells").trim(), 16).expect("a number")
+    };
+    let bit = |signal: Signal| 1 << (signal as i32 - 1);
+    let held = mask("SigBlk:");
+    held & bit(Signal::SIGALRM) == 0 && (held | mask("SigCgt:")) & bit(signal) != 0
 }
 
 /// Gives an agent its probes inside TLS, and its events the paths of requests, as they are by default. The probes take as long to load as all the rest, and where the kernel is
