@@ -38,9 +38,8 @@ pub const PORT: u16 = 53;
 const EVENTS: u32 = 200;
 /// Events beyond these that only tell what went wrong: who asks much must not hide that.
 const TROUBLE: u32 = 50;
-/// Questions of one segment that are noted: a C library asks for both families at once, and resolvers that keep a connection to the next ask for
-/// many, which TCP puts together.
-const QUESTIONS_AT_ONCE: u32 = 16;
+/// Questions of one segment that are noted: a C library asks for both families at once.
+const QUESTIONS_AT_ONCE: u32 = 4;
 
 /// Byte `at` of a question, 0 where there is none.
 #[inline(always)]

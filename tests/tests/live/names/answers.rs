@@ -190,33 +190,6 @@ fn an_answer_without_one_question_teaches_nothing_and_is_told() {
 }
 
 #[test]
-fn sixteen_questions_in_one_segment_are_all_noted() {
-    // As resolvers ask that keep a connection to the next one.
-    let Some(mut lab) = Lab::open() else { return };
-    lab.stream_resolver(|asked| {
-        let answers = asked.iter().zip(many(16));
-        vec![
-            answers
-                .flat_map(|(one, address)| framed(&wire(&answer(one, &[address]))))
-                .collect(),
-        ]
-    });
-    lab.policy(GOOD_NAMES);
-    let process = lab.start(|_| {
-        let questions: Vec<_> = (0..16)
-            .map(|id| question(id, &format!("n{id}.good.example"), AAAA))
-            .collect();
-        ask_at_once(&questions)?;
-        many(16)
-            .into_iter()
-            .try_for_each(|address| datagram(at(address)))
-    });
-    let (result, told) = serve(&mut lab, process);
-    assert!(result.is_ok(), "{result:?}");
-    assert_eq!(outcomes(&told), [name_outcome::LEARNED; 16]);
-}
-
-#[test]
 fn a_long_datagram_is_learned_before_the_client_has_it() {
     let Some(mut lab) = Lab::open() else { return };
     lab.resolver(|asked| vec![wire(&answer(asked, &many(500)))]);
