@@ -54,7 +54,7 @@ pub fn read(pin: &Path) -> anyhow::Result<Listing> {
         .with_context(|| format!("failed to read the names at {}", pin.display()))?
         .with_context(|| {
             format!(
-                "nothing of this version is pinned at {}: no name is known",
+                "nothing of this version is pinned at {}: no agent has run, or with another `--pin-dir` or `--pin off`",
                 pin.display()
             )
         })?;
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(
             read(directory.path()).unwrap_err().to_string(),
             format!(
-                "nothing of this version is pinned at {}: no name is known",
+                "nothing of this version is pinned at {}: no agent has run, or with another `--pin-dir` or `--pin off`",
                 directory.path().display()
             )
         );

@@ -150,7 +150,7 @@ fn names_says_where_it_looked() {
     assert_eq!((run.code, run.stdout.as_str()), (1, ""));
     assert_eq!(
         run.stderr,
-        "ebfw: nothing of this version is pinned at /nonexistent/ebfw: no name is known\n"
+        "ebfw: nothing of this version is pinned at /nonexistent/ebfw: no agent has run, or with another `--pin-dir` or `--pin off`\n"
     );
 }
 

@@ -12,6 +12,8 @@ use globset::{GlobBuilder, GlobMatcher};
 
 /// The longest name that DNS can carry.
 pub const MAX_NAME: usize = 253;
+/// The longest label of one.
+const MAX_LABEL: usize = 63;
 
 /// A name as it is compared: lower case, without the trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -216,6 +218,13 @@ impl DomainPattern {
             Shape::Below => name.len() > self.text.len() && name.ends_with(&*self.text),
             Shape::Glob(glob) => glob.matches(&self.text, name),
         }
+    }
+
+    /// A label that no DNS name has, because it is longer than 63 characters (RFC 1035, 2.3.4).
+    pub(crate) fn long_label(&self) -> Option<&str> {
+        self.text
+            .split('.')
+            .find(|label| label.len() > MAX_LABEL && !label.contains(META))
     }
 
     /// What the pattern means.

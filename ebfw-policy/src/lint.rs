@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     diagnostics::{Code, Diagnostic, Diagnostics, Place, Severity},
+    domain::DomainPattern,
     http::Method,
     policy::{Action, AnyOf, Match, Policy, PortRange, Protocol, Rule},
     selector::PodMatch,
@@ -145,11 +146,7 @@ fn covers(wide: &Match, narrow: &Match) -> bool {
             .as_ref()
             .is_some_and(|narrow| covers_pod(pod, narrow))
     }) && all_within(cgroups, &narrow.cgroups, |wide, narrow| wide == narrow)
-        && all_within(
-            domains,
-            &narrow.domains,
-            crate::domain::DomainPattern::covers,
-        )
+        && all_within(domains, &narrow.domains, DomainPattern::covers)
         && all_within(cidrs, &narrow.cidrs, |wide, narrow| wide.contains(narrow))
         && ports_within(ports, &narrow.ports)
         && all_within(protocols, &narrow.protocols, |wide, narrow| wide == narrow)
@@ -215,7 +212,7 @@ fn ports_within(wide: &AnyOf<PortRange>, narrow: &AnyOf<PortRange>) -> bool {
 
 type Note<'n> = dyn FnMut(Severity, Code, String, &str) + 'n;
 
-/// Ports on protocols that have none, and paths of requests that have none.
+/// Ports on protocols that have none, paths of requests that have none, and names that no DNS name can be.
 fn never_matches(rule: &Rule, note: &mut Note<'_>) {
     let portless = |protocols: &[Protocol]| !protocols.iter().any(|protocol| protocol.has_ports());
     if rule.matches.ports != AnyOf::Anything
@@ -240,6 +237,20 @@ fn never_matches(rule: &Rule, note: &mut Note<'_>) {
             Code::NeverMatches,
             message,
             "leave `pathPrefix` out, or add other `methods`",
+        );
+    }
+    let domains = rule.matches.domains.entries().unwrap_or_default();
+    if let Some(label) = domains.iter().find_map(DomainPattern::long_label) {
+        let message = format!(
+            "`{}` means a name that nobody can resolve: its label `{label}` has {} characters",
+            rule.name,
+            label.len()
+        );
+        note(
+            Severity::Warning,
+            Code::NeverMatches,
+            message,
+            "a label of a DNS name has 63 characters at most",
         );
     }
 }

@@ -199,6 +199,9 @@ fn domain_hint(text: &str, error: &DomainError) -> Option<String> {
             "a domain has no scheme, port or path; ports go into `ports`, paths into `pathPrefix`"
                 .to_owned(),
         ),
+        DomainError::Character(_, '\\') => {
+            Some("nothing is escaped in a glob: a dot is a dot".to_owned())
+        }
         DomainError::Address(_) => Some("put addresses into `cidrs`".to_owned()),
         DomainError::NotAscii(_) => {
             Some("write each label that is not ASCII in its `xn--` form".to_owned())

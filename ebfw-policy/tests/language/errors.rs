@@ -454,6 +454,13 @@ fn one_error_in_a_match_is_reported_at_its_place_with_a_hint() {
             "did you mean `*.example.com`?",
         ),
         case(
+            "an escaped dot, as in a regular expression",
+            "domains: ['www\\.example.com']",
+            Code::BadGlob,
+            (1, 36),
+            "a dot is a dot",
+        ),
+        case(
             "two stars alone",
             "domains: ['**']",
             Code::BadGlob,

@@ -191,7 +191,7 @@ fn an_exception_that_comes_too_late_is_worse_than_a_repetition() {
 
 #[test]
 fn doubtful_rules_are_named() {
-    let cases: [(&str, &[&str], &str); 22] = [
+    let cases: [(&str, &[&str], &str); 23] = [
         (
             "{action: Deny, match: {ports: [1], protocols: [ICMP, 47]}}",
             &["1 never-matches"],
@@ -226,6 +226,16 @@ fn doubtful_rules_are_named() {
             "{action: Deny, match: {pathPrefix: /a, methods: [CONNECT]}}",
             &["1 never-matches"],
             "CONNECT names a host",
+        ),
+        (
+            "{action: Allow, match: {domains: ['*.ok.example', '*.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.example']}}",
+            &["1 never-matches"],
+            "a label of 64 characters",
+        ),
+        (
+            "{action: Allow, match: {domains: ['*.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.example', '[ab]aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa*.example']}}",
+            &[],
+            "labels of 63 characters, and one that may be longer or not",
         ),
         (
             "{action: Deny, match: {pathPrefix: /a, methods: [CONNECT, GET]}}",
