@@ -443,7 +443,7 @@ impl Finder {
     ) {
         if self.attached.len() >= MAX_ATTACHED {
             self.metrics.probe_failed(ProbeFailure::Full, 1);
-            if !std::mem::replace(&mut self.full, true) {
+            if !mem::replace(&mut self.full, true) {
                 tracing::warn!(
                     "more than {MAX_ATTACHED} files with TLS: what is beyond is not seen"
                 );
