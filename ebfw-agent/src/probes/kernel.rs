@@ -23,12 +23,20 @@ use crate::{
     host::layout,
 };
 
-/// The programs that judge requests before they leave, and the arrays through which others go on with them: from the probes, and from what
-/// finds the sockets.
-const JUDGES: [(&str, &str); 2] = [
-    ("ebfw_judge", "JUDGES"),
-    ("ebfw_first_packet", "PACKET_JUDGES"),
+/// The programs that judge requests before they leave, and what tells of them behind that, and the arrays through which others go on with them:
+/// from the probes, and from what finds the sockets. What is gone on with comes before who does.
+const JUDGES: [(&str, &str, Judged); 3] = [
+    ("ebfw_tell", "TELLERS", Judged::Writes),
+    ("ebfw_judge", "JUDGES", Judged::Writes),
+    ("ebfw_first_packet", "PACKET_JUDGES", Judged::Packets),
 ];
+/// What a program judges, or tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    Writes,
+    Packets,
+}
+
 /// The map of the cgroup below which processes are looked at.
 const SCOPE: &str = "SCOPE";
 /// Maps of rulesets by the names that the programs have for them, where the firewall has another one.
@@ -234,7 +242,7 @@ fn load_for(
             attachment,
             sockets: None,
             judges: if judges {
-                let arrays = JUDGES.into_iter().map(|(_, array)| take(array));
+                let arrays = JUDGES.into_iter().map(|(_, array, _)| take(array));
                 arrays.collect::<Result<_, _>>()?
             } else {
                 Vec::new()
@@ -254,8 +262,11 @@ fn put_judges(
     attachment: Attachment,
     maps: &BTreeMap<String, MapData>,
 ) -> anyhow::Result<()> {
-    let purposes = [Purpose::Probe(attachment.way()), Purpose::Egress];
-    for ((name, array), purpose) in JUDGES.into_iter().zip(purposes) {
+    for (name, array, judged) in JUDGES {
+        let purpose = match judged {
+            Judged::Writes => Purpose::Probe(attachment.way()),
+            Judged::Packets => Purpose::Egress,
+        };
         let program = load_program(object, types, name, purpose)?;
         syscall::put_first(maps[array].fd().as_fd(), program.as_fd())?;
     }

@@ -18,10 +18,10 @@ use ebfw_common::{
 };
 
 use crate::{
-    deny,
+    deny::{self, Handed},
     maps::{
         CONNECTIONS, Connection, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, Peer, RATES,
-        READING, Reading, SCOPE, SOCKET_OWNERS, STREAMS, TABLES, Window,
+        READING, Reading, SCOPE, SOCKET_OWNERS, STREAMS, TABLES, WRITES, Window, Write,
     },
     thread,
 };
@@ -77,8 +77,42 @@ pub fn write(context: &ProbeContext, library: u8, object: u64, buffer: u64, tota
     if socket == 0 {
         thread::note(&key, library, record::DATA, total, call.now);
     }
+    // Who hears of a denied request has to find its socket refused: so what is judged is told behind that.
+    let handed = Handed {
+        buffer,
+        total,
+        sequence,
+        library: library.into(),
+    };
+    deny::go_on(context, &key, &handed);
+    // As good as read anew: what the compiler knows of it by now it would not compare again, and old verifiers want that.
+    call.total = black_box(total);
     tell(&mut call, buffer);
-    deny::go_on(context, &key, buffer, total);
+}
+
+/// Tells of the write that the calling thread is about to make.
+#[inline(always)]
+pub fn tell_judged() {
+    let Some(write) = WRITES.get_ptr_mut(bpf_get_current_pid_tgid()) else {
+        return;
+    };
+    // SAFETY: entries of the map outlive the program's run, and only the calling thread uses this one.
+    let Write {
+        connection,
+        object,
+        buffer,
+        total,
+        sequence,
+        library,
+    } = unsafe { &*write };
+    let (pid, thread) = ids();
+    let mut call = Call {
+        total: *total,
+        sequence: *sequence,
+        socket: connection.socket,
+        ..call(*library as u8, kind::WRITE, *object, pid, thread)
+    };
+    tell(&mut call, *buffer);
 }
 
 /// Writes records of a write.

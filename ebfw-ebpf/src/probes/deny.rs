@@ -27,7 +27,7 @@ use crate::{
     judge::{Decision, Question, Said, claim, judge, request},
     maps::{
         CONNECTIONS, Connection, ConnectionKey, FIREWALL, JUDGES, PACKET_JUDGES, Peer, REFUSED,
-        SOCKET_OWNERS, WRITES, Write,
+        SOCKET_OWNERS, TELLERS, WRITES, Write,
     },
     reader::{Progress, WINDOW, ebfw_stream},
     stream::{self, Context, Followed, followed, load},
@@ -41,31 +41,50 @@ const HEADS: u32 = 64;
 /// A longer write is not read.
 const MAX_WRITE: u64 = 1 << 30;
 
-/// Goes on with [`write`], a program of its own, since it is too long to be part of each probe.
+/// What a process hands over. Whole words, since old verifiers find fault with bytes between fields.
+#[repr(C)]
+pub struct Handed {
+    pub buffer: u64,
+    pub total: u64,
+    pub sequence: u64,
+    pub library: u64,
+}
+
+/// Goes on with [`write`], a program of its own, since it is too long to be part of each probe, if anything asks for it. Returns where nothing does.
 #[inline(always)]
-pub fn go_on(context: &ProbeContext, key: &ConnectionKey, buffer: u64, total: u64) {
-    if is_noted(key, buffer, total) {
+pub fn go_on(context: &ProbeContext, key: &ConnectionKey, handed: &Handed) {
+    if is_noted(key, handed) {
         // SAFETY: the helper takes the context and the map. Where it succeeds it does not return, and nothing here waits to be dropped.
         unsafe { bpf_tail_call(context.as_ptr(), (&raw const JUDGES).cast_mut().cast(), 0) };
     }
 }
 
+/// Goes on with what tells of the write that was judged.
+#[inline(always)]
+pub fn go_on_telling(context: &ProbeContext) {
+    // SAFETY: as in `go_on`.
+    unsafe { bpf_tail_call(context.as_ptr(), (&raw const TELLERS).cast_mut().cast(), 0) };
+}
+
 /// Notes what the calling thread is about to write, if anything asks for it. A function of its own for its stack.
 #[inline(never)]
-fn is_noted(key: &ConnectionKey, buffer: u64, total: u64) -> bool {
+fn is_noted(key: &ConnectionKey, handed: &Handed) -> bool {
     let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
         return false;
     };
     let write = Write {
         // SAFETY: entries of the map outlive the program's run.
         connection: unsafe { *connection },
-        buffer,
-        total,
+        object: key.object,
+        buffer: handed.buffer,
+        total: handed.total,
+        sequence: handed.sequence,
+        library: handed.library,
     };
     let Connection {
         socket, id, peer, ..
     } = &write.connection;
-    if !enforces() || *socket != 0 && !asks(word_of(peer)) || total > MAX_WRITE {
+    if !enforces() || *socket != 0 && !asks(word_of(peer)) || handed.total > MAX_WRITE {
         if let Some(followed) = followed(*id) {
             followed.lost = 1;
         }
@@ -127,11 +146,11 @@ pub fn go_on_with_packet(skb: *mut __sk_buff) {
 pub fn lets_out(skb: *mut __sk_buff) -> bool {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
-    let Some(key) = SOCKET_OWNERS.get_ptr_mut(cookie) else {
+    let Some(owner) = SOCKET_OWNERS.get_ptr_mut(cookie) else {
         return true;
     };
     // SAFETY: entries of the map outlive the program's run.
-    let Some(connection) = CONNECTIONS.get_ptr_mut(unsafe { *key }) else {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(unsafe { (*owner).key }) else {
         return true;
     };
     // SAFETY: likewise.

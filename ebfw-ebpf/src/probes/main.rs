@@ -37,6 +37,8 @@ use aya_ebpf::{
 };
 use ebfw_common::plaintext::library;
 
+use crate::socket::Found;
+
 /// `PR_DESC_LAYERED` of NSPR (prio.h): what a descriptor of TLS is, and files and bare sockets are not.
 const LAYERED: u32 = 4;
 
@@ -171,8 +173,16 @@ pub fn ebfw_go_close(context: ProbeContext) -> u32 {
 
 /// Judges what a thread is about to write: the probes go on with it.
 #[uprobe]
-pub fn ebfw_judge(_: ProbeContext) -> u32 {
+pub fn ebfw_judge(context: ProbeContext) -> u32 {
     deny::write();
+    deny::go_on_telling(&context);
+    0
+}
+
+/// Tells what a thread is about to write once it is judged: [`ebfw_judge`] goes on with it.
+#[uprobe]
+pub fn ebfw_tell(_: ProbeContext) -> u32 {
+    capture::tell_judged();
     0
 }
 
@@ -183,16 +193,23 @@ pub fn ebfw_socket(context: SkBuffContext) -> i32 {
     if refused::drops(skb) {
         return 0;
     }
-    if socket::find(skb) {
-        deny::go_on_with_packet(skb);
+    match socket::find(skb) {
+        Found::Nothing => return 1,
+        // Whoever hears of the socket has to find it refused.
+        Found::Waited => deny::go_on_with_packet(skb),
+        Found::Bound => {}
     }
+    socket::tell_owner(skb);
     1
 }
 
 /// Judges what was written before its socket was known, with the packet by which that was found: [`ebfw_socket`] goes on with it.
 #[cgroup_skb(egress)]
 pub fn ebfw_first_packet(context: SkBuffContext) -> i32 {
-    i32::from(deny::lets_out(context.skb.skb))
+    let skb = context.skb.skb;
+    let lets_out = deny::lets_out(skb);
+    socket::tell_owner(skb);
+    i32::from(lets_out)
 }
 
 #[inline(always)]

@@ -60,13 +60,28 @@ pub struct Peer {
     pub port: u32,
 }
 
-/// A write that is to be judged.
+/// A write that is to be judged, and then told.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Write {
     pub connection: Connection,
+    /// The library's object.
+    pub object: u64,
     pub buffer: u64,
     pub total: u64,
+    /// Which one on its connection.
+    pub sequence: u64,
+    /// `ebfw_common::plaintext::library`.
+    pub library: u64,
+}
+
+/// Which connection has a socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Owner {
+    pub key: ConnectionKey,
+    /// `ebfw_common::plaintext::library`.
+    pub library: u64,
 }
 
 /// Connections of one thread whose next record is waited for.
@@ -127,7 +142,7 @@ pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, MAX_CONNECTIONS> =
 
 /// Connection by cookie of its socket. Written by the programs. Full: the socket that was silent longest may be found anew.
 #[btf_map]
-pub static SOCKET_OWNERS: LruHashMap<u64, ConnectionKey, MAX_CONNECTIONS> = LruHashMap::new();
+pub static SOCKET_OWNERS: LruHashMap<u64, Owner, MAX_CONNECTIONS> = LruHashMap::new();
 
 /// Sockets, by cookie, on which nothing more may leave, because a request on them is denied and that is enforced. Written by the agent, which
 /// lets go of them once they are destroyed, or have been silent for longer than TCP is between two attempts. Full: a socket is only
@@ -165,6 +180,10 @@ pub static WRITES: LruHashMap<u64, Write, 4096> = LruHashMap::new();
 /// The program that judges requests, at 0. Written by the agent before anything is attached; empty where the kernel refused that program.
 #[btf_map]
 pub static JUDGES: ProgramArray<1> = ProgramArray::new();
+
+/// The program that tells what was judged, at 0. As `JUDGES`.
+#[btf_map]
+pub static TELLERS: ProgramArray<1> = ProgramArray::new();
 
 /// The program that judges what waits for its socket, at 0. As `JUDGES`.
 #[btf_map]

@@ -21,8 +21,8 @@ use ebfw_common::{
 use crate::{
     capture::{count, unknown},
     maps::{
-        CONFIG, CONNECTIONS, Connection, ConnectionKey, NOTES, PLAINTEXT, Peer, SOCKET_OWNERS,
-        THREADS, Thread,
+        CONFIG, CONNECTIONS, Connection, ConnectionKey, NOTES, Owner, PLAINTEXT, Peer,
+        SOCKET_OWNERS, THREADS, Thread,
     },
     stream,
     thread::{self, FRESH_NS},
@@ -46,28 +46,38 @@ struct Told {
     socket: Socket,
 }
 
-/// Looks whose socket the packet's is. Whether that is known from now on and a request has waited for it.
+/// What was found of a packet's socket.
+pub enum Found {
+    /// Nothing new.
+    Nothing,
+    /// Whose it is.
+    Bound,
+    /// Likewise, and a request has waited for it.
+    Waited,
+}
+
+/// Looks whose socket the packet's is. What is found is still to be told.
 #[inline(always)]
-pub fn find(skb: *mut __sk_buff) -> bool {
+pub fn find(skb: *mut __sk_buff) -> Found {
     let Some(thread) = THREADS.get_ptr_mut(thread::current()) else {
-        return false;
+        return Found::Nothing;
     };
     // What follows is dear beside this, and most threads that have ever written wait for no socket any more.
     // SAFETY: the entry outlives the program's run, and is this thread's own.
     if !thread::waits(unsafe { &*thread }) {
-        return false;
+        return Found::Nothing;
     }
     let Some(socket) = full(skb) else {
-        return false;
+        return Found::Nothing;
     };
     // SAFETY: the verifier lets a full socket's fields be read.
     if unsafe { (*socket).protocol != TCP || (*socket).type_ != STREAM } || !is_held(socket) {
-        return false;
+        return Found::Nothing;
     }
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     let Some(payload) = payload(skb) else {
-        return false;
+        return Found::Nothing;
     };
     // SAFETY: the helper has no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
@@ -75,11 +85,11 @@ pub fn find(skb: *mut __sk_buff) -> bool {
     let thread = unsafe { &mut *thread };
     let fitting = fitting(skb, payload, thread, now);
     let mut found = 0;
-    let mut library = 0;
+    let mut library = 0u64;
     for (place, note) in thread.notes.iter_mut().enumerate() {
         if fitting == 1 << place {
             found = note.object;
-            library = note.library;
+            library = note.library.into();
             note.object = 0;
             note.at_ns = 0;
         }
@@ -88,25 +98,19 @@ pub fn find(skb: *mut __sk_buff) -> bool {
         || now - thread.crowded_ns < FRESH_NS
         || SOCKET_OWNERS.get_ptr_mut(cookie).is_some()
     {
-        return false;
+        return Found::Nothing;
     }
     let key = ConnectionKey {
         object: found,
         pid: thread.pid,
         direction: 0,
     };
-    let header = Header {
-        connection: found,
-        pid: thread.pid,
-        library,
-        ..header(skb, cookie, kind::SOCKET, now)
-    };
     let slot = match workload::of_skb(skb) {
         // The agent's own requests are nobody's business.
         Membership::Of(slot, word) if !word.has(slot_flag::SILENT) => slot,
         _ => UNBOUND,
     };
-    bind(socket, &key, &header, slot)
+    bind(socket, cookie, &Owner { key, library }, slot)
 }
 
 /// The packet's socket, where it is a full one.
@@ -225,30 +229,57 @@ pub fn payload(skb: *mut __sk_buff) -> Option<u32> {
     Some(tcp + (byte(tcp + 12)? >> 4) * 4)
 }
 
-/// Notes and tells whose socket it is; see [`find`].
+/// Notes whose socket it is; see [`find`].
 #[inline(always)]
-fn bind(socket: *mut bpf_sock, key: &ConnectionKey, header: &Header, slot: SlotRef) -> bool {
+fn bind(socket: *mut bpf_sock, cookie: u64, owner: &Owner, slot: SlotRef) -> Found {
     let peer = peer(socket, slot);
-    if !tell(socket, header) {
-        return false;
-    }
-    let cookie = header.socket;
-    let _ = SOCKET_OWNERS.insert(cookie, key, 0);
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+    let _ = SOCKET_OWNERS.insert(cookie, owner, 0);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(owner.key) {
         // SAFETY: entries of the map are whole words that outlive the program's run.
-        unsafe {
+        let followed = unsafe {
             (&raw mut (*connection).peer).write_volatile(peer);
             (&raw mut (*connection).socket).write_volatile(cookie);
             stream::followed((&raw const (*connection).id).read_volatile())
-                .is_some_and(|followed| followed.waiting != 0)
+        };
+        if followed.is_some_and(|followed| followed.waiting != 0) {
+            return Found::Waited;
         }
     } else {
         let connection = Connection {
             peer,
             ..unknown(cookie)
         };
-        let _ = CONNECTIONS.insert(key, connection, 0);
-        false
+        let _ = CONNECTIONS.insert(owner.key, connection, 0);
+    }
+    Found::Bound
+}
+
+/// Tells the agent whose socket the packet's is. Where the ring has no room, it is nobody's again.
+#[inline(always)]
+pub fn tell_owner(skb: *mut __sk_buff) {
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let (Some(socket), Some(owner)) = (full(skb), SOCKET_OWNERS.get_ptr_mut(cookie)) else {
+        return;
+    };
+    // SAFETY: entries of the map outlive the program's run.
+    let Owner { key, library } = unsafe { *owner };
+    let header = Header {
+        connection: key.object,
+        pid: key.pid,
+        library: library as u8,
+        // SAFETY: the helper has no arguments.
+        ..header(skb, cookie, kind::SOCKET, unsafe {
+            bpf_ktime_get_boot_ns()
+        })
+    };
+    if tell(socket, &header) {
+        return;
+    }
+    let _ = SOCKET_OWNERS.remove(cookie);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: as above, and a whole word.
+        unsafe { (&raw mut (*connection).socket).write_volatile(0) };
     }
 }
 

@@ -191,7 +191,7 @@ fn an_exception_that_comes_too_late_is_worse_than_a_repetition() {
 
 #[test]
 fn doubtful_rules_are_named() {
-    let cases: [(&str, &[&str], &str); 23] = [
+    let cases: [(&str, &[&str], &str); 24] = [
         (
             "{action: Deny, match: {ports: [1], protocols: [ICMP, 47]}}",
             &["1 never-matches"],

@@ -111,7 +111,8 @@ fn a_denied_request_inside_tls_never_gets_out() {
     home.write_policy(POLICY);
     let config = home.write_config("exclude: {cidrs: []}\n");
     let agent = Agent::start_with(&home, &lab, &[PROBES, ("EBFW_CONFIG", &config)]);
-    agent.log.wait_for(&["requests inside TLS are observed by"]);
+    let ready = agent.log.wait_for(&["requests inside TLS are"]);
+    assert!(ready.contains("observed by"), "{:?}", agent.log.so_far());
     for refused in ["not denied before they leave", "without their connections"] {
         let log = agent.log.so_far();
         assert!(!log.iter().any(|line| line.contains(refused)), "{log:?}");

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Everything is allowed but what is below `/admin`, and to delete.
-const POLICY: &str = "
+pub(super) const POLICY: &str = "
 defaultAction: Allow
 rules:
 - name: admin
@@ -96,12 +96,16 @@ server.listen(8443, '0.0.0.0', () => console.log('ready'));
 ";
 
 /// The servers that note.
-const NOTES: Program = ("python3", ["-c", SERVER]);
-const NOTES_HTTP2: Program = ("node", ["-e", SERVER_OF_HTTP2]);
+pub(super) const NOTES: Program = ("python3", ["-c", SERVER]);
+pub(super) const NOTES_HTTP2: Program = ("node", ["-e", SERVER_OF_HTTP2]);
 
 impl Bench {
     /// With a server that notes what it decrypts.
-    fn noting(program: Program, policy: &str, settings: &[(&str, &str)]) -> Option<Self> {
+    pub(super) fn noting(
+        program: Program,
+        policy: &str,
+        settings: &[(&str, &str)],
+    ) -> Option<Self> {
         let bench = Self::prepare(program)?.watch_under(policy, settings);
         let refused = "requests inside TLS are not denied before they leave";
         let log = bench.agent.log.so_far();
@@ -110,20 +114,30 @@ impl Bench {
     }
 
     /// What the server has decrypted so far.
-    fn decrypted(&self) -> String {
+    pub(super) fn decrypted(&self) -> String {
         let noted = fs::read(self.server.folder().join("seen")).unwrap_or_default();
         String::from_utf8_lossy(&noted).into_owned()
     }
 
+    /// What the agent says of itself.
+    fn status(&self) -> String {
+        let status = self.home.run(&["status"]).expect("ebfw starts");
+        String::from_utf8_lossy(&status.stdout).into_owned()
+    }
+
     /// The server has read this, and nothing that is denied.
-    fn holds(&self, why: &str, allowed: &[&str]) {
+    pub(super) fn holds(&self, why: &str, allowed: &[&str]) {
         eventually(&format!("{why}: {allowed:?} come"), || {
             let seen = self.decrypted();
             allowed.iter().all(|text| seen.contains(text))
         });
         let seen = self.decrypted();
         for denied in ["/admin", "DELETE"] {
-            assert!(!seen.contains(denied), "{why}: {denied} came: {seen}");
+            assert!(
+                !seen.contains(denied),
+                "{why}: {denied} came: {seen}\n{}",
+                self.status()
+            );
         }
     }
 }

@@ -1,35 +1,45 @@
 //! gRPC with its own client for Go, and BoringSSL by the client of its own tool.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::{
     Bench,
     server::{PORT, program},
 };
 
+impl Bench {
+    /// Builds the client; `None`, said aloud, without a compiler or the module.
+    pub(super) fn grpc_client(&self) -> Option<PathBuf> {
+        let go = program("go")?;
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/grpc");
+        if !ebfw_test_need::met(source.is_dir(), "the source of a client of gRPC") {
+            return None;
+        }
+        let client = self.server.folder().join("grpc-client");
+        let built = Command::new(go)
+            .args(["build", "-o"])
+            .arg(&client)
+            .arg(".")
+            .current_dir(&source)
+            .env("GOFLAGS", "-mod=readonly")
+            .env("GOTOOLCHAIN", "local")
+            .env("CGO_ENABLED", "0")
+            .output()
+            .expect("go starts");
+        eprintln!("{}", String::from_utf8_lossy(&built.stderr));
+        ebfw_test_need::met(built.status.success(), "gRPC from Go's module proxy").then_some(client)
+    }
+}
+
 #[test]
 fn paths_of_grpc() {
     let Some(bench) = Bench::open() else { return };
-    let Some(go) = program("go") else { return };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/grpc");
-    if !ebfw_test_need::met(source.is_dir(), "the source of a client of gRPC") {
+    let Some(client) = bench.grpc_client() else {
         return;
-    }
-    let client = bench.server.folder().join("grpc-client");
-    let built = Command::new(go)
-        .args(["build", "-o"])
-        .arg(&client)
-        .arg(".")
-        .current_dir(&source)
-        .env("GOFLAGS", "-mod=readonly")
-        .env("GOTOOLCHAIN", "local")
-        .env("CGO_ENABLED", "0")
-        .output()
-        .unwrap();
-    eprintln!("{}", String::from_utf8_lossy(&built.stderr));
-    if !ebfw_test_need::met(built.status.success(), "gRPC from Go's module proxy") {
-        return;
-    }
+    };
     let server = format!("10.99.0.2:{PORT}");
     bench.meet("/early.Service/Method", |bench| {
         bench.run(&client, &[&server, "/early.Service/Method"]);

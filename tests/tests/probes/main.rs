@@ -6,6 +6,7 @@ mod bodies;
 mod clients;
 mod contained;
 mod denied;
+mod denied_clients;
 mod evasions;
 mod grpc;
 mod refused;
