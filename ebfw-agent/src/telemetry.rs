@@ -13,6 +13,8 @@ pub fn start(filter: &LogFilter) {
         .with_env_filter(filter.to_env_filter())
         .with_writer(io::stderr)
         .with_ansi(colours)
+        // It would say on standard error that nobody reads standard error, and panic over that.
+        .log_internal_errors(false)
         .finish();
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("the process logs already");

@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything that is pinned: an agent adopts the maps of its own version only.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Rules of one ruleset at most: 64 words of 64 bits.
 pub const MAX_RULES: usize = 4096;
@@ -32,8 +32,20 @@ pub const MAX_SERVICES: u32 = 1024;
 pub const NAMES_PER_ADDRESS: u32 = 4;
 /// Entries of the map `NAMES`.
 pub const MAX_NAMES: u32 = 65536;
-/// Names that one workload may hold of them, so that none can crowd out the others.
+/// Names that one workload may hold of them at most.
 pub const MAX_WORKLOAD_NAMES: u64 = 16384;
+/// Entries of the map `NAME_COUNTS`: names by slot, and behind them ...
+pub const NAME_COUNTS: u32 = MAX_SLOTS + 1;
+/// ... those of all slots.
+pub const ALL_NAMES: u32 = MAX_SLOTS;
+
+/// Whether a workload that holds `own` of `all` names may learn another: it may hold no more than are left, so that however many workloads learn
+/// all they can, there is room for one that knows none yet. None can crowd out the others.
+#[must_use]
+#[inline(always)]
+pub const fn has_room_for_name(own: u64, all: u64) -> bool {
+    own < MAX_WORKLOAD_NAMES && own.saturating_add(all) < MAX_NAMES as u64
+}
 /// Bytes that a name may have, dots included (RFC 1035, 2.3.4, less the first length and the root).
 pub const MAX_NAME: usize = 253;
 /// Addresses of trusted resolvers.

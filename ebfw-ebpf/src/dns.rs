@@ -8,9 +8,9 @@ use core::{ops::Deref, ptr};
 use aya_ebpf::bindings::__sk_buff;
 use ebfw_common::{
     abi::{
-        Address, Config, Counter, Held, HeldKey, LearnedName, MAX_WORKLOAD_NAMES,
-        NAMES_PER_ADDRESS, NameEvent, NameKey, Question, QuestionKey, QuestionText, SHARED,
-        SlotRef, SlotWord, mode, name_outcome, resolver, slot_flag,
+        ALL_NAMES, Address, Config, Counter, Held, HeldKey, LearnedName, NAMES_PER_ADDRESS,
+        NameEvent, NameKey, Question, QuestionKey, QuestionText, SHARED, SlotRef, SlotWord,
+        has_room_for_name, mode, name_outcome, resolver, slot_flag,
     },
     dns::{
         self, ANSWER_NS, HEADER, Kept, Kind, MAX_MESSAGE, Message, NAME_STEPS, Name, QUESTION_WAYS,
@@ -640,18 +640,22 @@ fn place(scratch: &mut Scratch, now: u64) {
     let Some(taken) = NAME_COUNTS.get_ptr_mut(scratch.key.slot.index()) else {
         return;
     };
+    let Some(all) = NAME_COUNTS.get_ptr_mut(ALL_NAMES) else {
+        return;
+    };
     // SAFETY: array entries live as long as the map.
-    let taken = unsafe { &mut *taken };
+    let (taken, all) = unsafe { (&mut *taken, &mut *all) };
     let mut expired = NAMES_PER_ADDRESS;
     for at in 0..NAMES_PER_ADDRESS {
         scratch.key.place = at;
         let Some(known) = NAMES.get_ptr_mut(&scratch.key) else {
-            if *taken >= MAX_WORKLOAD_NAMES {
+            if !has_room_for_name(*taken, *all) {
                 break;
             }
             // Refused where another CPU came first.
             if NAMES.insert(&scratch.key, &scratch.entry, ONLY_NEW).is_ok() {
                 add(taken, 1);
+                add(all, 1);
                 return learned(scratch);
             }
             continue;

@@ -208,7 +208,7 @@ fn judge<const CACHED: bool>(
             Fate::Pass
         };
     }
-    let is_stream = is_stream(sk, packet);
+    let is_read_whole = !is_stream(sk, packet);
     let (netns, opened_ns) = match remembered {
         Some(state) => (state.netns, state.opened(transport, destination)),
         None => (0, 0),
@@ -218,13 +218,15 @@ fn judge<const CACHED: bool>(
         port,
         has_port,
         protocol: packet.protocol,
-        said: Said::unread(payload && !is_stream),
+        said: Said::unread(payload && is_read_whole),
         names: NO_NAMES,
     };
     let decision = decide(word, slot, netns, opened_ns, &mut question);
-    // Asked for again rather than kept: with or without them, the verifier follows `decide` once.
+    // Asked for again rather than kept: with or without them, the verifier follows `decide` once, and 5.10 has no room on the stack for more.
     let sk = skb.socket();
     let state = socket::find(sk);
+    let payload = packet.carries_payload();
+    let is_stream = is_stream(sk, packet);
     let is_tcp = packet.upper.transport == Transport::Tcp;
     let parts = (u32::from(is_stream) * follow::part::STREAM)
         | (u32::from(is_tcp && payload) * follow::part::PAYLOAD);

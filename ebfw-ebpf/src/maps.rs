@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use ebfw_common::{
     abi::{
-        Address, AnswerPiece, COUNTERS as COUNTER_COUNT, ClaimEvent, Config, FlowEvent, Held,
+        self, Address, AnswerPiece, COUNTERS as COUNTER_COUNT, ClaimEvent, Config, FlowEvent, Held,
         HeldKey, LearnedName, MAX_NAMES, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, NameEvent,
         NameKey, Question, QuestionKey, Request, SlotRef,
     },
@@ -114,9 +114,9 @@ pub static NAMES: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// Entries of `NAMES` by slot. Added to by who writes there, subtracted from by the agent.
+/// Entries of `NAMES` by slot, and of all slots. Added to by who writes there, subtracted from by the agent, which counts all anew now and then.
 #[btf_map]
-pub static NAME_COUNTS: Array<u64, { MAX_SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
+pub static NAME_COUNTS: Array<u64, { abi::NAME_COUNTS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
 
 /// Memory for ingress to work in.

@@ -10,7 +10,7 @@ mod output;
 mod policy;
 mod setting_flags;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, io::Write as _, path::PathBuf};
 
 use anstyle::{AnsiColor, Style};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -248,7 +248,8 @@ fn complain(message: &str) {
 
 /// A line on standard error, in colours on a terminal that wants them.
 fn say(style: Style, kind: &str, message: &dyn std::fmt::Display) {
-    anstream::eprintln!("{style}ebfw:{style:#} {kind}{message}");
+    // Where nobody reads it, the exit code tells.
+    let _ = writeln!(anstream::stderr(), "{style}ebfw:{style:#} {kind}{message}");
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use aya::{
 };
 use ebfw_common::{
     abi::{
-        Address, Config, Held, HeldKey, LearnedName, MAX_SLOTS, MAX_WORKLOAD_NAMES,
-        NAMES_PER_ADDRESS, NameKey, Question, QuestionKey, SlotRef,
+        ALL_NAMES, Address, Config, Held, HeldKey, LearnedName, NAME_COUNTS, NAMES_PER_ADDRESS,
+        NameKey, Question, QuestionKey, SlotRef, has_room_for_name,
     },
     dns::{ANSWER_NS, Name, QUESTION_WAYS, is_special, lifetime_s, set_of},
 };
@@ -74,7 +74,7 @@ impl Learner {
                 .map_err(map_error(name))
         };
         let counts =
-            syscall::SharedWords::map(descriptor("NAME_COUNTS")?.as_fd(), MAX_SLOTS as usize)
+            syscall::SharedWords::map(descriptor("NAME_COUNTS")?.as_fd(), NAME_COUNTS as usize)
                 .map_err(|source| LoadError::Io {
                     what: "map the memory of NAME_COUNTS".into(),
                     source,
@@ -185,9 +185,11 @@ impl Learner {
         now_ns: u64,
     ) -> Result<bool, MapError> {
         let words: Value = zerocopy::transmute!(value);
-        let Some(count) = self.counts.words().get(asker.owner.index() as usize) else {
+        let counts = self.counts.words();
+        let Some(count) = counts.get(asker.owner.index() as usize) else {
             return Ok(false);
         };
+        let all = &counts[ALL_NAMES as usize];
         let mut expired = None;
         for place in 0..NAMES_PER_ADDRESS {
             let key = NameKey {
@@ -200,12 +202,14 @@ impl Learner {
             let known = match self.names.get(&key, 0) {
                 Ok(known) => entry(known),
                 Err(MapError::KeyNotFound) => {
-                    if count.load(Ordering::Acquire) >= MAX_WORKLOAD_NAMES {
+                    let own = count.load(Ordering::Acquire);
+                    if !has_room_for_name(own, all.load(Ordering::Acquire)) {
                         break;
                     }
                     // Refused where a program came first, or the map is full.
                     if self.names.insert(key, words, ONLY_NEW).is_ok() {
                         count.fetch_add(1, Ordering::AcqRel);
+                        all.fetch_add(1, Ordering::AcqRel);
                         return Ok(true);
                     }
                     continue;

@@ -17,8 +17,8 @@ use std::{
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use ebfw_common::{
     abi::{
-        ABI_VERSION, Address, LearnedName, MAX_RESOLVERS, MAX_SERVICES, MAX_SLOTS, NameKey,
-        Question, SHARED, SlotRef, SlotWord, resolver, slot_flag,
+        ABI_VERSION, ALL_NAMES, Address, LearnedName, MAX_RESOLVERS, MAX_SERVICES, NAME_COUNTS,
+        NameKey, Question, SHARED, SlotRef, SlotWord, resolver, slot_flag,
     },
     dns::ANSWER_NS,
 };
@@ -88,13 +88,12 @@ impl Names {
         let Map::Array(map) = counts else {
             panic!("NAME_COUNTS is an array");
         };
-        let counts =
-            syscall::SharedWords::map(map.fd().as_fd(), MAX_SLOTS as usize).map_err(|source| {
-                LoadError::Io {
-                    what: "map the memory of NAME_COUNTS".into(),
-                    source,
-                }
-            })?;
+        let counts = syscall::SharedWords::map(map.fd().as_fd(), NAME_COUNTS as usize).map_err(
+            |source| LoadError::Io {
+                what: "map the memory of NAME_COUNTS".into(),
+                source,
+            },
+        )?;
         Ok(Self {
             resolvers: HashMap::try_from(resolvers).map_err(map_error("RESOLVERS"))?,
             services: HashMap::try_from(services).map_err(map_error("SERVICES"))?,
@@ -163,9 +162,7 @@ impl Names {
     /// Whether there is anything to look at.
     fn is_empty(&self) -> bool {
         !self.orphans
-            && self
-                .counts
-                .words()
+            && self.counts.words()[..ALL_NAMES as usize]
                 .iter()
                 .all(|count| count.load(Ordering::Relaxed) == 0)
     }
@@ -204,6 +201,7 @@ impl Names {
         self.forget_unanswered(now_ns)
             .map_err(update_error("QUESTIONS"))?;
         if self.is_empty() {
+            self.counts.words()[ALL_NAMES as usize].store(0, Ordering::Release);
             return Ok(0);
         }
         self.sweep(now_ns, slots).map_err(update_error("NAMES"))
@@ -250,6 +248,10 @@ impl Names {
             }
         }
         self.orphans = false;
+        // Counted and not subtracted, so that no mistake lasts. Those that were learned meanwhile are missed until the next time: the map's own
+        // limit holds all the same.
+        let all = entries.len().saturating_sub(forgotten) as u64;
+        self.counts.words()[ALL_NAMES as usize].store(all, Ordering::Release);
         Ok(forgotten)
     }
 

@@ -410,3 +410,32 @@ fn an_address_has_four_names_and_says_when_there_are_more() {
     assert!(event.contains("e.evil.example"), "{event}");
     assert!(event.contains("\"learned\":0"), "{event}");
 }
+
+#[test]
+fn workloads_that_learn_all_they_can_leave_room_for_others() {
+    let Some(lab) = Lab::open() else { return };
+    serve(&lab.net().far, flood).expect("the port is free");
+    let home = Home::new();
+    // A rule by cgroup makes each of them a workload of its own.
+    let path = lab.path();
+    home.write_policy(&format!(
+        "{GOOD_NAMES}- {{name: own, action: Allow, match: {{cgroups: ['{path}/w*'], cidrs: [192.0.2.0/24]}}}}\n"
+    ));
+    let _agent = Agent::start(&home, &lab);
+    let questions = u16::try_from(QUOTA / u64::from(IN_ANSWER)).expect("few");
+    // As many names as there is room for in all.
+    for number in 1..=4 {
+        let greedy = lab.nested(&format!("w{number}"));
+        let process = lab.start_in(Some(&greedy), move |_| {
+            (0..questions)
+                .try_for_each(|number| ask(v6(RESOLVER), &format!("q{number}.good.example"), AAAA))
+        });
+        process.finish().unwrap();
+    }
+    let late = lab.nested("w5");
+    let process = lab.start_in(Some(&late), |_| {
+        ask(v4(RESOLVER), "5.good.example", A)?;
+        tcp(at(v4(5)))
+    });
+    assert_eq!(code(&process.finish()), None);
+}
