@@ -184,7 +184,7 @@ fn apply(classes: u64, destination: Address, flow: u64, names: u64) -> Decision 
     let opaque = header.flags & header_flag::NAMES != 0 && said.claim == claim::NAMELESS
         || header.flags & header_flag::REQUESTS != 0 && said.request == request::OPAQUE;
     let unresolved = header.flags & header_flag::NAMES != 0 && said.claim == claim::FOREIGN;
-    let shown = u8::from(opaque) * payload::OPAQUE | u8::from(unresolved) * payload::UNRESOLVED;
+    let shown = (u8::from(opaque) * payload::OPAQUE) | (u8::from(unresolved) * payload::UNRESOLVED);
     let permit = |permits| {
         if permits {
             verdict::ALLOW
