@@ -25,14 +25,14 @@ use ebfw_tests::{
     http::browsers_request,
     lab::{
         Lab,
-        agent::{Agent, Home},
+        agent::{Agent, Home, PROBES},
         eventually,
         net::v4,
     },
     tls::{self, Library},
 };
 
-use crate::{ROUNDS, calls, fresh_second};
+use crate::{ROUNDS, calls, fresh_second, median_and_spread};
 
 /// The word by which this program knows that it is one of the processes.
 pub(crate) const VICTIM: &str = "victim";
@@ -244,8 +244,8 @@ impl Case {
         let home = Home::new();
         home.write_policy(policy);
         let config = home.write_config("exclude: {cidrs: []}\n");
-        let mut settings = settings.to_vec();
-        settings.push(("EBFW_CONFIG", &config));
+        let own = [PROBES, ("EBFW_CONFIG", &config[..])];
+        let settings = [&own, settings].concat();
         let agent = Agent::start_with(&home, &lab, &settings);
         let looks = !settings.contains(&("EBFW_INSPECT", "false"));
         if looks {
@@ -366,10 +366,7 @@ fn show(cases: &mut [Case]) -> Result<()> {
         );
         let mut bare = None;
         for case in &mut *cases {
-            let samples = &mut case.samples[place];
-            samples.sort_by(f64::total_cmp);
-            let at = |part: usize| samples[samples.len() * part / 4];
-            let (median, spread) = (at(2), at(3) - at(1));
+            let (median, spread) = median_and_spread(&mut case.samples[place]);
             println!(
                 "{:<36} {:>10.0} {median:>12.0} {spread:>8.0} {:>8.2}",
                 case.name,

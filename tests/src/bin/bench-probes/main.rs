@@ -155,6 +155,13 @@ fn calls(count: u32, mut call: impl FnMut()) -> Result<f64> {
     Ok(taken.as_secs_f64() * 1e9 / f64::from(count))
 }
 
+/// The median, and the distance of the quartiles.
+fn median_and_spread(samples: &mut [f64]) -> (f64, f64) {
+    samples.sort_by(f64::total_cmp);
+    let at = |part: usize| samples[samples.len() * part / 4];
+    (at(2), at(3) - at(1))
+}
+
 fn now(clock: ClockId) -> Result<Duration> {
     Ok(clock_gettime(clock)?.into())
 }
@@ -168,10 +175,7 @@ fn show(cases: &mut [Case]) -> Result<()> {
         );
         let mut bare = None;
         for case in &mut *cases {
-            let samples = &mut case.samples[index];
-            samples.sort_by(f64::total_cmp);
-            let at = |part: usize| samples[samples.len() * part / 4];
-            let (median, spread) = (at(2), at(3) - at(1));
+            let (median, spread) = median_and_spread(&mut case.samples[index]);
             let cost = median - *bare.get_or_insert(median);
             println!(
                 "{:<26} {:>10.0} {median:>9.0} {spread:>8.0} {cost:>8.0} ns",
