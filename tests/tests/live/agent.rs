@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::process::CommandExt as _,
-    process::Stdio,
+    process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -196,6 +196,38 @@ fn a_second_agent_is_refused() {
     assert_eq!(verdict(&lab, v4(BAD)), EPERM);
 }
 
+/// `ebfw exec` of this command in the near namespace, set up as it has to be, under the policy of `home`.
+fn start_exec(
+    lab: &Lab,
+    home: &Home,
+    command: &[&str],
+    set_up: impl FnOnce(&mut Command) -> &mut Command,
+) -> Child {
+    let policy = home.policy();
+    let policy = policy.to_str().expect("the path is made of words");
+    let begins = ["exec", "--policy", policy, "--"];
+    let mut exec = home.command(&[&begins, command].concat());
+    let exec = set_up(exec.env("PATH", "/usr/bin:/bin"));
+    let started = lab
+        .net()
+        .near
+        .enter(|| exec.spawn())
+        .expect("the namespace exists");
+    started.expect("ebfw starts")
+}
+
+/// Waits until a command has said that it is `ready`, as all that is on its standard output; that goes on.
+fn ready(exec: &mut Child) -> ChildStdout {
+    let mut output = exec.stdout.take().expect("it is piped");
+    output.read_exact(&mut [0; 6]).expect("the command starts");
+    output
+}
+
+/// Sends a signal to that process alone.
+fn signal(exec: &Child, signal: Signal) {
+    kill(Pid::from_raw(exec.id().cast_signed()), signal).expect("it runs");
+}
+
 /// `ebfw exec` in the near namespace.
 fn exec(lab: &Lab, home: &Home, policy: &str, command: &[&str]) -> std::process::Output {
     home.write_policy(policy);
@@ -244,30 +276,18 @@ fn a_signal_to_ebfw_exec_alone_reaches_its_command() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL);
-    for (signal, expected) in [
+    for (sent, expected) in [
         (Signal::SIGINT, 9),
         (Signal::SIGTERM, 10),
         (Signal::SIGUSR1, 11),
     ] {
-        let policy = home.policy();
-        let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "sh"];
-        let start = || {
-            let mut command = home.command(&arguments);
-            command
-                .args(["-c", COMMAND])
-                .env("PATH", "/usr/bin:/bin")
-                // A group of its own, to which no terminal sends anything.
-                .process_group(0)
-                .stdout(Stdio::piped())
-                .spawn()
-        };
-        let started = lab.net().near.enter(start).expect("the namespace exists");
-        let mut child = started.expect("ebfw starts");
-        let mut ready = [0; 6];
-        let mut output = child.stdout.take().unwrap();
-        output.read_exact(&mut ready).expect("the command starts");
-        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(expected), "{signal}");
+        let mut child = start_exec(&lab, &home, &["sh", "-c", COMMAND], |exec| {
+            // A group of its own, to which no terminal sends anything.
+            exec.process_group(0).stdout(Stdio::piped())
+        });
+        let _output = ready(&mut child);
+        signal(&child, sent);
+        assert_eq!(child.wait().unwrap().code(), Some(expected), "{sent}");
     }
 }
 
@@ -287,23 +307,11 @@ fn a_command_stays_governed_when_its_ebfw_exec_is_killed() {
         dial(v4(BAD)),
         dial(v4(GOOD))
     );
-    let policy = home.policy();
-    let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "bash"];
-    let start = || {
-        let mut command = home.command(&arguments);
-        command
-            .args(["-c", &script])
-            .env("PATH", "/usr/bin:/bin")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-    };
-    let started = lab.net().near.enter(start).expect("the namespace exists");
-    let mut child = started.expect("ebfw starts");
-    let mut ready = [0; 6];
-    let mut output = child.stdout.take().unwrap();
-    output.read_exact(&mut ready).expect("the command starts");
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+    let mut child = start_exec(&lab, &home, &["bash", "-c", &script], |exec| {
+        exec.stdin(Stdio::piped()).stdout(Stdio::piped())
+    });
+    let mut output = ready(&mut child);
+    signal(&child, Signal::SIGKILL);
     let mut input = child.stdin.take().unwrap();
     child.wait().unwrap();
     input.write_all(b"go\n").unwrap();
@@ -329,19 +337,15 @@ fn a_signal_before_the_command_runs_ends_ebfw_exec() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL);
-    let policy = home.policy();
-    let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "sleep"];
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        let mut command = home.command(&arguments);
-        command.arg("600").env("PATH", "/usr/bin:/bin");
-        // A group of its own, to which no terminal sends anything.
-        command.process_group(0);
-        let started = lab.net().near.enter(|| command.spawn());
-        let mut child = started.expect("the namespace exists").expect("ebfw starts");
-        eventually("it minds signals", || minds(child.id(), signal));
-        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    for sent in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut child = start_exec(&lab, &home, &["sleep", "600"], |exec| {
+            // A group of its own, to which no terminal sends anything.
+            exec.process_group(0)
+        });
+        eventually("it minds signals", || minds(child.id(), sent));
+        signal(&child, sent);
         let status = child.wait().unwrap();
-        assert_eq!(status.code(), Some(128 + signal as i32), "{signal}");
+        assert_eq!(status.code(), Some(128 + sent as i32), "{sent}");
     }
 }
 
@@ -352,16 +356,12 @@ fn a_signal_before_the_command_runs_leaves_no_cgroup() {
     let Some(lab) = Lab::open() else { return };
     let home = Home::new();
     home.write_policy(ALL);
-    let policy = home.policy();
-    let arguments = ["exec", "--policy", policy.to_str().unwrap(), "--", "sh"];
-    let start = || home.command(&arguments).args(["-c", STAY]).spawn();
-    let started = lab.net().near.enter(start).expect("the namespace exists");
-    let mut child = started.expect("ebfw starts");
+    let mut child = start_exec(&lab, &home, &["sh", "-c", STAY], |exec| exec);
     let hierarchy = Hierarchy::find().unwrap();
     let own = hierarchy.directory(&hierarchy.own().unwrap());
     let cgroup = own.join(format!("ebfw-exec-{}", child.id()));
     eventually("there is a cgroup", || cgroup.exists());
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    signal(&child, Signal::SIGTERM);
     let code = child.wait().unwrap().code();
     assert_eq!(code, Some(128 + libc::SIGTERM));
     assert!(!cgroup.exists());

@@ -2,23 +2,19 @@
 //! What clients of all kinds do is the business of the target `probes`, which needs more programs than guests have.
 
 use std::{
-    env,
-    fs::{self, File},
-    io,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    fs, io,
+    process::{Command, Stdio},
 };
 
 use ebfw_test_need::tool;
-use ebfw_tests::{
-    lab::{
-        Lab,
-        agent::{Agent, Home, PROBES},
-        eventually,
-        net::v4,
-    },
-    tls::make_certificate,
+use ebfw_tests::lab::{
+    Lab,
+    agent::{Agent, Home, PROBES},
+    eventually,
+    net::v4,
 };
+
+use super::openssl_server::{SAID, Server};
 
 const PORT: u16 = 8443;
 /// How often what is denied is tried.
@@ -32,58 +28,20 @@ rules:
   match: {pathPrefix: /admin}
 ";
 
-/// The server; it ends with the value.
-struct Server {
-    child: Child,
-    folder: PathBuf,
+/// A server of files of its folder.
+fn serve(lab: &Lab) -> Server {
+    let server = Server::start(lab, PORT, &["-WWW"]);
+    fs::create_dir(server.folder().join("admin")).expect("the folder is writable");
+    for file in ["open", "admin/x"] {
+        fs::write(server.folder().join(file), "here\n").expect("the folder is writable");
+    }
+    server
 }
 
-impl Server {
-    /// Starts it at the far end: it serves files of its folder, one client after the other.
-    fn start(lab: &Lab) -> Self {
-        let folder = env::temp_dir().join(format!("ebfw-inside-{}", std::process::id()));
-        fs::create_dir_all(folder.join("admin")).expect("there is a folder for temporary files");
-        make_certificate(&folder).expect("openssl makes a certificate");
-        for file in ["open", "admin/x"] {
-            fs::write(folder.join(file), "here\n").expect("the folder is writable");
-        }
-        let said = File::create(folder.join("said")).expect("the folder is writable");
-        let start = || {
-            Command::new("openssl")
-                .args(["s_server", "-accept", &PORT.to_string(), "-WWW"])
-                .args(["-key", "key.pem", "-cert", "cert.pem"])
-                .current_dir(&folder)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(said)
-                .spawn()
-        };
-        let child = lab.net().far.enter(start).expect("the namespace exists");
-        let server = Self {
-            child: child.expect("openssl starts"),
-            folder,
-        };
-        eventually("the server listens", || {
-            let connect = || std::net::TcpStream::connect((v4(2), PORT)).is_ok();
-            lab.net().far.enter(connect).expect("the namespace exists")
-        });
-        server
-    }
-
-    /// How often it was asked for a file.
-    fn asked(&self, file: &str) -> usize {
-        let said = fs::read_to_string(self.folder.join("said")).unwrap_or_default();
-        let line = format!("FILE:{file}");
-        said.lines().filter(|said| *said == line).count()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// How often it was asked for a file.
+fn asked(server: &Server, file: &str) -> usize {
+    let line = format!("FILE:{file}");
+    server.count(SAID, |said| *said == line)
 }
 
 /// Asks for a file, with HTTP/1.1; whether it came.
@@ -106,7 +64,7 @@ fn a_denied_request_inside_tls_never_gets_out() {
         return;
     }
     let Some(lab) = Lab::open() else { return };
-    let server = Server::start(&lab);
+    let server = serve(&lab);
     let home = Home::new();
     home.write_policy(POLICY);
     let config = home.write_config("exclude: {cidrs: []}\n");
@@ -121,8 +79,8 @@ fn a_denied_request_inside_tls_never_gets_out() {
         assert!(!ask(&lab, "admin/x"), "it is cut");
         assert!(ask(&lab, "open"), "what is allowed comes");
         // It serves one after the other, so it has said all there was of those before.
-        eventually("the server says so", || server.asked("open") == time);
-        assert_eq!(server.asked("admin/x"), 0);
+        eventually("the server says so", || asked(&server, "open") == time);
+        assert_eq!(asked(&server, "admin/x"), 0);
     }
     let denied = [
         "\"https\"",
@@ -143,5 +101,5 @@ fn a_denied_request_inside_tls_never_gets_out() {
     // It was the rule that kept it back.
     home.write_policy("defaultAction: Allow\nrules: []\n");
     eventually("it comes where no rule denies it", || ask(&lab, "admin/x"));
-    eventually("the server says so", || server.asked("admin/x") > 0);
+    eventually("the server says so", || asked(&server, "admin/x") > 0);
 }

@@ -14,6 +14,7 @@ mod modes;
 mod mptcp;
 mod names;
 mod openssl;
+mod openssl_server;
 mod paths;
 mod quic;
 mod remembered;

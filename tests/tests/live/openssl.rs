@@ -1,26 +1,25 @@
 //! A real TLS client against a real TLS server, under the agent itself: `openssl s_client` and `openssl s_server`.
 
 use std::{
-    env, fs, io,
+    io,
     net::IpAddr,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use ebfw_test_need::tool;
-use ebfw_tests::{
-    lab::{
-        Lab,
-        agent::{Agent, Home},
-        eventually,
-        net::{v4, v6},
-        resolver::serve,
-    },
-    tls::make_certificate,
+use ebfw_tests::lab::{
+    Lab,
+    agent::{Agent, Home},
+    eventually,
+    net::{v4, v6},
+    resolver::serve,
 };
 
-use super::said::{NO_EVIL, peers, resolve};
+use super::{
+    openssl_server::Server,
+    said::{NO_EVIL, peers, resolve},
+};
 
 const TLS: u16 = 443;
 /// A client hears that it is denied within this time.
@@ -28,58 +27,14 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 /// What one that was not told would wait for.
 const GIVEN_UP: &str = "20";
 
-/// The server; it ends with the value.
-struct Server {
-    child: Child,
-    folder: PathBuf,
-}
+/// Where the server writes which messages came.
+const MESSAGES: &str = "messages";
 
-impl Server {
-    /// Starts it on all addresses at the far end. It serves one client after the other.
-    fn start(lab: &Lab) -> Self {
-        let folder = env::temp_dir().join(format!("ebfw-openssl-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("there is a folder for temporary files");
-        make_certificate(&folder).expect("openssl makes a certificate");
-        let start = || {
-            Command::new("openssl")
-                .args(["s_server", "-accept", "443", "-quiet"])
-                .args(["-key", "key.pem", "-cert", "cert.pem"])
-                .args(["-msg", "-msgfile", "said"])
-                .current_dir(&folder)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-        };
-        let child = lab.net().far.enter(start).expect("the namespace exists");
-        let server = Self {
-            child: child.expect("openssl starts"),
-            folder,
-        };
-        eventually("the server listens", || {
-            lab.net()
-                .far
-                .enter(|| std::net::TcpStream::connect((v4(2), TLS)).is_ok())
-                .expect("the namespace exists")
-        });
-        server
-    }
-
-    /// The hellos that were complete when they came.
-    fn hellos(&self) -> usize {
-        let said = fs::read_to_string(self.folder.join("said")).unwrap_or_default();
-        said.lines()
-            .filter(|line| line.starts_with("<<<") && line.ends_with("ClientHello"))
-            .count()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// The hellos that were complete when they came.
+fn hellos_of(server: &Server) -> usize {
+    server.count(MESSAGES, |line| {
+        line.starts_with("<<<") && line.ends_with("ClientHello")
+    })
 }
 
 /// Runs a client in the workload; whether it shook hands, and how long it ran.
@@ -116,7 +71,7 @@ fn openssl_is_told_apart_by_what_it_claims_and_hears_of_it_at_once() {
     }
     let Some(lab) = Lab::open() else { return };
     serve(&lab.net().far, peers).expect("the port is free");
-    let server = Server::start(&lab);
+    let server = Server::start(&lab, TLS, &["-quiet", "-msg", "-msgfile", MESSAGES]);
     let home = Home::new();
     home.write_policy(NO_EVIL);
     let _agent = Agent::start(&home, &lab);
@@ -157,12 +112,12 @@ fn openssl_is_told_apart_by_what_it_claims_and_hears_of_it_at_once() {
                     // It serves one after the other, so it has seen all there was of those before.
                     hellos += 1;
                     eventually("the server has read the hello", || {
-                        server.hellos() >= hellos
+                        hellos_of(&server) >= hellos
                     });
                 } else {
                     denied.push(time);
                 }
-                assert_eq!(server.hellos(), hellos, "{case}");
+                assert_eq!(hellos_of(&server), hellos, "{case}");
             }
         }
     }

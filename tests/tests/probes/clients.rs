@@ -81,6 +81,15 @@ impl Bench {
             .collect()
     }
 
+    /// Runs a program with these arguments and the paths that it shall ask for.
+    pub(super) fn asking<'a>(
+        &'a self,
+        program: &'a Path,
+        arguments: &'a [&'a str],
+    ) -> impl Fn(&[&str]) + 'a {
+        move |paths| self.run(program, &[arguments, paths].concat())
+    }
+
     /// Runs a program that is new to the agent until it is seen at `path`: its first requests may be over before it has been looked into.
     pub(super) fn meet(&self, path: &str, run: impl Fn(&Self)) {
         eventually("a new program is seen", || {

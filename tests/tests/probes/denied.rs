@@ -444,12 +444,8 @@ const ask = (path) => new Promise((done) => {
         return;
     };
     let Some(node) = program("node") else { return };
-    let ask = |paths: &[&str]| {
-        let mut arguments = vec!["-e", CLIENT];
-        arguments.extend(paths);
-        bench.run(&node, &arguments);
-    };
-    bench.meet("/met", |bench| bench.run(&node, &["-e", CLIENT, "/met"]));
+    let ask = bench.asking(&node, &["-e", CLIENT]);
+    bench.meet("/met", |_| ask(&["/met"]));
     for _ in 0..TRIES / 10 {
         ask(&["/admin/node"]);
         ask(&["/before", "/admin/node"]);

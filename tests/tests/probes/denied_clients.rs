@@ -45,12 +45,8 @@ const ask = (path) => new Promise((done) => {
         return;
     };
     let Some(node) = program("node") else { return };
-    let ask = |paths: &[&str]| {
-        let mut arguments = vec!["-e", CLIENT];
-        arguments.extend(paths);
-        bench.run(&node, &arguments);
-    };
-    bench.meet("/met", |bench| bench.run(&node, &["-e", CLIENT, "/met"]));
+    let ask = bench.asking(&node, &["-e", CLIENT]);
+    bench.meet("/met", |_| ask(&["/met"]));
     for _ in 0..TRIES {
         ask(&["/admin/node"]);
         ask(&["/before", "/between", "/admin/node"]);
@@ -95,12 +91,8 @@ for number, path in enumerate(sys.argv[1:]):
     let Some(python) = program("python3") else {
         return;
     };
-    let ask = |paths: &[&str]| {
-        let mut arguments = vec!["-c", CLIENT];
-        arguments.extend(paths);
-        bench.run(&python, &arguments);
-    };
-    bench.meet("/met", |bench| bench.run(&python, &["-c", CLIENT, "/met"]));
+    let ask = bench.asking(&python, &["-c", CLIENT]);
+    bench.meet("/met", |_| ask(&["/met"]));
     for _ in 0..TRIES {
         ask(&["/admin/python"]);
         ask(&["/before", "/between", "/admin/python"]);
