@@ -438,11 +438,14 @@ fn excerpt<'a>(source: &'a str, span: &Range<usize>) -> (&'a str, Range<usize>) 
         source.floor_char_boundary(span.start),
         source.floor_char_boundary(span.end),
     );
-    let ends = ['\n', '\r'];
-    let from = source[..start].rfind(ends).map_or(0, |at| at + 1);
+    let from = source[..start].rfind('\n').map_or(0, |at| at + 1);
     let to = source[start..]
-        .find(ends)
+        .find('\n')
         .map_or(source.len(), |at| start + at);
+    let from = source[from..start]
+        .rfind('\r')
+        .map_or(from, |at| from + at + 1);
+    let to = source[start..to].find('\r').map_or(to, |at| start + at);
     let line = &source[from..to];
     let start = start - from;
     let end = end.saturating_sub(from).clamp(start, line.len());
