@@ -182,7 +182,7 @@ mod tests {
             arguments: &[],
             ..job
         };
-        assert!(super::script(&unnamed).contains(&whole));
+        assert!(script(&unnamed).contains(&whole));
         let script = script(&job);
         assert!(!script.contains(&whole), "who names tests gets all of them");
         assert!(script.contains("export PAIRS='10 000'\n"), "{script}");
