@@ -408,6 +408,24 @@ fn what_becomes_of_the_report_does_not_hide_the_commands_code() {
         let full = ["--report", "/dev/full"];
         assert_eq!(run(&full, Stdio::null(), code), Some(expected), "no room");
     }
+    let on_output = [
+        "exec",
+        "--policy",
+        policy.to_str().unwrap(),
+        "-o",
+        "json",
+        "--report",
+        "-",
+    ];
+    let arguments = [&on_output[..], &["--", "sh", "-c", "echo said"]].concat();
+    let start = || home.command(&arguments).output();
+    let output = lab.net().near.enter(start).unwrap().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let report = output.strip_prefix("said\n").unwrap_or_default();
+    assert!(
+        report.starts_with("{\"flows\":[]") && report.ends_with("}\n"),
+        "{output}"
+    );
     let nowhere = ["--report", "/nonexistent/report"];
     assert_eq!(run(&nowhere, Stdio::null(), "5"), Some(1), "known before");
 }
