@@ -22,7 +22,7 @@ use crate::{
         sink::{Format, Lines},
     },
     host::{
-        cgroup::{CgroupPath, Hierarchy, Seclusion},
+        cgroup::{CgroupId, CgroupPath, Hierarchy, Seclusion},
         lock::PinLock,
         privileges,
         signals::Held,
@@ -78,6 +78,9 @@ struct Agent<'a> {
     config: &'a Config,
     /// What is governed, and all below it.
     root: CgroupPath,
+    /// Another cgroup of that path is not the one that the programs are attached to.
+    root_id: CgroupId,
+    hierarchy: Hierarchy,
     _seclusion: Option<Seclusion>,
     source: Option<Source>,
     /// What of the cluster's objects is in force.
@@ -123,6 +126,7 @@ impl<'a> Agent<'a> {
             ),
             None => None,
         };
+        let root_id = hierarchy.id(&root)?;
         let tree = Arc::new(Tree::start(hierarchy.clone(), root.clone())?);
         let seclusion = seclude(&hierarchy, &root);
         let own = seclusion
@@ -245,7 +249,7 @@ impl<'a> Agent<'a> {
             rulesets: enforcer.rulesets(),
         };
         // Last, since the firewall must not wait for them.
-        let probes = Probing::start(config, watched, &root, controls, &metrics);
+        let probes = Probing::start(config, watched.clone(), &root, controls, &metrics);
         let adopted = if enforcer.adopted() {
             ", took over from an earlier agent"
         } else {
@@ -259,6 +263,8 @@ impl<'a> Agent<'a> {
         Ok(Self {
             config,
             root,
+            root_id,
+            hierarchy: watched,
             _seclusion: seclusion,
             source,
             programmed,
@@ -296,10 +302,21 @@ impl<'a> Agent<'a> {
                 _ = tick.tick() => {
                     self.enforcer.count();
                     self.probes.count();
+                    self.root_stands()?;
                 }
             }
         }
         self.stop().await
+    }
+
+    /// inotify says nothing of a cgroup that goes while the programs are attached to it.
+    fn root_stands(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.hierarchy.id(&self.root).ok() == Some(self.root_id),
+            "cgroup {} is gone, and with it what was attached there: what takes its place is governed once the agent is started again",
+            self.root.text()
+        );
+        Ok(())
     }
 
     /// What the agent says of itself.

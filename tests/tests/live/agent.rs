@@ -203,6 +203,34 @@ fn a_second_agent_is_refused() {
     assert_eq!(verdict(&lab, v4(BAD)), EPERM);
 }
 
+/// What is attached goes with it, and what is made under its name is another cgroup: nothing would be enforced there.
+#[test]
+fn an_agent_whose_cgroup_is_removed_ends_and_the_next_one_governs_the_new() {
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let service = lab.nested("service");
+    let task = lab.nested("service/task");
+    let connect = |to: std::net::IpAddr| {
+        let process = lab.start_in(Some(&service), move |_| tcp::plain(at(to)));
+        code(&process.finish())
+    };
+    let mut agent = Agent::spawn(&home, &service);
+    agent.log.wait_for(&["ready: watching"]);
+    fs::remove_dir(&task).unwrap();
+    assert_eq!(connect(v4(BAD)), EPERM, "one below it may go");
+    eventually("no process is left in the cgroup", || {
+        fs::remove_dir(&service).is_ok()
+    });
+    lab.nested("service");
+    assert!(!agent.ended().success());
+    agent.log.wait_for(&["cgroup ", "service is gone"]);
+    let next = Agent::spawn(&home, &service);
+    next.log.wait_for(&["ready: watching"]);
+    assert_eq!(connect(v4(BAD)), EPERM);
+    assert_eq!(connect(v4(GOOD)), None);
+}
+
 /// `ebfw exec` of this command in the near namespace, set up as it has to be, under the policy of `home`.
 fn start_exec(
     lab: &Lab,
