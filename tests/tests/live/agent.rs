@@ -222,7 +222,7 @@ fn an_agent_whose_cgroup_is_removed_ends_and_the_next_one_governs_the_new() {
     eventually("no process is left in the cgroup", || {
         fs::remove_dir(&service).is_ok()
     });
-    lab.nested("service");
+    let _same_name = lab.nested("service");
     assert!(!agent.ended().success());
     agent.log.wait_for(&["cgroup ", "service is gone"]);
     let next = Agent::spawn(&home, &service);
