@@ -302,19 +302,24 @@ impl<'a> Agent<'a> {
                 _ = tick.tick() => {
                     self.enforcer.count();
                     self.probes.count();
-                    self.root_stands()?;
+                    self.is_attached()?;
                 }
             }
         }
         self.stop().await
     }
 
-    /// inotify says nothing of a cgroup that goes while the programs are attached to it.
-    fn root_stands(&self) -> anyhow::Result<()> {
+    /// Ends an agent that would say it enforces where nothing does any more: inotify is silent about a cgroup that goes while programs are
+    /// attached to it.
+    fn is_attached(&self) -> anyhow::Result<()> {
+        let (root, pins) = (self.root.text(), self.config.pin_dir.display());
         anyhow::ensure!(
             self.hierarchy.id(&self.root).ok() == Some(self.root_id),
-            "cgroup {} is gone, and with it what was attached there: what takes its place is governed once the agent is started again",
-            self.root.text()
+            "cgroup {root} is gone, and with it what was attached there: what takes its place is governed once the agent is started again"
+        );
+        anyhow::ensure!(
+            self.enforcer.is_pinned(),
+            "pins at {pins} are gone, and with them what was attached: {root} is governed once the agent is started again"
         );
         Ok(())
     }

@@ -566,6 +566,13 @@ impl Datapath {
         Ok(())
     }
 
+    /// Whether each link is pinned still, where links are pinned at all: a link that is not falls, and its program with it.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        let links = self.pin.as_ref().map(|pin| pin.join(LINKS));
+        links.is_none_or(|links| PROGRAMS.iter().all(|name| links.join(name).exists()))
+    }
+
     /// Attaches the programs to a cgroup for as long as that exists: they outlive this process, but not the cgroup.
     ///
     /// # Errors

@@ -493,6 +493,12 @@ impl Enforcer {
             .collect()
     }
 
+    /// Whether what is to outlive the agent does so: [`Datapath::is_pinned`].
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.datapath.is_pinned()
+    }
+
     /// Adds what became of denied sockets to the metrics.
     pub fn count(&mut self) {
         self.counted.add(self.destroyer.counts(), &self.metrics);

@@ -231,6 +231,23 @@ fn an_agent_whose_cgroup_is_removed_ends_and_the_next_one_governs_the_new() {
     assert_eq!(connect(v4(GOOD)), None);
 }
 
+#[test]
+fn an_agent_whose_pins_are_removed_ends_and_the_next_one_governs() {
+    if left_to_the_machine("whether a file is there") {
+        return;
+    }
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let mut agent = Agent::start(&home, &lab);
+    fs::remove_dir_all(home.pins().join("links")).unwrap();
+    assert!(!agent.ended().success());
+    agent.log.wait_for(&["pins at ", "are gone"]);
+    let _next = Agent::start(&home, &lab);
+    assert_eq!(verdict(&lab, v4(BAD)), EPERM);
+    assert_eq!(verdict(&lab, v4(GOOD)), None);
+}
+
 /// `ebfw exec` of this command in the near namespace, set up as it has to be, under the policy of `home`.
 fn start_exec(
     lab: &Lab,
