@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// How long the last events may take to get out at the end.
-const DRAIN: Duration = Duration::from_millis(1500);
+const DRAIN: Duration = Duration::from_secs(1);
 /// How long the start waits for the pods of the node where nothing is in force yet.
 const HEAR_OF_PODS_WITHIN: Duration = Duration::from_secs(10);
 /// How often what happened to denied sockets is added to the metrics.
@@ -65,7 +65,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn start_and_serve(config: &Config, held: Held) -> anyhow::Result<()> {
-    let stop = Stop::listen(held)?;
+    let stop = Stop::listen(held, config)?;
     // A start may have to wait for the API server; until it is through, nothing has changed that would have to be put in order.
     let agent = tokio::select! {
         agent = Agent::start(config, &stop) => agent?,
@@ -378,7 +378,7 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Lets what was decided get out, then leaves enforcement standing or takes it off, as configured.
+    /// Lets what was decided get out, then leaves.
     async fn stop(mut self) -> anyhow::Result<()> {
         self.reading.abort();
         let intake = self.intake.clone();
@@ -392,22 +392,25 @@ impl<'a> Agent<'a> {
         if let Some(server) = self.server {
             server.shut_down().await;
         }
-        match (self.config.pinning, self.config.on_exit) {
-            (Pinning::On, OnExit::Keep) => {
-                tracing::info!(
-                    "stopped: the programs stay attached and go on enforcing; `ebfw detach` takes them off"
-                );
-            }
-            (Pinning::On, OnExit::Open) => {
-                datapath::detach(&self.config.pin_dir).context("failed to detach")?;
-                tracing::info!("stopped: the programs are detached, nothing is enforced");
-            }
-            (Pinning::Off, _) => tracing::info!(
-                "stopped: the programs were not pinned and are gone, nothing is enforced"
-            ),
-        }
-        Ok(())
+        leave(self.config)
     }
+}
+
+/// Leaves enforcement standing or takes it off, as configured.
+fn leave(config: &Config) -> anyhow::Result<()> {
+    match (config.pinning, config.on_exit) {
+        (Pinning::On, OnExit::Keep) => tracing::info!(
+            "stopped: the programs stay attached and go on enforcing; `ebfw detach` takes them off"
+        ),
+        (Pinning::On, OnExit::Open) => {
+            datapath::detach(&config.pin_dir).context("failed to detach")?;
+            tracing::info!("stopped: the programs are detached, nothing is enforced");
+        }
+        (Pinning::Off, _) => tracing::info!(
+            "stopped: the programs were not pinned and are gone, nothing is enforced"
+        ),
+    }
+    Ok(())
 }
 
 /// How the configuration wants the programs to run.

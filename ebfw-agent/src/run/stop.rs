@@ -17,10 +17,14 @@ use tokio::{
     time::sleep,
 };
 
-use crate::host::signals::Held;
+use super::leave;
+use crate::{config::Config, host::signals::Held};
 
 /// How long a start that is told to stop may take to notice. The kernel looks at programs inside a system call, which can take seconds.
 const NOTICE: Duration = Duration::from_millis(250);
+/// How much longer an agent that runs may take, which may be putting a policy of a million prefixes into the kernel. What is half done then is as safe as
+/// with SIGKILL.
+const FINISH: Duration = Duration::from_millis(1500);
 
 /// Hears SIGTERM and SIGINT.
 pub(super) struct Stop {
@@ -39,12 +43,13 @@ impl Stop {
         Held::back(&[Signal::SIGTERM, Signal::SIGINT])
     }
 
-    /// Listens from now on. Until [`Stop::commit`] a signal ends the process within a quarter of a second, whatever it is busy with.
+    /// Listens from now on. Until [`Stop::commit`] a signal ends the process within a quarter of a second, then within two, whatever it is busy with.
     ///
     /// # Errors
     ///
     /// Where signals cannot be listened to.
-    pub(super) fn listen(held: Held) -> io::Result<Self> {
+    pub(super) fn listen(held: Held, config: &Config) -> io::Result<Self> {
+        let config = config.clone();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         held.let_through()?;
@@ -63,6 +68,10 @@ impl Stop {
                 tracing::info!("stopped before it was ready: nothing has changed");
                 process::exit(0);
             }
+            sleep(FINISH).await;
+            tracing::warn!("stopping without waiting for what the agent is busy with");
+            let left = leave(&config).inspect_err(|error| tracing::error!("{error:#}"));
+            process::exit(i32::from(left.is_err()));
         });
         Ok(Self { told, leavable })
     }

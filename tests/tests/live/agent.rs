@@ -187,6 +187,69 @@ fn it_ends_within_two_seconds_while_it_starts() {
     assert_eq!(verdict(&lab, v4(GOOD)), None);
 }
 
+/// Whether the agent answers nobody for half a second.
+fn is_busy(home: &Home) -> bool {
+    let mut status = home.command(&["status"]);
+    let status = status.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut status = status.spawn().expect("ebfw starts");
+    for _ in 0..50 {
+        if status.try_wait().expect("it is a child").is_some() {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    status.kill().and_then(|()| status.wait()).expect("it runs");
+    true
+}
+
+#[test]
+fn it_ends_within_two_seconds_while_it_applies_a_huge_policy() {
+    if left_to_the_machine("how long a policy takes") {
+        return;
+    }
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let agent = Agent::start(&home, &lab);
+    let prefixes = |rule: u32| -> String {
+        let all = (0..1000).map(|at| {
+            format!(
+                "11.{}.{}.{}/32",
+                rule / 8,
+                at / 250 + rule % 8 * 8,
+                at % 250
+            )
+        });
+        all.collect::<Vec<_>>().join(",")
+    };
+    let rules: String = (0..500)
+        .map(|rule| {
+            format!(
+                "- {{action: Allow, match: {{ports: [{}], cidrs: [{}]}}}}\n",
+                rule + 1,
+                prefixes(rule)
+            )
+        })
+        .collect();
+    home.write_policy(&format!("{ALL_BUT_3}{rules}"));
+    eventually("it is busy with the policy", || is_busy(&home));
+    let log = agent.log.clone();
+    let start = Instant::now();
+    let status = agent.terminate();
+    let took = start.elapsed();
+    let log = log.so_far().join("\n");
+    assert!(
+        status.success() && log.contains("go on enforcing"),
+        "{status}\n{log}"
+    );
+    assert!(took < Duration::from_secs(2), "{took:?}\n{log}");
+    assert_eq!(verdict(&lab, v4(BAD)), EPERM);
+    home.write_policy(ALL_BUT_3);
+    let _next = Agent::start(&home, &lab);
+    assert_eq!(verdict(&lab, v4(BAD)), EPERM);
+    assert_eq!(verdict(&lab, v4(GOOD)), None);
+}
+
 #[test]
 fn a_second_agent_is_refused() {
     if left_to_the_machine("who holds a lock") {
