@@ -147,7 +147,7 @@ impl Flow {
         }
     }
 
-    /// What is known. With `stage=connect` nothing of the payload is. Only TCP tells anything.
+    /// What is known. With `stage=connect` nothing of the payload is. Only TCP tells anything. ICMP is that of the destination's family.
     #[must_use]
     pub fn facts(&self) -> Facts {
         let Self {
@@ -161,6 +161,10 @@ impl Flow {
             at_connect,
             ..
         } = self;
+        let protocol = match (protocol, dst) {
+            (Some(Protocol::ICMP), Some(IpAddr::V6(_))) => Some(Protocol::ICMPV6),
+            (protocol, _) => *protocol,
+        };
         let tells = protocol.is_none_or(|protocol| protocol == Protocol::TCP);
         let (claim, request) = match (*at_connect, tells) {
             (true, true) => (Claim::NotYet, Request::NotYet),
@@ -172,7 +176,7 @@ impl Flow {
         };
         let resolved = resolved.clone().unwrap_or_default();
         Facts {
-            protocol: *protocol,
+            protocol,
             dst: *dst,
             port: *port,
             resolved,
