@@ -175,7 +175,11 @@ fn ports_and_prefixes_match_as_documented() {
         ("port=443 protocol=58", "icmp6", "nor ICMPv6"),
         ("protocol=ICMP", "icmp", "of IPv4 without a destination"),
         ("protocol=icmp dst=198.51.100.1", "icmp", "of IPv4"),
-        ("protocol=ICMP dst=::ffff:1.2.3.4", "icmp", "in another form"),
+        (
+            "protocol=ICMP dst=::ffff:1.2.3.4",
+            "icmp",
+            "in another form",
+        ),
         ("protocol=ICMP dst=fe80::1", "icmp6", "of IPv6"),
         ("port=443 protocol=136", "Default", "nor UDP-Lite"),
         ("port=8999 protocol=tcp", "ports", "the end of a range"),
