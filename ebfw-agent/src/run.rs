@@ -114,8 +114,7 @@ impl<'a> Agent<'a> {
         let loaded = readiness.pending("policy loaded");
         let server = match &config.metrics {
             Some(address) => Some(
-                Listener::bind(&address.candidates())
-                    .await?
+                Listener::bind(&address.candidates())?
                     .serve(Arc::clone(&metrics), readiness.clone()),
             ),
             None => None,

@@ -134,6 +134,20 @@ impl Check<'_, '_> {
         Some(text.into())
     }
 
+    fn label_values(&mut self, node: NodeId) -> Vec<Box<str>> {
+        let Some(values) = self.items(node, "a list of values") else {
+            return Vec::new();
+        };
+        if values.is_empty() {
+            let hint = "name one at least; `Exists` is any value".to_owned();
+            self.report(Code::EmptyList, node, "no value is listed", Some(hint));
+        }
+        let values = values.iter();
+        values
+            .filter_map(|value| self.label_value(*value))
+            .collect()
+    }
+
     fn requirement(&mut self, node: NodeId) -> Option<Requirement> {
         let [key, operator, values] = self.fields(node, "a requirement", EXPRESSION_FIELDS)?;
         let key = self
@@ -148,13 +162,12 @@ impl Check<'_, '_> {
         let operator = self
             .required(node, operator, "operator")
             .and_then(|operator| self.choice(operator, &operators));
-        let listed = self.any_of(values, "a list of values", |check, node, entries| {
-            entries.extend(check.label_value(node))
-        });
-        let listed = listed
-            .entries()
-            .map(<[Box<str>]>::to_vec)
-            .unwrap_or_default();
+        let listed = match (operator, values) {
+            (Some(Operator::Exists | Operator::DoesNotExist), _) | (_, None) => Vec::new(),
+            (Some(Operator::In | Operator::NotIn) | None, Some(values)) => {
+                self.label_values(values)
+            }
+        };
         let test = match (operator?, values) {
             (Operator::In, Some(_)) => LabelTest::In(listed),
             (Operator::NotIn, Some(_)) => LabelTest::NotIn(listed),

@@ -74,7 +74,13 @@ fn a_line_that_cannot_be_read_says_why() {
         ("{\"port\": 443, \"port\": 80}", "`port` gives"),
         ("{\"port\": 1.5}", "a port is 0 to 65535"),
         ("{\"port\": true}", "a text or a number is wanted"),
-        ("{\"labels\": \"a=b\"}", "an object of texts is wanted"),
+        ("{\"labels\": \"a=b\"}", "expected an object at column"),
+        ("{\"labels\": {\"a\":\"b\",\"a\":\"c\"}}", "`label.a` gives"),
+        ("{\"labels\": {}, \"labels\": {\"\":\"c\"}}", "`label.KEY`"),
+        (
+            "{\"port\":1} {\"port\":2}",
+            "trailing characters at column 12",
+        ),
         ("{\"labels\": {\"a\": [1]}}", "a text or a number is wanted"),
         ("{\"path\": \"/a b\"}", "white space"),
     ];
@@ -90,6 +96,11 @@ fn words_and_json_say_the_same() {
     let words = "namespace=payments name=web uid=u-1 label.app=web dst=203.0.113.5 port=443 domain=api.example.com method=GET path=/a?b protocol=6";
     let json = r#"{"namespace":"payments","name":"web","uid":"u-1","labels":{"app":"web"},"dst":"203.0.113.5","port":443,"domain":"api.example.com","method":"GET","path":"/a?b","protocol":"tcp","claimed":null}"#;
     assert_eq!(Flow::parse(words).unwrap(), Flow::parse_json(json).unwrap());
+    let empty = r#"{"labels":{"app":"","tier":null},"name":""}"#;
+    assert_eq!(
+        Flow::parse("label.app=").unwrap(),
+        Flow::parse_json(empty).unwrap()
+    );
     let lists = r#"{"resolved":["a.example","b.example"],"claimed":"c.example","stage":"connect","expect":"Deny"}"#;
     assert_eq!(
         Flow::parse("resolved=a.example,b.example claimed=c.example stage=connect expect=deny")
