@@ -241,6 +241,8 @@ async fn write(cluster: &Cluster, mut policies: watch::Receiver<Policies>) {
                 if changed.is_err() {
                     return;
                 }
+                // Nodes may report each of the sets that lie between two looks.
+                writer.saw(&policies.borrow_and_update());
                 next = next.min(Instant::now() + SETTLE);
             }
             () = sleep_until(next) => {
@@ -294,6 +296,12 @@ impl Writer {
         }
     }
 
+    fn saw(&mut self, policies: &Policies) {
+        if policies.objects.is_complete() {
+            self.fleet.objects(&policies.objects.versions());
+        }
+    }
+
     fn hear(&mut self, event: Event<PartialObjectMeta<Lease>>) {
         match event {
             Event::Init => self.seen.clear(),
@@ -313,7 +321,8 @@ impl Writer {
         let name = lease.metadata.name.unwrap_or_default();
         let annotations = lease.metadata.annotations.unwrap_or_default();
         if let Some(digest) = annotations.get(PROGRAMMED) {
-            self.fleet.reported(&name, Digest::reported(digest));
+            self.fleet
+                .reported(&name, Digest::reported(digest), Instant::now().into_std());
         }
         name
     }
@@ -324,11 +333,12 @@ impl Writer {
         if !objects.is_complete() {
             return COUNT_EVERY;
         }
-        self.fleet.objects(&objects.versions());
+        self.saw(policies);
         let entries: Vec<_> = objects.iter().collect();
-        let tallies = self
-            .fleet
-            .tally(entries.iter().map(|(_, entry)| &entry.version));
+        let tallies = self.fleet.tally(
+            entries.iter().map(|(_, entry)| &entry.version),
+            Instant::now().into_std(),
+        );
         self.written
             .retain(|id, _| entries.iter().any(|(known, _)| *known == id));
         let mut pause = LENGTH;

@@ -2,7 +2,7 @@
 //! To write them anew: BLESS=1 cargo test -p xtask chart
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -233,26 +233,57 @@ fn the_definitions_are_installed_unless_they_are_not_wanted() {
     }
 }
 
-/// Alerts and dashboard ask for metrics that exist.
+/// Alerts and dashboard ask for metrics that exist, and for values of their labels that there are.
 #[test]
 fn every_metric_is_one_of_the_reference() {
     let root = workspace::root();
     let reference = fs::read_to_string(root.join("docs/metrics.md")).unwrap();
-    let known: BTreeSet<&str> = reference
+    // Each metric with its row.
+    let known: BTreeMap<&str, &str> = reference
         .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter_map(|line| Some((line.strip_prefix("| `")?.split('`').next()?, line)))
         .collect();
     for file in [
         "helm/ebfw/dashboards/ebfw.json",
         "helm/ebfw/templates/prometheusrule.yaml",
     ] {
         let text = fs::read_to_string(root.join(file)).unwrap();
+        let text = text.replace("\\\"", "\"");
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let asked: BTreeSet<&str> = words.filter(|word| word.starts_with("ebfw_")).collect();
         let asked: Vec<&str> = asked.into_iter().filter(|word| *word != "ebfw_").collect();
         assert!(asked.len() >= 4, "{file}: {asked:?}");
         for metric in asked {
-            assert!(known.contains(metric), "{file}: {metric} does not exist");
+            let row = known.get(metric);
+            let row = row.unwrap_or_else(|| panic!("{file}: {metric} does not exist"));
+            let selectors = text.split(&format!("{metric}{{")).skip(1);
+            for selector in selectors.filter_map(|rest| rest.split('}').next()) {
+                for (label, value) in matchers(selector) {
+                    let (_, values) = row
+                        .split_once(&format!("`{label}`: "))
+                        .unwrap_or_else(|| panic!("{file}: {metric} has no label {label}"));
+                    let mut values = values.split([',', ';', '|']).map(str::trim);
+                    assert!(
+                        values.any(|known| known == value),
+                        "{file}: {metric} is never {label}={value}"
+                    );
+                }
+            }
         }
     }
+}
+
+/// What a selector asks of the agent's own labels.
+fn matchers(selector: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = selector
+        .split(',')
+        .filter_map(|matcher| matcher.split_once('='));
+    pairs
+        .map(|(label, value)| {
+            (
+                label.trim().trim_end_matches('!'),
+                value.trim_matches(['~', '"']),
+            )
+        })
+        .filter(|(label, _)| *label != "node")
 }
