@@ -256,7 +256,8 @@ fn every_metric_is_one_of_the_reference() {
         for metric in asked {
             let row = known.get(metric);
             let row = row.unwrap_or_else(|| panic!("{file}: {metric} does not exist"));
-            let selectors = text.split(&format!("{metric}{{")).skip(1);
+            let begin = format!("{metric}{{");
+            let selectors = text.split(&begin).skip(1);
             for selector in selectors.filter_map(|rest| rest.split('}').next()) {
                 for (label, value) in matchers(selector) {
                     let (_, values) = row
