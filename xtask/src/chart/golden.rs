@@ -151,6 +151,17 @@ fn helm_refuses_wrong_values() {
             "policy.file is no YAML",
         ),
         (&["policy.file=# nothing"], "policy.file says nothing"),
+        (&["image.repository=UPPER/ebfw"], "repository"),
+        (&["image.repository=a/b:tag"], "repository"),
+        (&["image.tag=a b"], "tag"),
+        (&["imagePullSecrets={a}"], "imagePullSecrets"),
+        (&["imagePullSecrets[0].nam=a"], "nam"),
+        (
+            &["extraCapabilities={CAP_SYS_RESOURCE}"],
+            "extraCapabilities",
+        ),
+        (&["extraEnv[0].name=A,extraEnv[0].value=1"], "value"),
+        (&["extraEnv[0].value=a"], "name"),
     ] {
         let text = helm.refusal(set);
         assert!(text.contains(complaint), "{set:?}: {text}");
@@ -173,6 +184,23 @@ fn helm_takes_right_values() {
         // Taking enforcement off must work whatever the policy is.
         &["mode=off", "policy.source=file", "policy.file=rules: ["],
         &["mode=off", "policy.source=file"],
+        // How Helm is told to leave out what the chart has by default.
+        &[
+            "tolerations=null",
+            "nodeSelector=null",
+            "affinity=null",
+            "resources=null",
+            "extraEnv=null",
+            "imagePullSecrets=null",
+            "podLabels=null",
+            "extraCapabilities=null",
+        ],
+        &["resources.limits=null"],
+        &["image.repository=localhost:5000/a/b_c", "image.tag=v1.2-x"],
+        &["image.repository=ebfw"],
+        &["imagePullSecrets[0].name=registry"],
+        &["extraCapabilities={SYS_RESOURCE,CHECKPOINT_RESTORE}"],
+        &["extraEnv[0].name=A,extraEnv[0].valueFrom.fieldRef.fieldPath=status.hostIP"],
     ] {
         let set = set.iter().map(|set| format!("--set={set}"));
         let arguments: Vec<String> = ["template", "ebfw"]
