@@ -125,8 +125,10 @@ impl<'a> Agent<'a> {
             .as_ref()
             .and_then(|seclusion| hierarchy.id(seclusion.path()).ok());
         let own_pod = surroundings::own_pod(&hierarchy);
-        let cluster =
-            surroundings::cluster(config).map(|cluster| cluster.with_pod(own_pod.clone()));
+        let cluster = surroundings::cluster(config).map(|cluster| {
+            let cluster = cluster.with_pod(own_pod.clone());
+            cluster.with_readiness(&readiness)
+        });
         let file = match &config.enforcement {
             Enforcement::Policy {
                 source: PolicyOrigin::File(file),
