@@ -30,6 +30,7 @@ use crate::{
         signals::Held,
         tree::Tree,
     },
+    inspect::Hellos,
     metrics::{Listener, Metrics, Readiness, Reload, Server},
     probes::Controls,
     source::{News, Rules, Source},
@@ -85,6 +86,8 @@ struct Agent<'a> {
     /// Reads the answers that the programs cannot; ends with the agent.
     reading: JoinHandle<anyhow::Result<()>>,
     intake: Intake,
+    /// TLS connections of which nothing is seen.
+    hellos: Arc<Hellos>,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
     probes: Probing,
     /// The policy in force: where it comes from, and how many rules it has.
@@ -211,10 +214,12 @@ impl<'a> Agent<'a> {
         {
             cluster.report(policies, reports);
         }
+        let hellos = Arc::new(Hellos::default());
         let controls = Controls {
             judge: enforcer.judge(),
             destroyer: enforcer.destroyer(),
             rulesets: enforcer.rulesets(),
+            hellos: Arc::clone(&hellos),
         };
         // Last, since the firewall must not wait for them.
         let probes = Probing::start(config, watched, &root, controls, &metrics);
@@ -241,6 +246,7 @@ impl<'a> Agent<'a> {
             reading,
             intake,
             pipeline,
+            hellos,
             probes,
             policy,
             desk: desk(config),
@@ -257,7 +263,10 @@ impl<'a> Agent<'a> {
                 () = stop.told() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
                 done = self.names.drain(|bytes| self.intake.offer_name(bytes)) => done.context("failed to read events about names")?,
-                done = self.claims.drain(|bytes| self.intake.offer_claim(bytes)) => done.context("failed to read events about claims")?,
+                done = self.claims.drain(|bytes| {
+                    self.hellos.claimed(bytes);
+                    self.intake.offer_claim(bytes);
+                }) => done.context("failed to read events about claims")?,
                 demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
                 news = next_news(&mut self.source) => self.reload(news),
                 ended = &mut self.reading => {
