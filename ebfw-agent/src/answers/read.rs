@@ -31,16 +31,13 @@ pub(super) enum Says {
     Unreadable,
 }
 
-/// Whether an answer is cut off on purpose.
-pub(super) fn is_truncated(bytes: &[u8]) -> bool {
-    dns::kind(&Bytes(bytes)) == Kind::Truncated
-}
-
 /// Reads a message; `None`: it is no answer, or has no question that could have been asked. `seed`: start of the hashes of names.
 pub(super) fn read(bytes: &[u8], seed: u64) -> Option<Answer<'_>> {
     let message = Bytes(bytes);
     let kind = dns::kind(&message);
-    if bytes.len() < HEADER as usize + 5 || !matches!(kind, Kind::Answer | Kind::Empty) {
+    if bytes.len() < HEADER as usize + 5
+        || !matches!(kind, Kind::Answer | Kind::Truncated | Kind::Empty)
+    {
         return None;
     }
     let mut name = Name::new();
@@ -53,7 +50,7 @@ pub(super) fn read(bytes: &[u8], seed: u64) -> Option<Answer<'_>> {
     }
     let question = bytes.get(HEADER as usize..name.end() as usize + 4)?;
     let says = match kind {
-        Kind::Answer => addresses(bytes),
+        Kind::Answer | Kind::Truncated => addresses(bytes),
         _ => Says::Nothing,
     };
     Some(Answer {
@@ -152,7 +149,14 @@ mod tests {
                 None,
                 "a question",
             ),
-            (|m| m.metadata.truncation = true, None, "cut off"),
+            (
+                |m| {
+                    m.metadata.truncation = true;
+                    m.answers.clear();
+                },
+                Some(Says::Nothing),
+                "cut off behind its question",
+            ),
             (|m| m.queries.clear(), None, "no question"),
             (
                 |m| m.metadata.response_code = ResponseCode::NXDomain,
@@ -163,6 +167,14 @@ mod tests {
         ] {
             assert_eq!(with(change), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_off_on_purpose_teaches_what_is_left() {
+        let mut message = answer("a.example", 2);
+        message.metadata.truncation = true;
+        let said = says(&message.to_vec().unwrap());
+        assert!(matches!(said, Some(Says::Addresses(a)) if a.len() == 2));
     }
 
     #[test]
