@@ -78,13 +78,24 @@ pub struct Scratch {
     full: Kept<u32>,
     /// Whether one was special.
     special: Kept<u32>,
-    _pad: u32,
+    /// [`asked_for`].
+    asked_for: Kept<u32>,
     /// Who talks; what is learned is said of it.
     talk: Heard,
     /// Where it stands how far the agent has read; none of it has room on the stack.
     pub(crate) held: HeldKey,
     /// What stands there at first.
     pub(crate) fresh: Held,
+}
+
+/// What the question of an answer asks for.
+mod asked_for {
+    /// A name.
+    pub(super) const NAME: u32 = 0;
+    /// The root, which has no addresses.
+    pub(super) const ROOT: u32 = 1;
+    /// A name that cannot be compared with patterns: a dot stands inside of a label.
+    pub(super) const UNREADABLE: u32 = 2;
 }
 
 impl Message for Scratch {
@@ -487,6 +498,13 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
         return Learned::All;
     }
     let learned = match dns::kind(scratch) {
+        Kind::Answer | Kind::Truncated if scratch.asked_for.get() != asked_for::NAME => {
+            if scratch.asked_for.get() == asked_for::UNREADABLE {
+                count(Counter::NameUnreadable);
+                tell(skb, talk, name_outcome::UNREADABLE, 0, start);
+            }
+            Learned::All
+        }
         Kind::Answer => read_answer(skb, talk, start, config),
         // Where it is cut off in the midst of a record, nobody can read on.
         Kind::Truncated => {
@@ -554,31 +572,43 @@ fn find(skb: Skb, talk: &Heard, scratch: &mut Scratch) {
     scratch.question.place = scratch.found.get();
 }
 
-/// Reads the question of an answer; whether it is the one that was asked.
+/// Reads the question of an answer; whether it is the one that was asked. Of one that cannot be read only the beginning is compared: nothing is
+/// learned from its answer.
 #[inline(always)]
 fn read_name(scratch: &mut Scratch, question: &Question, seed: u64) -> bool {
     let message = &raw const *scratch;
-    // SAFETY: the message is another part of the scratch than the name.
-    let (message, name) = unsafe { (&*message, &mut scratch.name) };
-    if name.begin(message, seed) != Step::More || byte_of(&question.text, 0) != message.byte(HEADER)
-    {
+    // SAFETY: the message is another part of the scratch than the name and what is asked for.
+    let (message, scratch) = unsafe { (&*message, scratch) };
+    let name = &mut scratch.name;
+    scratch.asked_for.set(asked_for::NAME);
+    let first = message.byte(HEADER);
+    if byte_of(&question.text, 0) != first {
         return false;
     }
-    for index in 0..NAME_STEPS {
-        if !dns::same(
-            byte_of(&question.text, index + 1),
-            message.byte(HEADER + 1 + index),
-        ) {
-            return false;
-        }
-        match name.step(message, index) {
-            Step::More => {}
-            Step::Bad => return false,
-            Step::Done => break,
+    if first == 0 {
+        scratch.asked_for.set(asked_for::ROOT);
+    } else if name.begin(message, seed) != Step::More {
+        return false;
+    } else {
+        for index in 0..NAME_STEPS {
+            if !dns::same(
+                byte_of(&question.text, index + 1),
+                message.byte(HEADER + 1 + index),
+            ) {
+                return false;
+            }
+            match name.step(message, index) {
+                Step::More => {}
+                Step::Bad => {
+                    scratch.asked_for.set(asked_for::UNREADABLE);
+                    return true;
+                }
+                Step::Done => break,
+            }
         }
     }
     // Type and class.
-    let after = name.end();
+    let after = if first == 0 { HEADER + 1 } else { name.end() };
     let mut same = after + 4 <= message.end();
     for index in 0..4 {
         same &= byte_of(&question.text, after - HEADER + index) == message.byte(after + index);

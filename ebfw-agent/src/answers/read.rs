@@ -40,7 +40,19 @@ pub(super) fn read(bytes: &[u8], seed: u64) -> Option<Answer<'_>> {
     {
         return None;
     }
+    let id = u16::from_ne_bytes([message.byte(0), message.byte(1)]);
     let mut name = Name::new();
+    if message.byte(HEADER) == 0 {
+        // The root has no addresses.
+        let question = bytes.get(HEADER as usize..HEADER as usize + 5)?;
+        let says = Says::Nothing;
+        return Some(Answer {
+            id,
+            question,
+            name,
+            says,
+        });
+    }
     if name.begin(&message, seed) != Step::More {
         return None;
     }
@@ -54,7 +66,7 @@ pub(super) fn read(bytes: &[u8], seed: u64) -> Option<Answer<'_>> {
         _ => Says::Nothing,
     };
     Some(Answer {
-        id: u16::from_ne_bytes([message.byte(0), message.byte(1)]),
+        id,
         question,
         name,
         says,
@@ -167,6 +179,14 @@ mod tests {
         ] {
             assert_eq!(with(change), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn an_answer_about_the_root_answers_its_question_and_teaches_nothing() {
+        let bytes = answer(".", 1).to_vec().unwrap();
+        let read = read(&bytes, 7).unwrap();
+        assert_eq!(read.says, Says::Nothing);
+        assert_eq!(read.question, b"\0\0\x01\0\x01");
     }
 
     #[test]

@@ -235,6 +235,38 @@ fn an_answer_without_one_question_teaches_nothing_and_is_told() {
 }
 
 #[test]
+fn answers_about_what_is_no_name_are_not_taken_for_forged() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.resolver(|asked| vec![wire(&answer(asked, &[v4(2)]))]);
+    lab.policy(ANY_NAME);
+    // As resolvers that validate ask for the root's keys.
+    for (labels, expected, why) in [
+        (&[][..], vec![], "the root"),
+        (
+            &[&b"a.b"[..], b"example"],
+            vec![name_outcome::UNREADABLE],
+            "a dot inside of a label",
+        ),
+    ] {
+        let unasked = lab.count(Counter::NameUnasked);
+        let result = lab.inside(move || {
+            let mut asked = question(7, "x.", A);
+            let name = hickory_proto::rr::Name::from_labels(labels.iter().copied());
+            asked.queries[0].set_name(name.expect("labels of any bytes"));
+            let socket = asking(v4(RESOLVER))?;
+            socket.send(&wire(&asked))?;
+            socket.recv(&mut [0; 512])?;
+            tcp(at(v4(2)))
+        });
+        assert_eq!(code(&result), Some(libc::EPERM), "{why}");
+        let mut told = outcomes(&lab.name_events());
+        told.retain(|outcome| *outcome != name_outcome::ASKED);
+        assert_eq!(told, expected, "{why}");
+        assert_eq!(lab.count(Counter::NameUnasked), unasked, "{why}");
+    }
+}
+
+#[test]
 fn a_long_datagram_is_learned_before_the_client_has_it() {
     let Some(mut lab) = Lab::open() else { return };
     lab.resolver(|asked| vec![wire(&answer(asked, &many(500)))]);
