@@ -3,7 +3,7 @@
 use super::redact::HIDDEN;
 
 /// Parts of names of fields whose values are secrets, in lower case and without `-`, `_` and their like.
-const SECRET_PARTS: [&str; 17] = [
+const SECRET_PARTS: [&str; 19] = [
     "password",
     "passwd",
     "passphrase",
@@ -14,6 +14,8 @@ const SECRET_PARTS: [&str; 17] = [
     "authorization",
     "apikey",
     "accesskey",
+    "authkey",
+    "subscriptionkey",
     "privatekey",
     "credential",
     "cookie",
@@ -88,7 +90,7 @@ fn form(content_type: &[u8]) -> Form {
 }
 
 /// Whether the value of a field is a secret.
-fn is_secret(name: &str) -> bool {
+pub(super) fn is_secret(name: &str) -> bool {
     let plain = plain(name);
     SECRET_NAMES.contains(&plain.as_str()) || names_secret(&plain)
 }
