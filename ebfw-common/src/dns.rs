@@ -83,7 +83,7 @@ pub enum Kind {
     Question,
     /// An answer that says something.
     Answer,
-    /// An answer that is cut off: the client asks again over TCP.
+    /// An answer that is cut off. Most clients ask again over TCP, and some (musl before 1.2.4) take what there is.
     Truncated,
     /// An answer that is an error, or none that names a host.
     Empty,
@@ -106,14 +106,14 @@ pub fn kind(message: &impl Message) -> Kind {
         Kind::Other
     } else if flags & RESPONSE == 0 {
         if is_one { Kind::Question } else { Kind::Other }
-    } else if flags & TRUNCATED != 0 {
-        Kind::Truncated
     } else if message.byte(3) & RCODE != 0 || message.half(6) == 0 {
         Kind::Empty
-    } else if is_one {
-        Kind::Answer
-    } else {
+    } else if !is_one {
         Kind::Unreadable
+    } else if flags & TRUNCATED != 0 {
+        Kind::Truncated
+    } else {
+        Kind::Answer
     }
 }
 

@@ -38,8 +38,9 @@ pub const PORT: u16 = 53;
 const EVENTS: u32 = 200;
 /// Events beyond these that only tell what went wrong: who asks much must not hide that.
 const TROUBLE: u32 = 50;
-/// Questions of one segment that are noted: a C library asks for both families at once.
-const QUESTIONS_AT_ONCE: u32 = 4;
+/// Questions of one packet that are noted, as many as fit into two segments: a C library asks for both families at once, a resolver that
+/// forwards over TCP for whatever has gathered.
+const QUESTIONS_AT_ONCE: u32 = 64;
 
 /// Byte `at` of a question, 0 where there is none.
 #[inline(always)]
@@ -77,13 +78,24 @@ pub struct Scratch {
     full: Kept<u32>,
     /// Whether one was special.
     special: Kept<u32>,
-    _pad: u32,
+    /// [`asked_for`].
+    asked_for: Kept<u32>,
     /// Who talks; what is learned is said of it.
     talk: Heard,
     /// Where it stands how far the agent has read; none of it has room on the stack.
     pub(crate) held: HeldKey,
     /// What stands there at first.
     pub(crate) fresh: Held,
+}
+
+/// What the question of an answer asks for.
+mod asked_for {
+    /// A name.
+    pub(super) const NAME: u32 = 0;
+    /// The root, which has no addresses.
+    pub(super) const ROOT: u32 = 1;
+    /// A name that cannot be compared with patterns: a dot stands inside of a label.
+    pub(super) const UNREADABLE: u32 = 2;
 }
 
 impl Message for Scratch {
@@ -229,9 +241,10 @@ pub fn note(skb: Skb, slot: SlotRef, packet: &Packet) {
         for _ in 0..QUESTIONS_AT_ONCE {
             at = ebfw_ask(skb.0, who, packet.upper.end, at);
             if at == 0 {
-                break;
+                return;
             }
         }
+        ebfw_unnoted(skb.0, who, packet.upper.end, at);
     }
 }
 
@@ -242,17 +255,8 @@ pub fn note(skb: Skb, slot: SlotRef, packet: &Packet) {
 #[inline(never)]
 pub extern "C" fn ebfw_ask(context: *mut __sk_buff, who: u64, end: u32, at: u32) -> u32 {
     let skb = Skb(context);
-    let Some([source, resolver]) = addresses(skb) else {
+    let Some(talk) = talk_to(skb, who, end, at) else {
         return 0;
-    };
-    let talk = Talk {
-        slot: SlotRef(who as u32),
-        resolver,
-        source,
-        port: u32::from((who >> 32) as u16),
-        start: at,
-        end,
-        protocol: (who >> 48) as u32,
     };
     if talk.protocol != u32::from(protocol::TCP) {
         ask_at(skb, &talk, at);
@@ -266,6 +270,33 @@ pub extern "C" fn ebfw_ask(context: *mut __sk_buff, who: u64, end: u32, at: u32)
     ask_at(skb, &talk, at + 2);
     let next = at + 2 + u32::from(u16::from_be_bytes([high, low]));
     if next < talk.end { next } else { 0 }
+}
+
+/// Tells that the question over TCP at byte `at`, and those behind it, were not noted. As [`ebfw_ask`], which has no room for this on the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_unnoted(context: *mut __sk_buff, who: u64, end: u32, at: u32) -> u32 {
+    let skb = Skb(context);
+    count(Counter::NameFull);
+    if let Some(talk) = talk_to(skb, who, end, at) {
+        tell(skb, &talk, name_outcome::FULL, 0, at + 2);
+    }
+    0
+}
+
+/// The message at byte `at` to a resolver; see [`ebfw_ask`].
+#[inline(always)]
+fn talk_to(skb: Skb, who: u64, end: u32, at: u32) -> Option<Talk> {
+    let [source, resolver] = addresses(skb)?;
+    Some(Talk {
+        slot: SlotRef(who as u32),
+        resolver,
+        source,
+        port: u32::from((who >> 32) as u16),
+        start: at,
+        end,
+        protocol: (who >> 48) as u32,
+    })
 }
 
 /// Source and destination of the packet's header.
@@ -445,13 +476,13 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
         return Learned::All;
     }
     match dns::kind(scratch) {
-        Kind::Answer | Kind::Empty => {}
+        Kind::Answer | Kind::Truncated | Kind::Empty => {}
         Kind::Unreadable => {
             count(Counter::NameUnreadable);
             tell(skb, talk, name_outcome::UNREADABLE, 0, start);
             return Learned::All;
         }
-        Kind::Question | Kind::Truncated | Kind::Other => return Learned::All,
+        Kind::Question | Kind::Other => return Learned::All,
     }
     find(skb, talk, scratch);
     let is_answer = match QUESTIONS.get_ptr(scratch.question) {
@@ -466,10 +497,21 @@ fn read_message(skb: Skb, start: u32, config: &Config) -> Learned {
         tell(skb, talk, name_outcome::UNASKED, 0, start);
         return Learned::All;
     }
-    let learned = if dns::kind(scratch) == Kind::Answer {
-        read_answer(skb, talk, start, config)
-    } else {
-        Learned::All
+    let learned = match dns::kind(scratch) {
+        Kind::Answer | Kind::Truncated if scratch.asked_for.get() != asked_for::NAME => {
+            if scratch.asked_for.get() == asked_for::UNREADABLE {
+                count(Counter::NameUnreadable);
+                tell(skb, talk, name_outcome::UNREADABLE, 0, start);
+            }
+            Learned::All
+        }
+        Kind::Answer => read_answer(skb, talk, start, config),
+        // Where it is cut off in the midst of a record, nobody can read on.
+        Kind::Truncated => {
+            let _ = read_answer(skb, talk, start, config);
+            Learned::All
+        }
+        _ => Learned::All,
     };
     // What the agent reads to its end answers the question there.
     if is_stream && learned == Learned::All {
@@ -530,31 +572,43 @@ fn find(skb: Skb, talk: &Heard, scratch: &mut Scratch) {
     scratch.question.place = scratch.found.get();
 }
 
-/// Reads the question of an answer; whether it is the one that was asked.
+/// Reads the question of an answer; whether it is the one that was asked. Of one that cannot be read only the beginning is compared: nothing is
+/// learned from its answer.
 #[inline(always)]
 fn read_name(scratch: &mut Scratch, question: &Question, seed: u64) -> bool {
     let message = &raw const *scratch;
-    // SAFETY: the message is another part of the scratch than the name.
-    let (message, name) = unsafe { (&*message, &mut scratch.name) };
-    if name.begin(message, seed) != Step::More || byte_of(&question.text, 0) != message.byte(HEADER)
-    {
+    // SAFETY: the message is another part of the scratch than the name and what is asked for.
+    let (message, scratch) = unsafe { (&*message, scratch) };
+    let name = &mut scratch.name;
+    scratch.asked_for.set(asked_for::NAME);
+    let first = message.byte(HEADER);
+    if byte_of(&question.text, 0) != first {
         return false;
     }
-    for index in 0..NAME_STEPS {
-        if !dns::same(
-            byte_of(&question.text, index + 1),
-            message.byte(HEADER + 1 + index),
-        ) {
-            return false;
-        }
-        match name.step(message, index) {
-            Step::More => {}
-            Step::Bad => return false,
-            Step::Done => break,
+    if first == 0 {
+        scratch.asked_for.set(asked_for::ROOT);
+    } else if name.begin(message, seed) != Step::More {
+        return false;
+    } else {
+        for index in 0..NAME_STEPS {
+            if !dns::same(
+                byte_of(&question.text, index + 1),
+                message.byte(HEADER + 1 + index),
+            ) {
+                return false;
+            }
+            match name.step(message, index) {
+                Step::More => {}
+                Step::Bad => {
+                    scratch.asked_for.set(asked_for::UNREADABLE);
+                    return true;
+                }
+                Step::Done => break,
+            }
         }
     }
     // Type and class.
-    let after = name.end();
+    let after = if first == 0 { HEADER + 1 } else { name.end() };
     let mut same = after + 4 <= message.end();
     for index in 0..4 {
         same &= byte_of(&question.text, after - HEADER + index) == message.byte(after + index);

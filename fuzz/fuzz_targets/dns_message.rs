@@ -31,14 +31,14 @@ fn kind(bytes: &[u8]) -> Option<Kind> {
             Kind::Other
         } else if metadata.message_type == MessageType::Query {
             if is_one { Kind::Question } else { Kind::Other }
-        } else if metadata.truncation {
-            Kind::Truncated
         } else if metadata.response_code != ResponseCode::NoError || counts.answers == 0 {
             Kind::Empty
-        } else if is_one {
-            Kind::Answer
-        } else {
+        } else if !is_one {
             Kind::Unreadable
+        } else if metadata.truncation {
+            Kind::Truncated
+        } else {
+            Kind::Answer
         },
     )
 }

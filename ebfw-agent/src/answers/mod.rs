@@ -17,7 +17,7 @@ use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use self::{
     assemble::{Assembler, Known},
-    read::{Says, is_truncated, read, same_question},
+    read::{Says, read, same_question},
 };
 use crate::{
     datapath::{Asker, Learner, Ring, Tally},
@@ -94,10 +94,6 @@ impl Reader {
             event.learned = learned;
             Ok(Some(event))
         };
-        if is_truncated(message) {
-            // The client asks again over TCP.
-            return Ok(None);
-        }
         let Some(answer) = read(message, config.seed) else {
             return told(Reading::Unreadable, name_outcome::UNREADABLE, 0);
         };

@@ -31,19 +31,28 @@ pub(super) enum Says {
     Unreadable,
 }
 
-/// Whether an answer is cut off on purpose.
-pub(super) fn is_truncated(bytes: &[u8]) -> bool {
-    dns::kind(&Bytes(bytes)) == Kind::Truncated
-}
-
 /// Reads a message; `None`: it is no answer, or has no question that could have been asked. `seed`: start of the hashes of names.
 pub(super) fn read(bytes: &[u8], seed: u64) -> Option<Answer<'_>> {
     let message = Bytes(bytes);
     let kind = dns::kind(&message);
-    if bytes.len() < HEADER as usize + 5 || !matches!(kind, Kind::Answer | Kind::Empty) {
+    if bytes.len() < HEADER as usize + 5
+        || !matches!(kind, Kind::Answer | Kind::Truncated | Kind::Empty)
+    {
         return None;
     }
+    let id = u16::from_ne_bytes([message.byte(0), message.byte(1)]);
     let mut name = Name::new();
+    if message.byte(HEADER) == 0 {
+        // The root has no addresses.
+        let question = bytes.get(HEADER as usize..HEADER as usize + 5)?;
+        let says = Says::Nothing;
+        return Some(Answer {
+            id,
+            question,
+            name,
+            says,
+        });
+    }
     if name.begin(&message, seed) != Step::More {
         return None;
     }
@@ -53,11 +62,11 @@ pub(super) fn read(bytes: &[u8], seed: u64) -> Option<Answer<'_>> {
     }
     let question = bytes.get(HEADER as usize..name.end() as usize + 4)?;
     let says = match kind {
-        Kind::Answer => addresses(bytes),
+        Kind::Answer | Kind::Truncated => addresses(bytes),
         _ => Says::Nothing,
     };
     Some(Answer {
-        id: u16::from_ne_bytes([message.byte(0), message.byte(1)]),
+        id,
         question,
         name,
         says,
@@ -152,7 +161,14 @@ mod tests {
                 None,
                 "a question",
             ),
-            (|m| m.metadata.truncation = true, None, "cut off"),
+            (
+                |m| {
+                    m.metadata.truncation = true;
+                    m.answers.clear();
+                },
+                Some(Says::Nothing),
+                "cut off behind its question",
+            ),
             (|m| m.queries.clear(), None, "no question"),
             (
                 |m| m.metadata.response_code = ResponseCode::NXDomain,
@@ -163,6 +179,22 @@ mod tests {
         ] {
             assert_eq!(with(change), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn an_answer_about_the_root_answers_its_question_and_teaches_nothing() {
+        let bytes = answer(".", 1).to_vec().unwrap();
+        let read = read(&bytes, 7).unwrap();
+        assert_eq!(read.says, Says::Nothing);
+        assert_eq!(read.question, b"\0\0\x01\0\x01");
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_off_on_purpose_teaches_what_is_left() {
+        let mut message = answer("a.example", 2);
+        message.metadata.truncation = true;
+        let said = says(&message.to_vec().unwrap());
+        assert!(matches!(said, Some(Says::Addresses(a)) if a.len() == 2));
     }
 
     #[test]

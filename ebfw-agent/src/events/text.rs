@@ -78,7 +78,7 @@ impl<'a> Text<'a> {
             rule: _,
             reason,
             mode,
-            opaque: _,
+            opaque,
             unresolved,
         }) = ruling
         {
@@ -87,6 +87,9 @@ impl<'a> Text<'a> {
             }
             if !matches!(reason, Reason::Rule | Reason::Default) {
                 write!(f, "  reason={}", reason.name())?;
+            }
+            if *opaque {
+                f.write_str("  opaque")?;
             }
             if *unresolved {
                 f.write_str("  unresolved")?;

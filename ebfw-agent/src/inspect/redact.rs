@@ -1,26 +1,13 @@
 //! Headers that carry secrets: their values are shown only to who asks for them, whether they were read inside TLS or in clear text.
 
+use super::fields;
+
 /// What stands in a value's place.
 pub(crate) const HIDDEN: &str = "(redacted)";
-/// Names of headers whose values are secrets by what they are for.
-const SECRET: [&str; 10] = [
-    "authorization",
-    "proxy-authorization",
-    "cookie",
-    "set-cookie",
-    "x-api-key",
-    "api-key",
-    "x-auth-token",
-    "x-amz-security-token",
-    "x-vault-token",
-    "private-token",
-];
 
-/// Whether the value of a header is a secret.
+/// Whether the value of a header is a secret, by what its name says: as of a body's field.
 pub(crate) fn is_secret(name: &[u8]) -> bool {
-    SECRET
-        .iter()
-        .any(|secret| name.eq_ignore_ascii_case(secret.as_bytes()))
+    fields::is_secret(&String::from_utf8_lossy(name))
 }
 
 /// A header as it may be shown.
@@ -42,8 +29,18 @@ mod tests {
             ("Authorization", true),
             ("COOKIE", true),
             ("x-api-key", true),
+            ("Set-Cookie", true),
+            ("X-Vault-Token", true),
+            ("X-Goog-Api-Key", true),
+            ("api_key", true),
+            ("Ocp-Apim-Subscription-Key", true),
+            ("X-Amz-Security-Token", true),
+            ("authorization-x", true),
             ("accept", false),
-            ("authorization-x", false),
+            ("Host", false),
+            ("Sec-WebSocket-Key", false),
+            ("Idempotency-Key", false),
+            ("X-Author", false),
         ] {
             let shown = redact(name.as_bytes(), b"secret".to_vec());
             assert_eq!(shown != b"secret", hidden, "{name}");

@@ -548,7 +548,9 @@ fn end_line(stream: &mut Stream) -> Step {
     }
     let star = facts.path_length == 1 && facts.path[0] == b'*';
     let pri = facts.method_length == 3 && facts.method[..3] == *b"PRI";
-    if length == 8 && version == word(b"HTTP/2.0") && pri && star {
+    // In the midst of HTTP/1 only behind an upgrade: else a server goes on reading what looks like frames here.
+    let may_change = !http.has(seen::HTTP);
+    if length == 8 && version == word(b"HTTP/2.0") && pri && star && may_change {
         http.read = 0;
         http.state = state::PREFACE;
         return Step::More;

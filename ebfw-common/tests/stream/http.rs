@@ -721,6 +721,7 @@ fn behind_an_upgrade_comes_http_or_a_tunnel() {
     let hello = b"\x16\x03\x01\0\x05".to_vec();
     let broken = b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_vec();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let empty = b"\r\n".to_vec();
     for (parts, expected, why) in [
         (
             vec![&upgrade("websocket"), &frame],
@@ -743,6 +744,16 @@ fn behind_an_upgrade_comes_http_or_a_tunnel() {
             "not upgraded, and malformed",
         ),
         (vec![&upgrade("h2c"), &preface], vec![upgraded], "HTTP/2"),
+        (
+            vec![&get, &preface],
+            vec![one.clone(), malformed(why::REQUEST_LINE)],
+            "HTTP/2 behind a request that did not ask for it",
+        ),
+        (
+            vec![&empty, &preface],
+            vec![malformed(why::REQUEST_LINE)],
+            "HTTP/2 begins with its first byte",
+        ),
         (
             vec![&connect, &hello],
             vec![tunnel.clone(), OPAQUE],

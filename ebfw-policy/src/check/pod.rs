@@ -99,7 +99,12 @@ impl Check<'_, '_> {
     }
 
     fn label_key(&mut self, node: NodeId) -> Option<Box<str>> {
-        let text = self.text(node, "the key of a label")?;
+        self.key(node, "a label")
+    }
+
+    /// The key of a label or an annotation.
+    pub(super) fn key(&mut self, node: NodeId, of: &str) -> Option<Box<str>> {
+        let text = self.text(node, &format!("the key of {of}"))?;
         let (prefix, name) = text
             .split_once('/')
             .map_or((None, text), |(prefix, name)| (Some(prefix), name));
@@ -110,14 +115,14 @@ impl Check<'_, '_> {
             self.report(
                 Code::BadValue,
                 node,
-                format!("`{}` is no key of a label", shorten(text)),
+                format!("`{}` is no key of {of}", shorten(text)),
                 None,
             );
         }
         good.then(|| text.into())
     }
 
-    fn label_value(&mut self, node: NodeId) -> Option<Box<str>> {
+    pub(super) fn label_value(&mut self, node: NodeId) -> Option<Box<str>> {
         let text = self.text(node, "the value of a label")?;
         if !is_label_text(text) {
             let hint =

@@ -49,7 +49,8 @@ fn a_flow_that_cannot_be_read_says_why() {
         ("resolved=a.example,", "a value is missing"),
         ("cgroup=a", "begins with `/`"),
         ("cgroup=/a/../b", "no `.` or `..`"),
-        ("stage=now", "the only stage is `connect`"),
+        ("stage=now", "`connect` or `tls` is wanted"),
+        ("stage=tls stage=connect", "`stage` gives"),
         ("expect=held", "allow, deny or modify"),
         ("label.=x", "unknown key `label.`"),
         ("method=\u{1b}[2J", "control characters"),
@@ -137,6 +138,7 @@ fn the_canonical_text_reads_back_as_the_same_flow() {
             "method=GET path=/a stage=connect cgroup=/a//b/",
             "cgroup=/a/b method=GET path=/a stage=connect",
         ),
+        ("domain=a.example stage=tls", "domain=a.example stage=tls"),
         ("port=1 expect=allow", "port=1"),
     ];
     for (text, want) in cases {
@@ -392,4 +394,67 @@ fn paths_are_judged_as_the_reader_reads_them() {
         assert_eq!(found, expected, "{target}");
     }
     assert!(ambiguous > 1000 && private > 100, "{ambiguous} {private}");
+}
+
+#[test]
+fn in_tls_there_is_a_name_and_no_request() {
+    let judged = |strict: bool, flow: &str| {
+        let text = format!(
+            "strictL7: {strict}\nrules:\n- {{name: admin, action: Deny, match: {{domains: [a.example], pathPrefix: /admin}}}}\n\
+             - {{name: api, action: Deny, match: {{domains: [api.example]}}}}\n- {{name: get, action: Allow, match: {{methods: [GET]}}}}\n"
+        );
+        let verdict = verdict(&policy(&text), flow);
+        let opaque = verdict.opaque.len();
+        (
+            verdict.decision,
+            verdict.rule.map(|rule| rule.name.to_string()),
+            opaque,
+        )
+    };
+    let deny = |name: &str, opaque| (Decision::Deny, Some(name.to_owned()), opaque);
+    let cases = [
+        (
+            false,
+            "domain=a.example stage=tls",
+            (Decision::Allow, None, 2),
+            "what cannot be known rules out",
+        ),
+        (
+            true,
+            "domain=a.example stage=tls",
+            deny("admin", 0),
+            "or counts against the flow",
+        ),
+        (
+            true,
+            "domain=a.example",
+            (Decision::Allow, None, 0),
+            "a request that is not given is absent",
+        ),
+        (
+            true,
+            "domain=a.example path=/ method=GET stage=tls",
+            deny("admin", 0),
+            "nobody reads it",
+        ),
+        (
+            true,
+            "domain=api.example stage=tls",
+            deny("api", 0),
+            "the name is read",
+        ),
+        (
+            true,
+            "domain=api.example stage=tls protocol=udp",
+            deny("api", 0),
+            "or resolved",
+        ),
+    ];
+    for (strict, flow, want, why) in cases {
+        assert_eq!(
+            judged(strict, flow),
+            want,
+            "{flow}, strictL7 {strict}: {why}"
+        );
+    }
 }

@@ -16,6 +16,7 @@ pub(super) struct Kernel {
     pub(super) events: Ring,
     pub(super) requests: Ring,
     pub(super) claims: Ring,
+    pub(super) names: Ring,
     pub(super) answers: Ring,
     pub(super) reader: Reader,
     pub(super) metrics: Arc<Metrics>,
@@ -59,6 +60,9 @@ impl Kernel {
             claims: datapath
                 .claim_events()
                 .expect("nobody else has taken the ring"),
+            names: datapath
+                .name_events()
+                .expect("nobody else has taken the ring"),
             requests: datapath.requests().expect("nobody else has taken the ring"),
             counters: datapath
                 .counters()
@@ -78,6 +82,7 @@ impl Kernel {
             self.events.take(|_| {});
             self.requests.take(|_| {});
             self.claims.take(|_| {});
+            self.names.take(|_| {});
             self.answers.take(|_| {});
             idle().push(self);
         }

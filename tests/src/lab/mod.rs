@@ -495,6 +495,16 @@ impl Lab {
         claims
     }
 
+    /// What was told of questions and answers since the last call.
+    pub fn name_events(&mut self) -> Vec<NameEvent> {
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        let mut events = Vec::new();
+        kernel.names.take(|entry| {
+            events.push(NameEvent::read_from_bytes(entry).expect("entries are whole events"));
+        });
+        events
+    }
+
     /// Runs `work` in a process of the workload, and destroys meanwhile what the kernel asks for.
     ///
     /// # Errors

@@ -127,6 +127,51 @@ fn questions_at_once_are_both_answered() {
     }
 }
 
+/// As many questions of one packet are noted.
+const AT_ONCE: u16 = 64;
+
+#[test]
+fn no_question_of_a_packet_is_lost_silently() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.stream_resolver(|asked| {
+        asked
+            .iter()
+            .map(|one| {
+                let number = one.metadata.id;
+                let address = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 1, number);
+                framed(&wire(&answer(one, &[address.into()])))
+            })
+            .collect()
+    });
+    lab.policy(GOOD_NAMES);
+    let full = lab.count(Counter::NameFull);
+    let process = lab.start(|_| {
+        let questions: Vec<_> = (0..AT_ONCE + 1)
+            .map(|id| question(id, &format!("n{id}.good.example"), AAAA))
+            .collect();
+        ask_at_once(&questions)?;
+        let closed = (0..AT_ONCE + 1).filter(|number| {
+            let address = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 1, *number);
+            datagram((address, 443).into()).is_err()
+        });
+        Ok(closed.fold(0, |bits, number| bits << 16 | u64::from(number) | 1 << 15))
+    });
+    let (closed, _) = serve(&mut lab, process);
+    assert_eq!(
+        closed.unwrap(),
+        u64::from(AT_ONCE) | 1 << 15,
+        "only the one beyond"
+    );
+    assert_eq!(lab.count(Counter::NameFull) - full, 1);
+    let told = lab.name_events();
+    let asked = |event: &&NameEvent| event.outcome == name_outcome::FULL;
+    let beyond: Vec<_> = told.iter().filter(asked).collect();
+    assert!(
+        matches!(beyond[..], [event] if event.question.starts_with(b"\x03n64\x04good")),
+        "{beyond:?}"
+    );
+}
+
 #[test]
 fn an_answer_of_many_labels_over_tcp_is_learned_to_its_end() {
     // In one segment, with more labels than the programs walk over: no owner is a pointer, as simple servers send them.
@@ -187,6 +232,38 @@ fn an_answer_without_one_question_teaches_nothing_and_is_told() {
         "the answer that made sense counts, the others do not"
     );
     assert_eq!(lab.count(Counter::NameUnreadable), unreadable + 2);
+}
+
+#[test]
+fn answers_about_what_is_no_name_are_not_taken_for_forged() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.resolver(|asked| vec![wire(&answer(asked, &[v4(2)]))]);
+    lab.policy(ANY_NAME);
+    // As resolvers that validate ask for the root's keys.
+    for (labels, expected, why) in [
+        (&[][..], vec![], "the root"),
+        (
+            &[&b"a.b"[..], b"example"],
+            vec![name_outcome::UNREADABLE],
+            "a dot inside of a label",
+        ),
+    ] {
+        let unasked = lab.count(Counter::NameUnasked);
+        let result = lab.inside(move || {
+            let mut asked = question(7, "x.", A);
+            let name = hickory_proto::rr::Name::from_labels(labels.iter().copied());
+            asked.queries[0].set_name(name.expect("labels of any bytes"));
+            let socket = asking(v4(RESOLVER))?;
+            socket.send(&wire(&asked))?;
+            socket.recv(&mut [0; 512])?;
+            tcp(at(v4(2)))
+        });
+        assert_eq!(code(&result), Some(libc::EPERM), "{why}");
+        let mut told = outcomes(&lab.name_events());
+        told.retain(|outcome| *outcome != name_outcome::ASKED);
+        assert_eq!(told, expected, "{why}");
+        assert_eq!(lab.count(Counter::NameUnasked), unasked, "{why}");
+    }
 }
 
 #[test]

@@ -266,8 +266,16 @@ fn node_local_dns_works_once_it_is_named() {
 
 #[test]
 fn systemd_resolveds_stub_teaches_in_the_hosts_namespace_alone() {
+    answers_on_loopback_count_in_the_hosts_namespace_alone([127, 0, 0, 53].into());
+}
+
+#[test]
+fn a_resolver_on_the_loopback_of_ipv6_teaches_in_the_hosts_namespace_alone() {
+    answers_on_loopback_count_in_the_hosts_namespace_alone(std::net::Ipv6Addr::LOCALHOST.into());
+}
+
+fn answers_on_loopback_count_in_the_hosts_namespace_alone(stub: IpAddr) {
     use ebfw_agent::host::resolvers::Locality;
-    let stub: IpAddr = [127, 0, 0, 53].into();
     let Some((mut lab, service)) = lab() else {
         return;
     };
