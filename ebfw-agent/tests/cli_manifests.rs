@@ -281,6 +281,32 @@ fn a_directory_stands_for_its_json_too() {
     assert_eq!(run.code, 0, "{}", run.stderr);
 }
 
+/// kubectl passes over them.
+#[test]
+fn files_of_a_directory_in_which_nothing_stands_are_passed_over() {
+    let policy = policy("a", "{podSelector: {}, defaultAction: Deny}");
+    let some = files(&[
+        ("0.yaml", ""),
+        ("a.yaml", &policy),
+        (
+            "b.yaml",
+            "\u{feff}---\r\n# rendered to nothing\r\n\r\n---\r\n",
+        ),
+    ]);
+    let run = ebfw(&["policy", "lint", path(&some)]);
+    assert_eq!((run.code, &*run.stdout), (0, ""), "{}", run.stderr);
+    let flow = "pod=default/x dst=203.0.113.5";
+    let run = ebfw(&["policy", "test", "-f", path(&some), "--flow", flow]);
+    assert!(run.stdout.contains("Deny"), "{}{}", run.stdout, run.stderr);
+    let none = files(&[("0.yaml", ""), ("b.yml", "---\n")]);
+    let run = ebfw(&["policy", "lint", path(&none)]);
+    assert_ne!(run.code, 0);
+    assert!(run.stderr.contains("is empty"), "{}", run.stderr);
+    let alone = some.path().join("0.yaml");
+    let run = ebfw(&["policy", "lint", alone.to_str().expect("text")]);
+    assert_eq!(run.code, 1, "one that is named is meant: {}", run.stdout);
+}
+
 #[test]
 fn what_cannot_be_judged_together_is_refused() {
     let two = files(&[

@@ -87,10 +87,14 @@ pub fn is_reply(peer: &Peer, interface: Option<u32>) -> bool {
         && interface.is_none_or(|interface| interface == seen.interface)
 }
 
-/// Whether somebody asked the listener for the connection that this packet answers, and by the same way: what came over loopback is
-/// answered over loopback. Else a workload could make its listener answer a stranger by forging the first packet.
+/// Whether somebody asked the listener for the connection that this packet answers, and by the same way. What leaves over loopback stays in its network,
+/// where address translation makes another peer of who asked (a node's own client of a Service whose server is on the node). What came over
+/// loopback is answered there alone: else a workload could make its listener answer a stranger by forging the first packet.
 #[inline(never)]
 pub fn is_asked(skb: Skb, packet: &Packet) -> bool {
+    if skb.interface() == LOOPBACK {
+        return true;
+    }
     let peer = Peer {
         cookie: skb.cookie(),
         address: packet.destination,
@@ -101,7 +105,7 @@ pub fn is_asked(skb: Skb, packet: &Packet) -> bool {
     let Some(seen) = (unsafe { REPLIES.get(peer) }) else {
         return false;
     };
-    (seen.interface == LOOPBACK) == (skb.interface() == LOOPBACK)
+    seen.interface != LOOPBACK
 }
 
 /// Whether the kernel itself answers with this packet: it comes from a raw socket that no process made, and it is of a kind

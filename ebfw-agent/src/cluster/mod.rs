@@ -2,6 +2,7 @@
 //!
 //! Watches and reports; what follows from it is decided elsewhere. While the API server is away, what was last heard stays.
 
+mod election;
 mod outage;
 mod pace;
 mod pauses;
@@ -86,7 +87,7 @@ impl Cluster {
         programmed: watch::Receiver<Option<Digest>>,
     ) {
         tokio::spawn(report::run(self.clone(), policies.clone(), programmed));
-        tokio::spawn(writer::run(self.clone(), policies.clone()));
+        tokio::spawn(election::run(self.clone(), policies.clone()));
     }
 }
 

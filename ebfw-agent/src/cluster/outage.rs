@@ -1,5 +1,7 @@
 //! Watches fail and come back; the log says so once each.
 
+use std::error::Error;
+
 use kube::{core::Status, runtime::watcher};
 
 use crate::metrics::{Pending, Readiness};
@@ -117,8 +119,20 @@ impl Trouble {
 pub(super) fn brief(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
-        error => error.to_string(),
+        error => whole(error),
     }
+}
+
+/// An error with what it comes from: of a connection that fails, only the innermost says why (a certificate, a name, nobody listens).
+fn whole(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    for source in std::iter::successors(error.source(), |error| (*error).source()) {
+        let source = source.to_string();
+        if !text.contains(&source) {
+            text = format!("{text}: {source}");
+        }
+    }
+    text
 }
 
 fn of_watch(error: &watcher::Error) -> String {
@@ -127,7 +141,7 @@ fn of_watch(error: &watcher::Error) -> String {
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => brief(error),
         watcher::Error::WatchError(status) if !status.message.is_empty() => status.message.clone(),
-        error => error.to_string(),
+        error => whole(error),
     }
 }
 
@@ -163,6 +177,28 @@ mod tests {
             ..Status::default()
         };
         watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn of_an_error_the_reason_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("client error (Connect)")]
+        struct Outer(#[source] std::io::Error);
+        let certificate = std::io::Error::other("invalid peer certificate: UnknownIssuer");
+        let error = kube::Error::Service(Box::new(Outer(certificate)));
+        let text = brief(&error);
+        assert!(
+            text.ends_with("client error (Connect): invalid peer certificate: UnknownIssuer"),
+            "{text}"
+        );
+        assert_eq!(text.matches("Connect").count(), 1, "{text}");
+        let status = Status {
+            message: "pods is forbidden".to_owned(),
+            code: 403,
+            ..Status::default()
+        };
+        let refused = kube::Error::Api(Box::new(status));
+        assert_eq!(brief(&refused), "pods is forbidden");
     }
 
     #[test]

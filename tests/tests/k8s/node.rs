@@ -20,6 +20,8 @@ use super::{
 };
 
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+/// The Service of the API server, which is on the node.
+const API: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 /// Whether a process of the node that is in no pod reaches `to`.
 pub(crate) fn node_connects(to: SocketAddr) -> bool {
@@ -48,11 +50,11 @@ fn a_node_can_be_locked_down_and_still_work() {
         "podSelector": {},
         "scope": "Node",
         "defaultAction": "Deny",
-        "rules": [{
-            "name": "cluster",
-            "action": "Allow",
-            "match": { "cidrs": ["10.88.0.0/16", "10.96.0.0/16", format!("{NODE}/32")] },
-        }],
+        "rules": [
+            { "name": "cluster", "action": "Allow", "match": { "cidrs": ["10.88.0.0/16", "10.96.0.0/16"] } },
+            // The API server, the agent and kubelet.
+            { "name": "node", "action": "Allow", "match": { "cidrs": [format!("{NODE}/32")], "ports": [6443, 9487, 10250] } },
+        ],
     });
     let policy = cluster.cluster_policy("lockdown", &lockdown);
     eventually("pods are locked in", || {
@@ -64,6 +66,8 @@ fn a_node_can_be_locked_down_and_still_work() {
     let after = namespace.pod("after", &json!({}));
     assert_eq!(after.resolve("outside.test"), OUTSIDE[0].to_string());
     assert!(after.connect(server.address).is_refused());
+    // From the node to a server on the node, whose answer goes to a port that no rule names, and by another address than the question came by.
+    assert!(node_connects(SocketAddr::from((API, 443))), "a Service");
     drop(policy);
     eventually("the node is open again", || {
         after.connect(server.address).is_made()

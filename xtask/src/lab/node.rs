@@ -64,6 +64,10 @@ pub(super) fn remove_folders() -> Result<()> {
     let made = fs::read_to_string(in_state(MADE)).unwrap_or_default();
     for folder in made.lines() {
         match fs::remove_dir(folder) {
+            // Another program of the machine has found it useful meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                command::note(format_args!("{folder} stays: not all in it is the lab's"));
+            }
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("failed to remove {folder}"));
             }

@@ -132,7 +132,8 @@ pub(super) const READ: &[&str] = &["yaml", "yml", "json"];
 /// The same where they are written anew, as YAML.
 pub(super) const WRITTEN: &[&str] = &["yaml", "yml"];
 
-/// The files that are meant: a directory stands for the files in it whose names end in one of `extensions`, in the order of their names.
+/// The files that are meant: a directory stands for the files in it whose names end in one of `extensions` and that say something, in the order of
+/// their names.
 pub(super) fn files(paths: &[PathBuf], extensions: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -150,20 +151,39 @@ pub(super) fn files(paths: &[PathBuf], extensions: &[&str]) -> anyhow::Result<Ve
 
 fn files_in(directory: &Path, extensions: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
+    let mut blank = 0;
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let meant = path
             .extension()
             .is_some_and(|extension| extensions.iter().any(|known| extension == *known));
-        if meant && path.is_file() {
+        if !meant || !path.is_file() {
+            continue;
+        }
+        if is_blank(&path) {
+            blank += 1;
+        } else {
             files.push(path);
         }
     }
     if files.is_empty() {
-        anyhow::bail!("no file in it ends in .{}", extensions.join(" or ."));
+        let extensions = extensions.join(" or .");
+        if blank > 0 {
+            anyhow::bail!("every file in it that ends in .{extensions} is empty");
+        }
+        anyhow::bail!("no file in it ends in .{extensions}");
     }
     files.sort();
     Ok(files)
+}
+
+/// Whether nothing stands in it, as where a template rendered nothing: kubectl passes over such files of a directory.
+fn is_blank(path: &Path) -> bool {
+    let says = |line: &str| {
+        !matches!(line.trim(), "" | "---" | "...") && !line.trim_start().starts_with('#')
+    };
+    fs::read_to_string(path)
+        .is_ok_and(|text| !text.trim_start_matches('\u{feff}').lines().any(says))
 }
 
 impl fmt::Display for BadPolicy {
