@@ -23,8 +23,8 @@ fn first(paths: &[&str]) -> Option<PathBuf> {
 #[test]
 fn real_libraries_have_an_emulated_instruction_for_each_function() {
     use Function::{
-        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslDoHandshake, SslFree, SslWrite,
-        SslWriteEx,
+        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslConnect, SslDoHandshake, SslFree,
+        SslWrite, SslWriteEx,
     };
     const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
     for (paths, functions) in [
@@ -33,7 +33,7 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
                 format!("{LIBRARIES}/libssl.so.3"),
                 "/usr/lib64/libssl.so.3".to_owned(),
             ][..],
-            &[SslWrite, SslWriteEx, SslDoHandshake, SslFree][..],
+            &[SslWrite, SslWriteEx, SslDoHandshake, SslConnect, SslFree][..],
         ),
         (
             &[
