@@ -227,6 +227,25 @@ fn library_of(functions: &[(&str, u64)], code: &[u8]) -> Vec<u8> {
     file
 }
 
+/// The kernel programs read the registers of x86-64, and places are found by its instructions.
+#[test]
+fn libraries_of_other_processors_are_left_alone() {
+    const X86: u8 = 3;
+    const ARM64: u8 = 183;
+    for (machine, why) in [(ARM64, "arm64"), (X86, "32 bits in 64"), (0, "none")] {
+        let mut library = library();
+        library[18] = machine;
+        let error = find(&library[..]).unwrap_err();
+        assert!(matches!(error, ElfError::Foreign), "{why}: {error}");
+    }
+    let mut narrow = library();
+    narrow[4] = 1;
+    assert!(
+        matches!(find(&narrow[..]), Err(ElfError::Foreign)),
+        "32 bits"
+    );
+}
+
 #[test]
 fn the_smallest_library_is_read() {
     let target = find(&library()[..]).unwrap();
