@@ -228,4 +228,47 @@ mod tests {
             assert!(line.contains(part), "{part} in {line}");
         }
     }
+
+    #[test]
+    fn of_what_only_the_kernel_denied_the_socket_is_told() {
+        let seen = Seen {
+            socket: Some(inspect::SOCKET),
+            judged: Arc::new(OnceLock::from(Judgement::Unseen(Mode::Enforce))),
+            ..Seen::new(inspect::sample(0), inspect::Request::default())
+        };
+        let Https {
+            at,
+            process,
+            request,
+            flow,
+            ruling,
+            ..
+        } = read(&seen, &clock()).unwrap();
+        let event = Event {
+            at,
+            subject: Subject::Https { flow, request },
+            process,
+            pod: None,
+            cgroup: None,
+            ruling,
+            suppressed: 0,
+        };
+        let text = Text::new(&event, Colour::Never).to_string();
+        assert!(
+            text.starts_with("HTTPS  ")
+                && text.ends_with("(192.0.2.7:443)  action=Deny  reason=unseen"),
+            "{text}"
+        );
+        let mut line = Vec::new();
+        json::write_event(&mut line, &event);
+        let line = String::from_utf8(line).unwrap();
+        assert!(
+            line.contains("\"action\":\"deny\",\"mode\":\"enforce\""),
+            "{line}"
+        );
+        assert!(
+            line.contains("\"reason\":\"unseen\"") && !line.contains("\"pid\""),
+            "{line}"
+        );
+    }
 }

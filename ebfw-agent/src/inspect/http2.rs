@@ -276,8 +276,10 @@ impl Reader {
         if is_too_long {
             return Err(Lost);
         }
-        if request.host.is_empty() {
-            request.host = host.unwrap_or_default();
+        match host {
+            Some(host) if request.host.is_empty() => request.host = host,
+            Some(host) => request.ambiguous = !host.eq_ignore_ascii_case(&request.host),
+            None => {}
         }
         let is_head = !request.method.is_empty() || request.status.is_some();
         Ok(is_head.then_some(request))

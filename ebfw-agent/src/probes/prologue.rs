@@ -214,6 +214,34 @@ mod tests {
                 "Debian's gnutls_record_send: a jump to its successor",
             ),
             (
+                &[
+                    0x41, 0x54, 0x49, 0x89, 0xf4, 0x55, 0x48, 0x63, 0xea, 0x53, 0x48, 0x89, 0xfb,
+                ],
+                C,
+                at(0),
+                "BoringSSL's SSL_write, built with GCC: push r12",
+            ),
+            (
+                &[
+                    0x48, 0x83, 0xec, 0x18, 0x85, 0xd2, 0x78, 0x1b, 0x31, 0xc9, 0x48, 0x63, 0xd2,
+                ],
+                C,
+                at(6),
+                "SSL_write of OpenSSL 3.5: sub, test, js",
+            ),
+            (
+                &[0x49, 0x89, 0xc8, 0x31, 0xc9, 0xeb, 0xd9],
+                C,
+                at(5),
+                "SSL_write_ex of OpenSSL 3.5: a jump to SSL_write_ex2",
+            ),
+            (
+                &[0x48, 0x83, 0xec, 0x08, 0xe8, 0x27, 0xfc, 0xff, 0xff],
+                C,
+                Place::ENTRY,
+                "SSL_write_ex2: a call, which some processors cannot emulate",
+            ),
+            (
                 &[0x66, 0x90, 0x53],
                 C,
                 at(2),

@@ -17,6 +17,8 @@ pub(super) enum Function {
     SslRead,
     SslReadEx,
     SslDoHandshake,
+    /// BoringSSL does not go through the former here.
+    SslConnect,
     SslFree,
     GnutlsRecordSend,
     GnutlsHandshake,
@@ -30,13 +32,14 @@ pub(super) enum Function {
 }
 
 impl Function {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::SslWrite,
         Self::SslWriteEx,
         Self::SslWriteEx2,
         Self::SslRead,
         Self::SslReadEx,
         Self::SslDoHandshake,
+        Self::SslConnect,
         Self::SslFree,
         Self::GnutlsRecordSend,
         Self::GnutlsHandshake,
@@ -58,6 +61,7 @@ impl Function {
             Self::SslRead => "SSL_read",
             Self::SslReadEx => "SSL_read_ex",
             Self::SslDoHandshake => "SSL_do_handshake",
+            Self::SslConnect => "SSL_connect",
             Self::SslFree => "SSL_free",
             Self::GnutlsRecordSend => "gnutls_record_send",
             Self::GnutlsHandshake => "gnutls_handshake",
@@ -78,7 +82,7 @@ impl Function {
             Self::SslWriteEx | Self::SslWriteEx2 => "ebfw_ssl_write_ex",
             Self::SslRead => "ebfw_ssl_read",
             Self::SslReadEx => "ebfw_ssl_read_ex",
-            Self::SslDoHandshake => "ebfw_ssl_hello",
+            Self::SslDoHandshake | Self::SslConnect => "ebfw_ssl_hello",
             Self::SslFree => "ebfw_ssl_free",
             Self::GnutlsRecordSend => "ebfw_gnutls_write",
             Self::GnutlsHandshake => "ebfw_gnutls_hello",
@@ -100,6 +104,7 @@ impl Function {
             | Self::SslRead
             | Self::SslReadEx
             | Self::SslDoHandshake
+            | Self::SslConnect
             | Self::SslFree => "openssl",
             Self::GnutlsRecordSend | Self::GnutlsHandshake | Self::GnutlsDeinit => "gnutls",
             Self::PrWrite | Self::PrSend | Self::PrClose => "nss",
@@ -116,6 +121,7 @@ impl Function {
             | Self::SslRead
             | Self::SslReadEx
             | Self::SslDoHandshake
+            | Self::SslConnect
             | Self::SslFree
             | Self::GnutlsRecordSend
             | Self::GnutlsHandshake

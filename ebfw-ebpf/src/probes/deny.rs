@@ -20,7 +20,7 @@ use ebfw_common::{
     packet::protocol,
     plaintext::Refusal,
     request::MAX_METHOD,
-    stream::{Step, flag, protocol as stream_protocol},
+    stream::{Step, flag, protocol as stream_protocol, why},
 };
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         SOCKET_OWNERS, TELLERS, WRITES, Write,
     },
     reader::{Progress, WINDOW, ebfw_stream},
-    stream::{self, Context, Followed, followed, load},
+    stream::{self, Context, Followed, followed, load, waiting},
     verifier::masked,
     words::{self, ebfw_claim_class},
     workload::slot_word,
@@ -159,11 +159,20 @@ pub fn lets_out(skb: *mut __sk_buff) -> bool {
         return true;
     };
     let word = word_of(&peer);
-    followed.waiting = 0;
+    let what = followed.waiting;
+    followed.waiting = waiting::NOTHING;
     followed.word = word.0;
     followed.socket = cookie;
     followed.peer = peer;
-    if !enforces() || !asks(word) || ebfw_is_denied(id) == 0 {
+    if !enforces() || !asks(word) {
+        return true;
+    }
+    let is_denied = if what == waiting::MALFORMED {
+        ebfw_is_waited_for(id)
+    } else {
+        ebfw_is_denied(id)
+    };
+    if is_denied == 0 {
         return true;
     }
     refuse(cookie);
@@ -266,7 +275,9 @@ pub extern "C" fn ebfw_meets(id: Context) -> u32 {
         return 0;
     };
     if followed.socket == 0 {
-        followed.waiting = 1;
+        if followed.waiting == waiting::NOTHING {
+            followed.waiting = waiting::REQUEST;
+        }
         return 0;
     }
     ebfw_is_denied(id)
@@ -325,7 +336,27 @@ pub extern "C" fn ebfw_give_up(id: Context, begun: u32) -> u32 {
         return 0;
     };
     followed.lost = 1;
-    if begun == 0 || !followed.word().has(slot_flag::REQUESTS) {
+    // In HTTP/2 that nobody sees where a frame begins is no sign of a request; that its path or host can be read in two ways is.
+    let is_http2 = followed.stream.protocol() == stream_protocol::HTTP2;
+    let is_two_faced = is_http2 && matches!(followed.stream.why(), why::TARGET | why::TWO_HOSTS);
+    if begun == 0 && !is_two_faced {
+        return 0;
+    }
+    if followed.socket == 0 {
+        followed.waiting = waiting::MALFORMED;
+        return 0;
+    }
+    ebfw_is_waited_for(id)
+}
+
+/// Whether a rule waits for what requests say: then one is denied of which that is not clear.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_is_waited_for(id: Context) -> u32 {
+    let Some(followed) = followed(id) else {
+        return 0;
+    };
+    if !followed.word().has(slot_flag::REQUESTS) {
         return 0;
     }
     // Whatever names are resolved, it is denied too: rules that allow by one are passed over here, and where they are not it is ambiguous there.

@@ -243,7 +243,7 @@ fn bind(socket: *mut bpf_sock, cookie: u64, owner: &Owner, slot: SlotRef) -> Fou
             (&raw mut (*connection).socket).write_volatile(cookie);
             stream::followed((&raw const (*connection).id).read_volatile())
         };
-        if followed.is_some_and(|followed| followed.waiting != 0) {
+        if followed.is_some_and(|followed| followed.waiting != stream::waiting::NOTHING) {
             return Found::Waited;
         }
     } else {

@@ -28,7 +28,7 @@ pub struct Followed {
     pub peer: Peer,
     /// 1: where a request begins is not known any more, but for a write that begins with one.
     pub lost: u32,
-    /// 1: the request that was read last waits until the socket is known.
+    /// [`waiting`]: what waits until the socket is known.
     pub waiting: u32,
     /// The reader.
     pub stream: Stream,
@@ -38,6 +38,16 @@ pub struct Followed {
     pub before: [u64; WINDOW as usize / 8],
     pub before_total: u64,
     pub before_buffer: u64,
+}
+
+/// Values of [`Followed::waiting`].
+pub mod waiting {
+    /// Nothing does.
+    pub const NOTHING: u32 = 0;
+    /// The request that was read last.
+    pub const REQUEST: u32 = 1;
+    /// What is no request that can be read in one way only.
+    pub const MALFORMED: u32 = 2;
 }
 
 impl Followed {

@@ -253,6 +253,9 @@ async def ask(path, before=None):
 def memory():
     asyncio.run(ask('/memory/1', '/memory/2'))
     asyncio.run(ask('/admin/memory'))
+def memory_two():
+    asyncio.run(ask('/memory_two'))
+    asyncio.run(ask('/x/..%2f../admin/memory'))
 def memory_again():
     asyncio.run(ask('/admin/memory', '/memory_again'))
 def multipath():
@@ -317,6 +320,7 @@ fn python_never_gets_a_denied_request_out() {
         ("two_spaces", &["/two_spaces "]),
         ("threads", &["/threads/0 ", "/threads/4 "]),
         ("memory", &["/memory/1 ", "/memory/2 "]),
+        ("memory_two", &["/memory_two "]),
         ("memory_again", &["/memory_again "]),
         ("multipath", &["/multipath "]),
         ("forked", &["/forked ", "/forked/child "]),
@@ -356,8 +360,8 @@ fn a_denied_host_never_gets_out() {
         ask("a.other.example", "/admin");
         ask("a.good.example", "/admin/bad");
         // What a server may take for another path, or another host.
-        ask("a.other.example", "/x/..%2fadmin");
-        ask("a.other.example\r\nHost: a.good.example", "/");
+        ask("a.other.example", "/x/..%2f../admin");
+        ask("a.good.example\r\nHost: a.other.example", "/admin/good");
     }
     ask("a.other.example", "/other");
     bench.holds("hosts", &["/before ", "/other "]);
@@ -400,6 +404,8 @@ fn requests_of_http2_never_get_out() {
     ]
     .concat());
     ask(&["-Z", &url("/1"), &url("/2"), &url("/3")]);
+    // Another path to some servers.
+    ask(&["--path-as-is", &url("/first"), &url("/x/..%2f../admin")]);
     let came = ["/first ", "POST /upload ", "/after ", "/1 ", "/2 ", "/3 "];
     bench.holds("curl", &came);
     let source = GO_CLIENT.replace(
@@ -506,6 +512,8 @@ const ask = (path) => new Promise((done) => {
     for _ in 0..TRIES / 10 {
         ask(&["/admin/node"]);
         ask(&["/before", "/admin/node"]);
+        // Another path to some servers, before the socket is known.
+        ask(&["/x/..%2f../admin/node"]);
     }
     ask(&["/node"]);
     bench.holds("node", &["/before ", "/node "]);

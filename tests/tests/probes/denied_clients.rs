@@ -49,6 +49,7 @@ const ask = (path) => new Promise((done) => {
     bench.meet("/met", |_| ask(&["/met"]));
     for _ in 0..TRIES {
         ask(&["/admin/node"]);
+        ask(&["/x/..%2f../admin/node"]);
         ask(&["/before", "/between", "/admin/node"]);
     }
     ask(&["/node"]);

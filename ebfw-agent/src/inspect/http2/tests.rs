@@ -216,3 +216,25 @@ fn any_bytes_are_survived() {
         let _ = requests(&writes);
     });
 }
+
+#[test]
+fn another_host_than_the_authority_is_marked() {
+    for (host, expected) in [("a.example", true), ("API.example:8443", false)] {
+        let block = Encoder::new().encode([
+            (&b":method"[..], &b"GET"[..]),
+            (b":scheme", b"https"),
+            (b":authority", b"api.example"),
+            (b":path", b"/"),
+            (b"host", host.as_bytes()),
+        ]);
+        let stream = [PREFACE, &frame(HEADERS, END_HEADERS | 1, 1, &block)[..]].concat();
+        let mut marks = Vec::new();
+        let taken = Reader::new().take(&stream, 0, |part| {
+            if let Part::Head { request, .. } = part {
+                marks.push(request.ambiguous);
+            }
+        });
+        assert!(taken.is_ok());
+        assert_eq!(marks, [expected], "{host}");
+    }
+}

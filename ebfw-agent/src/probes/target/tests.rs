@@ -23,8 +23,8 @@ fn first(paths: &[&str]) -> Option<PathBuf> {
 #[test]
 fn real_libraries_have_an_emulated_instruction_for_each_function() {
     use Function::{
-        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslDoHandshake, SslFree, SslWrite,
-        SslWriteEx,
+        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslConnect, SslDoHandshake, SslFree,
+        SslWrite, SslWriteEx,
     };
     const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
     for (paths, functions) in [
@@ -33,7 +33,7 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
                 format!("{LIBRARIES}/libssl.so.3"),
                 "/usr/lib64/libssl.so.3".to_owned(),
             ][..],
-            &[SslWrite, SslWriteEx, SslDoHandshake, SslFree][..],
+            &[SslWrite, SslWriteEx, SslDoHandshake, SslConnect, SslFree][..],
         ),
         (
             &[
@@ -225,6 +225,25 @@ fn library_of(functions: &[(&str, u64)], code: &[u8]) -> Vec<u8> {
         file.extend(header);
     }
     file
+}
+
+/// The kernel programs read the registers of x86-64, and places are found by its instructions.
+#[test]
+fn libraries_of_other_processors_are_left_alone() {
+    const X86: u8 = 3;
+    const ARM64: u8 = 183;
+    for (machine, why) in [(ARM64, "arm64"), (X86, "32 bits in 64"), (0, "none")] {
+        let mut library = library();
+        library[18] = machine;
+        let error = find(&library[..]).unwrap_err();
+        assert!(matches!(error, ElfError::Foreign), "{why}: {error}");
+    }
+    let mut narrow = library();
+    narrow[4] = 1;
+    assert!(
+        matches!(find(&narrow[..]), Err(ElfError::Foreign)),
+        "32 bits"
+    );
 }
 
 #[test]
