@@ -38,9 +38,9 @@ pub const PORT: u16 = 53;
 const EVENTS: u32 = 200;
 /// Events beyond these that only tell what went wrong: who asks much must not hide that.
 const TROUBLE: u32 = 50;
-/// Questions of one packet that are noted, as many as fit into two segments: a C library asks for both families at once, a resolver that
+/// Questions of one packet that are noted, as many as fit into a segment: a C library asks for both families at once, a resolver that
 /// forwards over TCP for whatever has gathered.
-const QUESTIONS_AT_ONCE: u32 = 64;
+const QUESTIONS_AT_ONCE: u32 = 32;
 
 /// Byte `at` of a question, 0 where there is none.
 #[inline(always)]

@@ -157,7 +157,7 @@ fn a_question_whose_length_is_sent_before_it_counts() {
 }
 
 /// As many questions of one packet are noted.
-const AT_ONCE: u16 = 64;
+const AT_ONCE: u16 = 32;
 
 #[test]
 fn no_question_of_a_packet_is_lost_silently() {
@@ -196,7 +196,7 @@ fn no_question_of_a_packet_is_lost_silently() {
     let asked = |event: &&NameEvent| event.outcome == name_outcome::FULL;
     let beyond: Vec<_> = told.iter().filter(asked).collect();
     assert!(
-        matches!(beyond[..], [event] if event.question.starts_with(b"\x03n64\x04good")),
+        matches!(beyond[..], [event] if event.question.starts_with(b"\x03n32\x04good")),
         "{beyond:?}"
     );
 }
