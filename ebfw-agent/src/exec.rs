@@ -10,7 +10,7 @@ use std::{
     io::{self, IsTerminal, Write},
     net::{IpAddr, Ipv6Addr},
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command as StdCommand, ExitStatus},
     sync::Arc,
     time::Duration,
@@ -290,40 +290,47 @@ async fn end_leftovers(hierarchy: &Hierarchy, cgroup: &CgroupPath) {
 
 /// Where the report goes. Opened before the command runs: who cannot have one hears of it at once.
 struct Destination {
-    file: Option<(File, PathBuf)>,
+    to: Box<dyn Write>,
+    name: String,
+    colour: Colour,
 }
 
 impl Destination {
     fn open(options: &ExecOptions) -> anyhow::Result<Self> {
-        let open = |path: &PathBuf| -> anyhow::Result<_> {
-            let file = File::create(path)
-                .with_context(|| format!("failed to create {}", path.display()))?;
-            Ok((file, path.clone()))
+        let plain = |to: Box<dyn Write>, name: String| Self {
+            to,
+            name,
+            colour: Colour::Never,
         };
-        let file = options.report.as_ref().map(open).transpose()?;
-        Ok(Self { file })
+        Ok(match options.report.as_deref() {
+            None => Self {
+                colour: colour(),
+                ..plain(Box::new(io::stderr()), "the report".to_owned())
+            },
+            Some(path) if path == Path::new("-") => {
+                plain(Box::new(io::stdout()), "standard output".to_owned())
+            }
+            Some(path) => {
+                let name = path.display().to_string();
+                let file =
+                    File::create(path).with_context(|| format!("failed to create {name}"))?;
+                plain(Box::new(file), name)
+            }
+        })
     }
 
-    fn write(self, form: Output, report: &Report, lost: u64) -> anyhow::Result<()> {
-        let colour = match self.file {
-            None => colour(),
-            Some(_) => Colour::Never,
-        };
+    fn write(mut self, form: Output, report: &Report, lost: u64) -> anyhow::Result<()> {
         let mut text = match form {
-            Output::Text => report.table(lost, colour),
+            Output::Text => report.table(lost, self.colour),
             Output::Json => report.json(lost),
         };
         if !text.ends_with('\n') {
             text.push('\n');
         }
-        match self.file {
-            Some((mut file, path)) => file
-                .write_all(text.as_bytes())
-                .with_context(|| format!("failed to write {}", path.display())),
-            None => io::stderr()
-                .write_all(text.as_bytes())
-                .context("failed to write the report"),
-        }
+        let written = self.to.write_all(text.as_bytes());
+        written
+            .and_then(|()| self.to.flush())
+            .with_context(|| format!("failed to write {}", self.name))
     }
 }
 

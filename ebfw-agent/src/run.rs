@@ -2,6 +2,7 @@
 
 mod probing;
 mod stop;
+mod surroundings;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -11,28 +12,26 @@ use tokio::{sync::watch, task::JoinHandle};
 use self::{probing::Probing, stop::Stop};
 use crate::{
     answers,
-    cluster::{Cluster, Unreachable},
+    cluster::Cluster,
     config::{Config, Enforcement, OnExit, Output, Pinning, PolicyOrigin},
     datapath::{self, Datapath, Ring},
     enforcer::{Enforcer, Scope, Terms},
     events::{
         Filter, Printable,
+        annotate::RulesetHistory,
         attribute::NodeWorkloads,
         pipeline::{self, Intake, Stages},
         sink::{Format, Lines},
     },
     host::{
-        cgroup::{CgroupPath, Hierarchy, Seclusion},
+        cgroup::{CgroupPath, Seclusion},
         lock::PinLock,
         privileges,
         signals::Held,
         tree::Tree,
     },
+    inspect::Hellos,
     metrics::{Listener, Metrics, Readiness, Reload, Server},
-    pods::{
-        Pods,
-        layout::{self, Place},
-    },
     probes::Controls,
     source::{News, Rules, Source},
     state::{Asked, Desk, PolicyState, State},
@@ -41,8 +40,6 @@ use crate::{
 
 /// How long the last events may take to get out at the end.
 const DRAIN: Duration = Duration::from_millis(1500);
-/// How long the start waits for the pods of the node where nothing is in force yet.
-const HEAR_OF_PODS_WITHIN: Duration = Duration::from_secs(10);
 /// How often what happened to denied sockets is added to the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
@@ -89,6 +86,8 @@ struct Agent<'a> {
     /// Reads the answers that the programs cannot; ends with the agent.
     reading: JoinHandle<anyhow::Result<()>>,
     intake: Intake,
+    /// TLS connections of which nothing is seen.
+    hellos: Arc<Hellos>,
     pipeline: pipeline::Handle<Lines<std::fs::File>>,
     probes: Probing,
     /// The policy in force: where it comes from, and how many rules it has.
@@ -118,19 +117,21 @@ impl<'a> Agent<'a> {
         let loaded = readiness.pending("policy loaded");
         let server = match &config.metrics {
             Some(address) => Some(
-                Listener::bind(&address.candidates())
-                    .await?
+                Listener::bind(&address.candidates())?
                     .serve(Arc::clone(&metrics), readiness.clone()),
             ),
             None => None,
         };
         let tree = Arc::new(Tree::start(hierarchy.clone(), root.clone())?);
-        let seclusion = seclude(&hierarchy, &root);
+        let seclusion = surroundings::seclude(&hierarchy, &root);
         let own = seclusion
             .as_ref()
             .and_then(|seclusion| hierarchy.id(seclusion.path()).ok());
-        let own_pod = own_pod(&hierarchy);
-        let cluster = cluster(config).map(|cluster| cluster.with_pod(own_pod.clone()));
+        let own_pod = surroundings::own_pod(&hierarchy);
+        let cluster = surroundings::cluster(config).map(|cluster| {
+            let cluster = cluster.with_pod(own_pod.clone());
+            cluster.with_readiness(&readiness)
+        });
         let file = match &config.enforcement {
             Enforcement::Policy {
                 source: PolicyOrigin::File(file),
@@ -160,25 +161,14 @@ impl<'a> Agent<'a> {
         if let (Some(cluster), Some(pods)) = (&cluster, &pods) {
             enforcer.join(pods.clone(), cluster.resolvers());
         }
-        let first = match (&config.enforcement, file) {
-            (_, Some(file)) => Some(file),
-            (
-                Enforcement::Policy {
-                    source: PolicyOrigin::Objects { fallback },
-                    ..
-                },
-                None,
-            ) => {
-                let _heard = readiness.pending("policies heard of from the API server");
-                let standing = enforcer.adopted();
-                Some(Source::objects(fallback.as_deref(), cluster.as_ref(), standing).await?)
-            }
-            (Enforcement::Policy { .. } | Enforcement::Off, None) => None,
+        let first = match file {
+            Some(file) => Some(file),
+            None => first_objects(config, cluster.as_ref(), &readiness, enforcer.adopted()).await?,
         };
         let (source, rules) = first.unzip();
         {
             let _heard = readiness.pending("pods heard of from the API server");
-            hear_of_pods(pods.as_ref(), own_pod.as_deref(), enforcer.adopted()).await;
+            surroundings::hear_of_pods(pods.as_ref(), own_pod.as_deref(), enforcer.adopted()).await;
         }
         let mut count = 0;
         let mut policy = None;
@@ -205,28 +195,12 @@ impl<'a> Agent<'a> {
         let names = enforcer.name_events()?;
         let claims = enforcer.claim_events()?;
         let (answers, learner) = enforcer.answers()?;
-        let format = match config.output {
-            Output::Text => Format::text_for_stdout(),
-            Output::Json => Format::Json,
+        let workloads = NodeWorkloads {
+            tree,
+            pods,
+            node: config.node_name.as_deref().map(printable),
         };
-        let (intake, raw) = pipeline::queue(pipeline::QUEUE, Arc::clone(&metrics));
-        let stages = Stages {
-            workloads: NodeWorkloads {
-                tree,
-                pods,
-                node: config.node_name.as_deref().map(printable),
-            },
-            rules: enforcer.rule_names(),
-            filter: Filter::new(
-                config.exclude.cidrs.clone(),
-                config.exclude.domain_suffixes.clone(),
-            ),
-            inspection: config.inspect.shown(),
-            sink: Lines::stdout(format).context("failed to open standard output")?,
-            metrics: Arc::clone(&metrics),
-        };
-        let pipeline =
-            pipeline::spawn(stages, raw).context("failed to start the event pipeline")?;
+        let (intake, pipeline) = report(config, workloads, enforcer.rule_names(), &metrics)?;
         // Before the programs are attached: what they hold back waits for it.
         let reader = answers::Reader::new(learner, Arc::clone(&metrics));
         let told = intake.clone();
@@ -240,10 +214,12 @@ impl<'a> Agent<'a> {
         {
             cluster.report(policies, reports);
         }
+        let hellos = Arc::new(Hellos::default());
         let controls = Controls {
             judge: enforcer.judge(),
             destroyer: enforcer.destroyer(),
             rulesets: enforcer.rulesets(),
+            hellos: Arc::clone(&hellos),
         };
         // Last, since the firewall must not wait for them.
         let probes = Probing::start(config, watched, &root, controls, &metrics);
@@ -270,6 +246,7 @@ impl<'a> Agent<'a> {
             reading,
             intake,
             pipeline,
+            hellos,
             probes,
             policy,
             desk: desk(config),
@@ -286,7 +263,10 @@ impl<'a> Agent<'a> {
                 () = stop.told() => break,
                 done = self.events.drain(|bytes| self.intake.offer(bytes)) => done.context("failed to read events")?,
                 done = self.names.drain(|bytes| self.intake.offer_name(bytes)) => done.context("failed to read events about names")?,
-                done = self.claims.drain(|bytes| self.intake.offer_claim(bytes)) => done.context("failed to read events about claims")?,
+                done = self.claims.drain(|bytes| {
+                    self.hellos.claimed(bytes);
+                    self.intake.offer_claim(bytes);
+                }) => done.context("failed to read events about claims")?,
                 demand = self.enforcer.demand() => self.enforcer.answer(demand?).await,
                 news = next_news(&mut self.source) => self.reload(news),
                 ended = &mut self.reading => {
@@ -389,6 +369,52 @@ impl<'a> Agent<'a> {
     }
 }
 
+/// What the policy objects of the cluster say, or the file that stands in for them, where the configuration wants objects.
+async fn first_objects(
+    config: &Config,
+    cluster: Option<&Cluster>,
+    readiness: &Readiness,
+    standing: bool,
+) -> anyhow::Result<Option<(Source, Rules)>> {
+    let Enforcement::Policy {
+        source: PolicyOrigin::Objects { fallback },
+        ..
+    } = &config.enforcement
+    else {
+        return Ok(None);
+    };
+    let _heard = readiness.pending("policies heard of from the API server");
+    let first = Source::objects(fallback.as_deref(), cluster, standing).await?;
+    Ok(Some(first))
+}
+
+/// Starts what makes lines on standard output of what the kernel tells.
+fn report(
+    config: &Config,
+    workloads: NodeWorkloads,
+    rules: Arc<RulesetHistory>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Intake, pipeline::Handle<Lines<std::fs::File>>)> {
+    let format = match config.output {
+        Output::Text => Format::text_for_stdout(),
+        Output::Json => Format::Json,
+    };
+    let (intake, raw) = pipeline::queue(pipeline::QUEUE, Arc::clone(metrics));
+    let stages = Stages {
+        workloads,
+        rules,
+        filter: Filter::new(
+            config.exclude.cidrs.clone(),
+            config.exclude.domain_suffixes.clone(),
+        ),
+        inspection: config.inspect.shown(),
+        sink: Lines::stdout(format).context("failed to open standard output")?,
+        metrics: Arc::clone(metrics),
+    };
+    let pipeline = pipeline::spawn(stages, raw).context("failed to start the event pipeline")?;
+    Ok((intake, pipeline))
+}
+
 /// How the configuration wants the programs to run.
 fn terms(config: &Config) -> Terms {
     Terms {
@@ -402,86 +428,8 @@ fn terms(config: &Config) -> Terms {
     }
 }
 
-/// Waits until the pods of the node are known, so that those that run are not cut off while they are asked for. Where an earlier agent's
-/// state is in force, it stays until then; else what is not known after a while is closed. Pods of another node are of no use: under a wrong name
-/// every pod here would be closed.
-async fn hear_of_pods(pods: Option<&watch::Receiver<Pods>>, own: Option<&str>, adopted: bool) {
-    let Some(pods) = pods else {
-        return;
-    };
-    let mut pods = pods.clone();
-    let synced = pods.wait_for(Pods::is_synced);
-    if tokio::time::timeout(HEAR_OF_PODS_WITHIN, synced)
-        .await
-        .is_err()
-    {
-        if !adopted {
-            tracing::warn!(
-                "the API server has not told of this node's pods: they are closed until it does"
-            );
-            return;
-        }
-        tracing::warn!(
-            "waiting for the API server to tell of this node's pods; what was in force before stays"
-        );
-    }
-    // An error means that the watch has ended: nobody will ever tell.
-    let _ = pods.wait_for(Pods::is_synced).await;
-    let here = |pods: &Pods| own.is_none_or(|own| pods.get(own).is_some());
-    if !here(&pods.borrow()) {
-        tracing::error!(
-            "the agent's own pod is not among the pods of the node that EBFW_NODE_NAME names: it must be `spec.nodeName` of this pod; waiting, and nothing changes meanwhile"
-        );
-        let _ = pods.wait_for(here).await;
-    }
-}
-
-/// The cluster that the node belongs to, where the agent runs in a pod and knows the node's name.
-fn cluster(config: &Config) -> Option<Cluster> {
-    match Cluster::of_pod(config.node_name.as_deref().unwrap_or_default()) {
-        Ok(cluster) if config.node_name.is_some() => {
-            tracing::info!("in a cluster: pods are known by name");
-            Some(cluster)
-        }
-        Ok(_) => {
-            tracing::warn!(
-                "in a cluster, but the node's name is not known: set EBFW_NODE_NAME from `spec.nodeName`, or no rule can select pods"
-            );
-            None
-        }
-        Err(Unreachable::NotInCluster(_)) => None,
-        Err(error) => {
-            tracing::error!("{error}; pods are not known by name");
-            None
-        }
-    }
-}
-
-/// The uid of the agent's own pod, as its cgroup says.
-fn own_pod(hierarchy: &Hierarchy) -> Option<String> {
-    match layout::place(&hierarchy.own().ok()?) {
-        Place::Pod(pod) | Place::Inside(pod, _) => Some(pod.uid),
-        Place::Elsewhere | Place::Root | Place::Strange => None,
-    }
-}
-
 fn printable(text: &str) -> Printable {
     Printable::from_bytes(text.as_bytes())
-}
-
-/// Sees to it that the agent is alone in its cgroup, where it runs below the governed one: then its connections can be told from others'.
-fn seclude(hierarchy: &Hierarchy, root: &CgroupPath) -> Option<Seclusion> {
-    let own = hierarchy.own().ok()?;
-    if !own.is_within(root) {
-        return None;
-    }
-    match hierarchy.seclude() {
-        Ok(seclusion) => Some(seclusion),
-        Err(error) => {
-            tracing::warn!("{error}: the agent's own connections are governed like any other");
-            None
-        }
-    }
 }
 
 /// Where `ebfw status` asks. Nothing else depends on it.

@@ -131,6 +131,10 @@ fn a_threaded_cgroup_has_no_processes_and_is_no_error() {
     )
     .unwrap();
     child.wait().unwrap();
+    let refused = hierarchy.create(below.path(), "inside").unwrap_err();
+    let why = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(why.contains("threaded cgroup"), "{why}");
+    assert!(!below.directory().join("inside").exists());
     drop(below);
 }
 

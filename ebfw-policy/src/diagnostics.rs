@@ -432,7 +432,7 @@ fn report<'a>(problem: &'a Diagnostic, name: &'a str, source: &'a str) -> Vec<Gr
     }
 }
 
-/// The line on which `span` begins, and the part of the span that lies on it.
+/// The line on which `span` begins, and the part of the span that lies on it. A lone CR ends a line too (YAML 1.2.2, 5.4).
 fn excerpt<'a>(source: &'a str, span: &Range<usize>) -> (&'a str, Range<usize>) {
     let (start, end) = (
         source.floor_char_boundary(span.start),
@@ -442,8 +442,12 @@ fn excerpt<'a>(source: &'a str, span: &Range<usize>) -> (&'a str, Range<usize>) 
     let to = source[start..]
         .find('\n')
         .map_or(source.len(), |at| start + at);
-    let line = source[from..to].trim_end_matches('\r');
-    let start = (start - from).min(line.len());
+    let from = source[from..start]
+        .rfind('\r')
+        .map_or(from, |at| from + at + 1);
+    let to = source[start..to].find('\r').map_or(to, |at| start + at);
+    let line = &source[from..to];
+    let start = start - from;
     let end = end.saturating_sub(from).clamp(start, line.len());
     let end = start + line[start..end].trim_end().len();
     (line, start..end)

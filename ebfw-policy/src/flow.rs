@@ -91,8 +91,26 @@ pub struct Flow {
     claimed: Option<Name>,
     method: Option<String>,
     path: Option<String>,
-    at_connect: bool,
+    stage: Option<Stage>,
     expect: Option<Decision>,
+}
+
+/// How much of what the payload tells is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing yet.
+    Connect,
+    /// It is TLS that nobody looks into: there may be a name, but no request.
+    Tls,
+}
+
+impl Stage {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+        }
+    }
 }
 
 impl Flow {
@@ -147,7 +165,7 @@ impl Flow {
         }
     }
 
-    /// What is known. With `stage=connect` nothing of the payload is. Only TCP tells anything.
+    /// What is known. With `stage=connect` nothing of the payload is, with `stage=tls` no request. Only TCP tells anything. ICMP is that of the destination's family.
     #[must_use]
     pub fn facts(&self) -> Facts {
         let Self {
@@ -158,21 +176,24 @@ impl Flow {
             claimed,
             method,
             path,
-            at_connect,
+            stage,
             ..
         } = self;
+        let protocol = match (protocol, dst) {
+            (Some(Protocol::ICMP), Some(IpAddr::V6(_))) => Some(Protocol::ICMPV6),
+            (protocol, _) => *protocol,
+        };
         let tells = protocol.is_none_or(|protocol| protocol == Protocol::TCP);
-        let (claim, request) = match (*at_connect, tells) {
-            (true, true) => (Claim::NotYet, Request::NotYet),
+        let claimed = claimed.clone().map_or(Claim::Nameless, Claim::Name);
+        let (claim, request) = match (*stage, tells) {
             (_, false) => (Claim::Nameless, Request::Opaque),
-            (false, true) => (
-                claimed.clone().map_or(Claim::Nameless, Claim::Name),
-                Request::read(method.as_deref(), path.as_deref()),
-            ),
+            (Some(Stage::Connect), true) => (Claim::NotYet, Request::NotYet),
+            (Some(Stage::Tls), true) => (claimed, Request::Opaque),
+            (None, true) => (claimed, Request::read(method.as_deref(), path.as_deref())),
         };
         let resolved = resolved.clone().unwrap_or_default();
         Facts {
-            protocol: *protocol,
+            protocol,
             dst: *dst,
             port: *port,
             resolved,
@@ -262,13 +283,14 @@ impl Flow {
             "claimed" => once(key, &mut self.claimed, dns_name(key, value)?),
             "method" => once(key, &mut self.method, clean(key, value)?),
             "path" => once(key, &mut self.path, clean(key, value)?),
-            "stage" if value != "connect" => Err(bad("the only stage is `connect`")),
-            "stage" if self.at_connect => Err(FlowError::Twice {
-                key: key.to_owned(),
-            }),
             "stage" => {
-                self.at_connect = true;
-                Ok(())
+                let mut stages = [Stage::Connect, Stage::Tls].into_iter();
+                let stage = stages.find(|stage| stage.word() == value);
+                once(
+                    key,
+                    &mut self.stage,
+                    stage.ok_or_else(|| bad("`connect` or `tls` is wanted"))?,
+                )
             }
             "expect" => {
                 let decision = match value.to_ascii_lowercase().as_str() {
@@ -303,7 +325,7 @@ impl fmt::Display for Flow {
             claimed,
             method,
             path,
-            at_connect,
+            stage,
             expect: _,
         } = self;
         let mut words = Vec::new();
@@ -340,7 +362,7 @@ impl fmt::Display for Flow {
         }
         words.extend(method.iter().map(|method| format!("method={method}")));
         words.extend(path.iter().map(|path| format!("path={path}")));
-        words.extend(at_connect.then(|| "stage=connect".to_owned()));
+        words.extend(stage.iter().map(|stage| format!("stage={}", stage.word())));
         f.write_str(&words.join(" "))
     }
 }

@@ -231,7 +231,8 @@ fn never_matches(rule: &Rule, note: &mut Note<'_>) {
     if rule.matches.path_prefix.is_some()
         && rule.matches.methods.entries().is_some_and(only_connect)
     {
-        let message = format!("`{}` never matches: CONNECT has no path", rule.name);
+        // Not that the rule never matches: `strictL7` makes it deny what cannot be read.
+        let message = format!("`{}` matches no request: CONNECT has no path", rule.name);
         note(
             Severity::Warning,
             Code::NeverMatches,
@@ -267,18 +268,20 @@ fn undecidable(rule: &Rule, note: &mut Note<'_>) {
             .iter()
             .all(|range| (range.first(), range.last()) == (443, 443))
     };
+    let denies_unread = rule.strict_l7 && rule.action == Action::Deny;
     if matches.protocols.entries().is_some_and(only) {
-        let message = format!(
-            "`{}` can never match: no request is read from its protocols",
-            rule.name
-        );
+        let what = if denies_unread {
+            "denies its protocols whatever the request is: none is read there, and `strictL7` counts that against it"
+        } else {
+            "can never match: no request is read from its protocols"
+        };
         note(
             Severity::Warning,
             Code::Opaque,
-            message,
+            format!("`{}` {what}", rule.name),
             "`methods` and `pathPrefix` need TCP",
         );
-    } else if rule.strict_l7 && rule.action == Action::Deny {
+    } else if denies_unread {
         let message = format!(
             "`{}` denies TLS whatever the request is: it cannot be read, and `strictL7` counts that against it",
             rule.name

@@ -32,7 +32,7 @@ pub(super) struct ExecArgs {
     /// Show each decision on standard error as it is taken
     #[arg(long)]
     events: bool,
-    /// Write the report there instead of standard error
+    /// Write the report there instead of standard error; `-` is standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     report: Option<PathBuf>,
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub struct ExecOptions {
     pub output: Output,
     /// Whether each decision is shown as it is taken.
     pub events: bool,
-    /// Where the report goes; standard error if absent.
+    /// Where the report goes; standard error if absent, standard output where it is `-`.
     pub report: Option<PathBuf>,
     /// The program.
     pub program: OsString,

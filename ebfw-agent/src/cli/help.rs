@@ -83,6 +83,7 @@ A flow is words KEY=VALUE with spaces between them:
   resolved=A,B claimed=C                                  the same, set apart
   method=, path=                                          the HTTP request
   stage=connect                                           as at connect time; may be Held
+  stage=tls                                               as in TLS: no request can be read
   expect=allow|deny|modify                                another verdict makes the exit code 3
 Without --flow, standard input holds one JSON object a line with the fields namespace, name, uid,
 labels, dst, port, protocol, domain, method, path.

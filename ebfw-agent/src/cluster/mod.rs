@@ -3,6 +3,7 @@
 //! Watches and reports; what follows from it is decided elsewhere. While the API server is away, what was last heard stays.
 
 mod outage;
+mod pace;
 mod pauses;
 mod pods;
 mod policies;
@@ -14,7 +15,7 @@ use kube::{Client, Config};
 use tokio::sync::watch;
 
 pub use self::policies::Policies;
-use crate::status::Digest;
+use crate::{metrics::Readiness, status::Digest};
 
 /// A way to the API server, as a pod has it.
 #[derive(Clone)]
@@ -25,6 +26,7 @@ pub struct Cluster {
     node: String,
     /// The agent's own pod, where it is known.
     pod_uid: Option<String>,
+    readiness: Readiness,
 }
 
 /// Why a cluster cannot be reached at all; an API server that is away is no reason.
@@ -58,6 +60,7 @@ impl Cluster {
             namespace: namespace.to_owned(),
             node: node.to_owned(),
             pod_uid: None,
+            readiness: Readiness::new(),
         }
     }
 
@@ -65,6 +68,13 @@ impl Cluster {
     #[must_use]
     pub fn with_pod(mut self, uid: Option<String>) -> Self {
         self.pod_uid = uid;
+        self
+    }
+
+    /// Says there which rights are missing.
+    #[must_use]
+    pub fn with_readiness(mut self, readiness: &Readiness) -> Self {
+        self.readiness = readiness.clone();
         self
     }
 

@@ -26,8 +26,9 @@ impl Cluster {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
         let api: Api<PartialObjectMeta<Pod>> = Api::all(self.client.clone());
         let mut events = watcher(api, config).backoff(Pauses::default()).boxed();
+        let readiness = self.readiness.clone();
         tokio::spawn(async move {
-            let mut outage = Outage::new("pods");
+            let mut outage = Outage::new("pods").needed_by(&readiness);
             let mut reader = Reader::default();
             loop {
                 let event = tokio::select! {
@@ -36,7 +37,7 @@ impl Cluster {
                 };
                 match event {
                     Some(Ok(event)) => {
-                        outage.over();
+                        outage.heard(&event);
                         if let Some(change) = reader.read(event) {
                             publish.send_if_modified(|pods| pods.apply(change));
                         }
@@ -70,7 +71,7 @@ impl Reader {
             }
             Event::InitDone => Some(Change::All(mem::take(&mut self.seen))),
             Event::Apply(pod) => facts(pod).map(|(uid, facts)| Change::Known(uid, facts)),
-            Event::Delete(pod) => facts(pod).map(|(uid, _)| Change::Deleted(uid)),
+            Event::Delete(pod) => facts(pod).map(|(uid, facts)| Change::Deleted(uid, facts.uid)),
         }
     }
 }

@@ -20,7 +20,10 @@ use super::{
     outage::{Cause, Outage},
     pauses::Pauses,
 };
-use crate::policy_objects::{Change, Effect, PolicyObjects};
+use crate::{
+    metrics::Readiness,
+    policy_objects::{Change, Effect, PolicyObjects},
+};
 
 /// What is known of the cluster's policy objects.
 #[derive(Clone, Debug, Default)]
@@ -45,8 +48,8 @@ impl Cluster {
                 .boxed()
         });
         let mut events = stream::select_all(streams);
+        let mut watches = Kind::ALL.map(|kind| Watch::new(kind, &self.readiness));
         tokio::spawn(async move {
-            let mut watches = Kind::ALL.map(Watch::new);
             loop {
                 let next = tokio::select! {
                     event = events.next() => event,
@@ -85,14 +88,14 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: Kind, readiness: &Readiness) -> Self {
         let what = match kind {
             Kind::ClusterEgressPolicy => "ClusterEgressPolicies",
             Kind::EgressPolicy => "EgressPolicies",
         };
         Self {
             kind,
-            outage: Outage::new(what),
+            outage: Outage::new(what).needed_by(readiness),
             cause: None,
             seen: HashSet::new(),
         }
@@ -106,9 +109,8 @@ impl Watch {
                 return None;
             }
         };
-        // That a list begins says nothing yet.
+        self.outage.heard(&event);
         if !matches!(event, Event::Init) {
-            self.outage.over();
             self.cause = None;
         }
         match event {

@@ -10,7 +10,7 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Cluster, Policies};
+use super::{Cluster, Policies, outage::brief};
 use crate::status::{Digest, Tally};
 
 /// Label of the nodes' leases.
@@ -53,7 +53,10 @@ pub(super) async fn run(
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut trouble, true) {
-                        tracing::warn!(%error, "what this node enforces cannot be reported; trying again");
+                        tracing::warn!(
+                            "what this node enforces cannot be reported; trying again: {}",
+                            brief(&error)
+                        );
                     }
                     sleep(AGAIN).await;
                 }

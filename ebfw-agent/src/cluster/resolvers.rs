@@ -5,7 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use futures::{StreamExt as _, stream};
+use futures::{
+    Stream, StreamExt as _, future,
+    stream::{self, BoxStream},
+};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api,
@@ -52,41 +55,60 @@ impl Cluster {
         let config = watcher::Config::default().labels(LABEL);
         let services: Api<Service> = Api::namespaced(self.client.clone(), NAMESPACE);
         let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let services = watcher(services, config.clone())
-            .backoff(Pauses::default())
-            .map(|event| event.map(|event| change(event, Kind::Services, of_service)))
-            .boxed();
-        let slices = watcher(slices, config)
-            .backoff(Pauses::default())
-            .map(|event| event.map(|event| change(event, Kind::Slices, of_slice)))
-            .boxed();
-        let mut changes = stream::select(services, slices);
+        let services = watcher(services, config.clone()).backoff(Pauses::default());
+        let slices = watcher(slices, config).backoff(Pauses::default());
+        let mut changes = stream::select(
+            changes(
+                services,
+                Outage::new("services of the cluster's DNS"),
+                |event| change(event, Kind::Services, of_service),
+            ),
+            changes(
+                slices,
+                Outage::new("endpoints of the cluster's DNS"),
+                |event| change(event, Kind::Slices, of_slice),
+            ),
+        );
         tokio::spawn(async move {
-            let mut outage = Outage::new("addresses of the cluster's DNS");
             let mut known = Known::default();
             loop {
                 let next = tokio::select! {
                     change = changes.next() => change,
                     () = publish.closed() => return,
                 };
-                match next {
-                    Some(Ok(change)) => {
-                        outage.over();
-                        known.apply(change);
-                        let all = known.all();
-                        publish.send_if_modified(|published| {
-                            let differs = *published != all;
-                            *published = all;
-                            differs
-                        });
-                    }
-                    Some(Err(error)) => drop(outage.failed(&error)),
-                    None => return,
-                }
+                let Some(change) = next else {
+                    return;
+                };
+                known.apply(change);
+                let all = known.all();
+                publish.send_if_modified(|published| {
+                    let differs = *published != all;
+                    *published = all;
+                    differs
+                });
             }
         });
         resolvers
     }
+}
+
+/// What a watch tells; what becomes of it otherwise goes to the log.
+fn changes<K: 'static>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    mut outage: Outage,
+    read: impl Fn(Event<K>) -> Change + Send + 'static,
+) -> BoxStream<'static, Change> {
+    let told = move |event| match event {
+        Ok(event) => {
+            outage.heard(&event);
+            Some(read(event))
+        }
+        Err(error) => {
+            outage.failed(&error);
+            None
+        }
+    };
+    events.map(told).filter_map(future::ready).boxed()
 }
 
 #[derive(Debug, Default)]

@@ -22,7 +22,8 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseParams};
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError, LeaseParams};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::watch,
@@ -31,6 +32,8 @@ use tokio::{
 
 use super::{
     Cluster, Policies,
+    outage::{Outage, Trouble},
+    pace::Pace,
     pauses::Pauses,
     report::{NODE_ROLE, PROGRAMMED, ROLE, fleet_size, spread},
 };
@@ -59,10 +62,12 @@ const SETTLE: Duration = Duration::from_millis(100);
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Bytes of the text of a Kubernetes Event at most.
 const MAX_NOTE: usize = 1000;
+/// Texts of Kubernetes Events that are remembered, so that one that is said again is counted and not written anew.
+const MAX_TEXTS: usize = 256;
 
 /// Stands for elections until nobody listens to policies any more.
 pub(super) async fn run(cluster: Cluster, mut policies: watch::Receiver<Policies>) {
-    let name = field_manager(&cluster.node);
+    let mut candidate = Candidate::new(&cluster);
     // Without an object there is nothing to write.
     let needed =
         |policies: &Policies| policies.objects.is_complete() && !policies.objects.is_empty();
@@ -73,7 +78,7 @@ pub(super) async fn run(cluster: Cluster, mut policies: watch::Receiver<Policies
         }
         let nodes = fleet_size(&policies.borrow());
         if stands(nodes, super::random_part()) {
-            stand(&cluster, &name, &policies).await;
+            candidate.stand(&policies).await;
         } else {
             sleep(TERM).await;
         }
@@ -86,46 +91,120 @@ fn stands(nodes: usize, part: f64) -> bool {
     part * nodes <= CANDIDATES
 }
 
-/// Tries to have the lease for a term, and writes for as long as it has it.
-async fn stand(cluster: &Cluster, name: &str, policies: &watch::Receiver<Policies>) {
-    let parameters =
-        LeaseParams::new(&cluster.node, LENGTH.as_secs(), EARLY.as_secs()).with_field_manager(name);
-    let manager = LeaseManagerBuilder::new(cluster.client.clone(), LEASE)
-        .with_namespace(&cluster.namespace)
-        .with_parameters(parameters)
-        .build()
-        .await;
-    let manager = match manager {
-        Ok(manager) => manager,
-        Err(error) => {
-            tracing::debug!(%error, "the lease cannot be read");
-            return sleep(AGAIN).await;
-        }
-    };
-    match timeout(TERM, manager.changed()).await {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) | Err(_) => return,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "the lease cannot be had");
-            return sleep(AGAIN).await;
+/// Who stands for the lease.
+struct Candidate {
+    cluster: Cluster,
+    /// Among those that write it.
+    name: String,
+    leases: Api<Lease>,
+    /// The lease of somebody else as it was at the end of the last term.
+    seen: Option<String>,
+    trouble: Trouble,
+}
+
+impl Candidate {
+    fn new(cluster: &Cluster) -> Self {
+        Self {
+            name: field_manager(&cluster.node),
+            leases: Api::namespaced(cluster.client.clone(), &cluster.namespace),
+            cluster: cluster.clone(),
+            seen: None,
+            trouble: Trouble::new(
+                "the lease `ebfw-status` cannot be had, without which this agent writes no status of policies; trying again",
+            ),
         }
     }
-    tracing::info!("this agent writes the status of policies");
-    tokio::select! {
-        () = lost(&manager) => tracing::info!("another agent writes the status of policies"),
-        () = write(cluster, policies.clone()) => {}
+
+    /// Tries to have the lease for a term, and writes for as long as it has it.
+    async fn stand(&mut self, policies: &watch::Receiver<Policies>) {
+        let manager = match self.manager().await {
+            Ok(manager) => manager,
+            Err(error) => return self.rest(&error).await,
+        };
+        match timeout(TERM, manager.changed()).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return,
+            Ok(Err(error)) => return self.rest(&error).await,
+            Err(_somebody_has_it) => {
+                return match self.free_what_nobody_renews().await {
+                    Ok(()) => self.trouble.over(),
+                    Err(error) => self.rest(&LeaseManagerError::from(error)).await,
+                };
+            }
+        }
+        self.trouble.over();
+        self.seen = None;
+        tracing::info!("this agent writes the status of policies");
+        tokio::select! {
+            () = lost(&manager) => tracing::info!("this agent no longer writes the status of policies"),
+            () = write(&self.cluster, policies.clone()) => {}
+        }
+    }
+
+    async fn manager(&self) -> Result<LeaseManager, LeaseManagerError> {
+        let parameters = LeaseParams::new(&self.cluster.node, LENGTH.as_secs(), EARLY.as_secs())
+            .with_field_manager(&self.name);
+        LeaseManagerBuilder::new(self.cluster.client.clone(), LEASE)
+            .with_namespace(&self.cluster.namespace)
+            .with_parameters(parameters)
+            .build()
+            .await
+    }
+
+    async fn rest(&mut self, error: &LeaseManagerError) {
+        match error {
+            LeaseManagerError::KubeError(error) => self.trouble.failed(error),
+            error => tracing::debug!(%error, "the lease cannot be had"),
+        }
+        sleep(AGAIN).await;
+    }
+
+    /// A lease that is the same after a whole term is free, whatever times stand in it: who held it is gone, and its clock was ahead.
+    async fn free_what_nobody_renews(&mut self) -> kube::Result<()> {
+        let Some(lease) = self.leases.get_metadata_opt(LEASE).await? else {
+            return Ok(());
+        };
+        let now = lease.metadata.resource_version;
+        if now.is_none() || self.seen != now {
+            self.seen = now;
+            return Ok(());
+        }
+        tracing::info!("nobody renews the lease `{LEASE}`, whatever its times say: it is free");
+        // Unless somebody writes it in this moment.
+        let free = json!({
+            "metadata": { "resourceVersion": now },
+            "spec": { "holderIdentity": null, "acquireTime": null, "renewTime": null, "leaseDurationSeconds": null },
+        });
+        let parameters = PatchParams {
+            field_manager: Some(self.name.clone()),
+            ..PatchParams::default()
+        };
+        match self
+            .leases
+            .patch_metadata(LEASE, &parameters, &Patch::Merge(free))
+            .await
+        {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            freed => freed.map(drop),
+        }
     }
 }
 
-/// Renews the lease until somebody else has it.
+/// Renews the lease until somebody else has it, or nobody can know.
 async fn lost(manager: &LeaseManager) {
+    let mut renewed = Instant::now();
     loop {
-        match manager.changed().await {
-            Ok(true) => {}
-            Ok(false) => return,
-            // Who cannot renew it cannot write statuses either.
-            Err(error) => {
+        match timeout(LENGTH, manager.changed()).await {
+            // Renewals are no change.
+            Ok(Ok(true)) | Err(_) => renewed = Instant::now(),
+            Ok(Ok(false)) => return,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "the lease cannot be renewed");
+                // Deleted, or another's by now.
+                let gone = matches!(error, LeaseManagerError::NonexistentLease(_));
+                if gone || renewed.elapsed() > LENGTH {
+                    return;
+                }
                 sleep(AGAIN).await;
             }
         }
@@ -145,21 +224,25 @@ fn field_manager(node: &str) -> String {
 async fn write(cluster: &Cluster, mut policies: watch::Receiver<Policies>) {
     let mut writer = Writer::new(cluster);
     let mut reports = reports(cluster);
+    let mut outage = Outage::new("reports of nodes (leases)");
     let mut next = Instant::now();
     loop {
         tokio::select! {
             event = reports.next() => match event {
                 Some(Ok(event)) => {
+                    outage.heard(&event);
                     writer.hear(event);
                     next = next.min(Instant::now() + SETTLE);
                 }
-                Some(Err(error)) => tracing::debug!(%error, "the reports of nodes cannot be watched"),
+                Some(Err(error)) => drop(outage.failed(&error)),
                 None => return,
             },
             changed = policies.changed() => {
                 if changed.is_err() {
                     return;
                 }
+                // Nodes may report each of the sets that lie between two looks.
+                writer.saw(&policies.borrow_and_update());
                 next = next.min(Instant::now() + SETTLE);
             }
             () = sleep_until(next) => {
@@ -182,25 +265,40 @@ fn reports(cluster: &Cluster) -> Reports {
 /// What the writer knows.
 struct Writer {
     cluster: Cluster,
-    recorder: Recorder,
+    /// One for each text: a recorder takes another text about an object for the first one again.
+    recorders: HashMap<String, Recorder>,
     fleet: Fleet,
     seen: BTreeSet<String>,
-    /// When the count of an object was written last.
-    counted: HashMap<ObjectId, Instant>,
+    /// Of each object whose status was written.
+    written: HashMap<ObjectId, Written>,
+    statuses: Trouble,
+    events: Trouble,
+}
+
+/// What was written about an object.
+struct Written {
+    pace: Pace,
+    last: Instant,
 }
 
 impl Writer {
     fn new(cluster: &Cluster) -> Self {
-        let reporter = Reporter {
-            controller: "ebfw".into(),
-            instance: Some(cluster.node.clone()),
-        };
         Self {
-            recorder: Recorder::new(cluster.client.clone(), reporter),
             cluster: cluster.clone(),
+            recorders: HashMap::new(),
             fleet: Fleet::default(),
             seen: BTreeSet::new(),
-            counted: HashMap::new(),
+            written: HashMap::new(),
+            statuses: Trouble::new("the status of policies cannot be written; trying again"),
+            events: Trouble::new(
+                "Kubernetes Events about policies cannot be written (their status says the same)",
+            ),
+        }
+    }
+
+    fn saw(&mut self, policies: &Policies) {
+        if policies.objects.is_complete() {
+            self.fleet.objects(&policies.objects.versions());
         }
     }
 
@@ -223,7 +321,8 @@ impl Writer {
         let name = lease.metadata.name.unwrap_or_default();
         let annotations = lease.metadata.annotations.unwrap_or_default();
         if let Some(digest) = annotations.get(PROGRAMMED) {
-            self.fleet.reported(&name, Digest::reported(digest));
+            self.fleet
+                .reported(&name, Digest::reported(digest), Instant::now().into_std());
         }
         name
     }
@@ -234,43 +333,60 @@ impl Writer {
         if !objects.is_complete() {
             return COUNT_EVERY;
         }
-        self.fleet.objects(&objects.versions());
+        self.saw(policies);
         let entries: Vec<_> = objects.iter().collect();
-        let tallies = self
-            .fleet
-            .tally(entries.iter().map(|(_, entry)| &entry.version));
-        self.counted
+        let tallies = self.fleet.tally(
+            entries.iter().map(|(_, entry)| &entry.version),
+            Instant::now().into_std(),
+        );
+        self.written
             .retain(|id, _| entries.iter().any(|(known, _)| *known == id));
         let mut pause = LENGTH;
         for ((id, entry), tally) in entries.into_iter().zip(tallies) {
-            let (patch, announcement) = match due(entry, tally, Timestamp::now()) {
+            let (patch, announcement, between) = match due(entry, tally, Timestamp::now()) {
                 Due::Nothing => continue,
-                Due::Now(patch, announcement) => (patch, announcement),
-                Due::Count(patch) => {
-                    let between = COUNT_EVERY + spread(tally.total);
-                    let next = self.counted.get(id).map(|last| *last + between);
-                    let wait = next.map(|next| next.saturating_duration_since(Instant::now()));
-                    if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
-                        pause = pause.min(wait);
-                        continue;
-                    }
-                    (patch, None)
-                }
+                Due::Now(patch, announcement) => (patch, announcement, Duration::ZERO),
+                Due::Count(patch) => (patch, None, COUNT_EVERY + spread(tally.total)),
             };
+            let wait = self.wait(id, between);
+            if !wait.is_zero() {
+                pause = pause.min(wait);
+                continue;
+            }
             match self.patch(id, patch).await {
                 Ok(()) => {
-                    self.counted.insert(id.clone(), Instant::now());
+                    self.statuses.over();
+                    self.note(id);
                     if let Some(announcement) = announcement {
                         self.announce(id, entry, announcement).await;
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(object = %id, %error, "a status cannot be written; trying again");
+                    self.statuses.failed(&error);
                     pause = pause.min(COUNT_EVERY);
                 }
             }
         }
         pause
+    }
+
+    /// How long the status of an object may not be written, with so much time between two writes.
+    fn wait(&self, id: &ObjectId, between: Duration) -> Duration {
+        let now = Instant::now();
+        self.written.get(id).map_or(Duration::ZERO, |written| {
+            let next = (written.last + between).saturating_duration_since(now);
+            next.max(written.pace.wait(now))
+        })
+    }
+
+    fn note(&mut self, id: &ObjectId) {
+        let now = Instant::now();
+        let written = self.written.entry(id.clone()).or_insert_with(|| Written {
+            pace: Pace::new(now),
+            last: now,
+        });
+        written.pace.written(now);
+        written.last = now;
     }
 
     async fn patch(&self, id: &ObjectId, patch: serde_json::Value) -> kube::Result<()> {
@@ -286,7 +402,7 @@ impl Writer {
     }
 
     /// A Kubernetes Event at the object. It is a courtesy: the status says the same.
-    async fn announce(&self, id: &ObjectId, entry: &Entry, announcement: Announcement) {
+    async fn announce(&mut self, id: &ObjectId, entry: &Entry, announcement: Announcement) {
         let resource = object::resource(id.kind());
         let reference = ObjectReference {
             api_version: Some(resource.api_version),
@@ -312,13 +428,29 @@ impl Writer {
                 reason::VALIDATION_FAILED
             }
             .to_owned(),
-            note: Some(text),
+            note: Some(text.clone()),
             action: "Validate".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&note, &reference).await {
-            tracing::debug!(object = %id, %error, "an Event cannot be written");
+        match self.recorder(text).publish(&note, &reference).await {
+            Ok(()) => self.events.over(),
+            Err(error) => self.events.failed(&error),
         }
+    }
+
+    fn recorder(&mut self, text: String) -> &Recorder {
+        // Of what is forgotten there is another Event when it is said again.
+        if self.recorders.len() >= MAX_TEXTS && !self.recorders.contains_key(&text) {
+            self.recorders.clear();
+        }
+        let cluster = &self.cluster;
+        self.recorders.entry(text).or_insert_with(|| {
+            let reporter = Reporter {
+                controller: "ebfw".into(),
+                instance: Some(cluster.node.clone()),
+            };
+            Recorder::new(cluster.client.clone(), reporter)
+        })
     }
 }
 

@@ -63,6 +63,7 @@ fn resolve<T>(
     let value = build(&mut given);
     let Given {
         texts: _,
+        overridden: _,
         problems,
         warnings,
     } = given;
@@ -98,6 +99,8 @@ struct Text {
 /// The texts of all settings and what was found wrong with them so far.
 struct Given {
     texts: BTreeMap<Key, Text>,
+    /// Of variables whose setting is given as a flag too.
+    overridden: BTreeMap<Key, Text>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
 }
@@ -106,6 +109,7 @@ impl Given {
     fn new(flags: &Flags, variables: &Variables) -> Self {
         let mut given = Self {
             texts: BTreeMap::new(),
+            overridden: BTreeMap::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -114,13 +118,11 @@ impl Given {
         }
         for (key, value) in flags {
             let origin = Origin::Flag(key.setting().flag);
-            given.texts.insert(
-                *key,
-                Text {
-                    origin,
-                    value: value.clone(),
-                },
-            );
+            let value = value.clone();
+            let before = given.texts.insert(*key, Text { origin, value });
+            given
+                .overridden
+                .extend(before.map(|variable| (*key, variable)));
         }
         given
     }
@@ -186,13 +188,22 @@ impl Given {
         }
     }
 
-    /// The value of a setting, if it was given and is good; a bad one becomes a problem.
+    /// The value of a setting, if it was given and is good; a bad one becomes a problem, or a warning where it does not count.
     fn parse<T>(&mut self, key: Key, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.texts.get(&key)?;
         let parsed = parse(&text.value);
         if parsed.is_none() {
             let problem = bad_value(key.setting(), text);
             self.problems.push(problem);
+        }
+        // Empty is allowed wherever it was taken.
+        let overridden = self.overridden.get(&key);
+        if let Some(variable) = overridden.filter(|variable| !variable.value.is_empty())
+            && parse(&variable.value).is_none()
+        {
+            let Problem(problem) = bad_value(key.setting(), variable);
+            self.warnings
+                .push(format!("{problem}; {} counts instead", text.origin));
         }
         parsed
     }

@@ -308,12 +308,23 @@ fn a_flag_beats_a_variable_and_a_variable_beats_the_file() {
 }
 
 #[test]
-fn a_good_flag_hides_a_bad_variable() {
+fn a_bad_variable_under_a_good_flag_is_a_warning() {
     let loaded = load(
-        &flags(&[(Key::Output, "json")]),
-        &variables(&[("EBFW_OUTPUT", "xml")]),
+        &flags(&[
+            (Key::Output, "json"),
+            (Key::MetricsAddr, ":1"),
+            (Key::Pin, "off"),
+        ]),
+        &variables(&[
+            ("EBFW_OUTPUT", "xml"),
+            ("EBFW_METRICS_ADDR", ""),
+            ("EBFW_PIN", "on"),
+        ]),
     );
-    assert_eq!(loaded.unwrap().value.output, Output::Json);
+    let loaded = loaded.unwrap();
+    assert_eq!(loaded.value.output, Output::Json);
+    let warning = "EBFW_OUTPUT=xml is not valid, allowed: text, json; --output counts instead";
+    assert_eq!(loaded.warnings, [warning], "and not of what is allowed");
 }
 
 #[test]

@@ -667,6 +667,7 @@ fn workload(
         tls_opaque: requests.opaque,
         tls_denied: requests.denied,
         tls_late: requests.late,
+        tls_unseen: requests.unseen,
     }
 }
 

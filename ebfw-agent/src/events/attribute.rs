@@ -132,7 +132,7 @@ mod tests {
         pods.apply(Change::Known(UID.into(), facts));
         let named = Some(("shop", "cart", "in-the-cluster"));
         assert_eq!(of(&container, Some(&pods)), pod(named, true), "told");
-        pods.apply(Change::Deleted(UID.into()));
+        pods.apply(Change::Deleted(UID.into(), "in-the-cluster".to_owned()));
         assert_eq!(of(&cgroup, Some(&pods)), pod(named, false), "late events");
     }
 

@@ -409,6 +409,8 @@ pub enum Reason {
     Unreadable,
     /// What the client says can be read in two ways.
     Ambiguous,
+    /// The kernel denied a request inside TLS of which nothing came to the agent.
+    Unseen,
 }
 
 impl Reason {
@@ -427,6 +429,7 @@ impl Reason {
             Self::SocketState => "socket-state",
             Self::Unreadable => "unreadable",
             Self::Ambiguous => "ambiguous",
+            Self::Unseen => "unseen",
         }
     }
 }

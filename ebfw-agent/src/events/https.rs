@@ -17,8 +17,8 @@ pub(super) struct Https {
     pub(super) at: Timestamp,
     /// Cgroup v2 id of the calling thread.
     pub(super) cgroup_id: u64,
-    /// Who wrote it.
-    pub(super) process: Process,
+    /// Who wrote it, where that is known.
+    pub(super) process: Option<Process>,
     /// What is asked.
     pub(super) request: Request,
     /// From the client to the server, where the socket is known.
@@ -45,10 +45,10 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
             .wall(header.boot_ns)
             .ok_or(DecodeError::Time(header.boot_ns))?,
         cgroup_id: header.cgroup_id,
-        process: Process {
+        process: (header.pid != 0).then(|| Process {
             pid: header.pid,
             comm: decode::name(&header.comm),
-        },
+        }),
         request: Request {
             method: print(&request.method),
             host: print(&request.host),
@@ -76,8 +76,19 @@ pub(super) fn read(seen: &Seen, clock: &BootClock) -> Result<Https, DecodeError>
 }
 
 fn ruling(judgement: &Judgement) -> Option<Ruling> {
-    let Judgement::Ruled(verdict, mode) = judgement else {
-        return None;
+    let (verdict, mode) = match judgement {
+        Judgement::Ungoverned | Judgement::Opaque => return None,
+        Judgement::Ruled(verdict, mode) => (verdict, mode),
+        Judgement::Unseen(mode) => {
+            return Some(Ruling {
+                action: Action::Deny,
+                rule: None,
+                reason: Reason::Unseen,
+                mode: *mode,
+                opaque: false,
+                unresolved: false,
+            });
+        }
     };
     let action = match verdict.decision {
         Decision::Allow => Action::Allow,
@@ -155,6 +166,7 @@ mod tests {
                     truncated: true,
                     redacted: false,
                 }),
+                ambiguous: false,
                 status: None,
             },
             socket: Some(Socket {
@@ -187,7 +199,7 @@ mod tests {
         let event = Event {
             at,
             subject: Subject::Https { flow, request },
-            process: Some(process),
+            process,
             pod: None,
             cgroup: None,
             ruling,

@@ -280,7 +280,7 @@ impl<W: Workloads, N: RuleNames, S: Sink> Worker<W, N, S> {
         let event = Event {
             at,
             subject: Subject::Https { flow, request },
-            process: Some(process),
+            process,
             pod,
             cgroup,
             ruling,

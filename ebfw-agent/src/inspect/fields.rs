@@ -26,6 +26,8 @@ const SECRET_PARTS: [&str; 19] = [
 ];
 /// Names that are too short to be looked for within others.
 const SECRET_NAMES: [&str; 7] = ["pass", "pin", "otp", "cvv", "cvc", "auth", "jwt"];
+/// Members whose text names what another member of their object holds, as in `{"name":"DB_PASSWORD","value":"…"}`.
+const NAMING: [&str; 5] = ["name", "key", "path", "field", "header"];
 const JSON_BLANKS: [u8; 4] = *b" \t\r\n";
 
 /// A body as it may be shown.
@@ -106,13 +108,19 @@ fn plain(text: &str) -> String {
         .collect()
 }
 
+/// What is JSON under another type.
+fn as_json(bytes: &[u8]) -> Option<Shown> {
+    if !matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
+        return None;
+    }
+    let (shown, rest) = json(bytes);
+    rest.is_empty().then_some(shown)
+}
+
 /// A text that speaks of a secret is left out as a whole: nobody knows where it stands.
 fn text(bytes: Vec<u8>) -> Shown {
-    if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
-        let (shown, rest) = json(&bytes);
-        if rest.is_empty() {
-            return shown;
-        }
+    if let Some(shown) = as_json(&bytes) {
+        return shown;
     }
     if names_secret(&plain(&String::from_utf8_lossy(&bytes))) {
         return Shown {
@@ -128,6 +136,10 @@ fn text(bytes: Vec<u8>) -> Shown {
 
 /// Pairs of a form: the values of secret ones are replaced.
 fn pairs(bytes: &[u8]) -> Shown {
+    // What curl sends of JSON where it is not told the type.
+    if let Some(shown) = as_json(bytes) {
+        return shown;
+    }
     let mut shown = Vec::with_capacity(bytes.len());
     let mut redacted = false;
     for (index, pair) in bytes.split(|byte| *byte == b'&').enumerate() {
@@ -136,8 +148,15 @@ fn pairs(bytes: &[u8]) -> Shown {
         }
         let name_end = pair.iter().position(|byte| *byte == b'=');
         match name_end {
-            Some(end) if is_secret(&decoded(&pair[..end])) => {
+            Some(end)
+                if is_secret(&decoded(&pair[..end]))
+                    || holds_secrets(&decoded(&pair[end + 1..])) =>
+            {
                 shown.extend(&pair[..=end]);
+                shown.extend(HIDDEN.as_bytes());
+                redacted = true;
+            }
+            None if holds_secrets(&decoded(pair)) => {
                 shown.extend(HIDDEN.as_bytes());
                 redacted = true;
             }
@@ -174,11 +193,26 @@ fn json(bytes: &[u8]) -> (Shown, &[u8]) {
     let mut shown = Vec::with_capacity(bytes.len());
     let mut redacted = false;
     let mut rest = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let mut depth = 0_usize;
+    // How deep the object is whose other values are hidden, and whether a member has just begun that may name them.
+    let mut hidden_from = None;
+    let mut is_naming = false;
     while let Some(token) = token(rest) {
         let (own, behind) = rest.split_at(token);
         rest = behind;
+        match own {
+            b"{" | b"[" => depth += 1,
+            b"}" | b"]" => {
+                depth = depth.saturating_sub(1);
+                hidden_from = hidden_from.filter(|from| *from <= depth);
+            }
+            _ => {}
+        }
         let is_string = own.first() == Some(&b'"');
         let colon = if is_string { colon(behind) } else { None };
+        let is_value =
+            colon.is_none() && (is_string || own[0].is_ascii_alphanumeric() || own[0] == b'-');
+        let names = is_value && is_naming && is_name_of_secret(&unescaped(own));
         match colon {
             Some(colon) if is_secret(&unescaped(own)) => {
                 let (between, value) = behind.split_at(colon);
@@ -188,11 +222,19 @@ fn json(bytes: &[u8]) -> (Shown, &[u8]) {
                 rest = &value[value_end(value)..];
                 redacted = true;
             }
-            None if is_string && holds_secrets(&unescaped(own)) => {
+            None if is_value && hidden_from.is_some()
+                || is_string && holds_secrets(&unescaped(own)) =>
+            {
                 shown.extend(format!("\"{HIDDEN}\"").as_bytes());
                 redacted = true;
             }
             _ => shown.extend(own),
+        }
+        if names {
+            hidden_from = hidden_from.or(Some(depth));
+        }
+        if colon.is_some() || is_value {
+            is_naming = colon.is_some() && NAMING.contains(&plain(&unescaped(own)).as_str());
         }
     }
     let shown = Shown {
@@ -202,11 +244,16 @@ fn json(bytes: &[u8]) -> (Shown, &[u8]) {
     (shown, rest)
 }
 
-/// Whether a string is itself JSON with a secret in it.
+/// Whether a string is itself something with a secret in it: JSON, a query, a header.
 fn holds_secrets(text: &str) -> bool {
     // One that is cut off still has its quotation mark and escapes.
     let begin = text.trim_start_matches(['"', '\\', ' ', '\n', '\r', '\t']);
-    begin.starts_with(['{', '[']) && names_secret(&plain(text))
+    (begin.starts_with(['{', '[']) || text.contains([':', '='])) && names_secret(&plain(text))
+}
+
+/// Whether a text is the name of something secret, and no sentence about it.
+fn is_name_of_secret(text: &str) -> bool {
+    !text.contains(char::is_whitespace) && is_secret(text)
 }
 
 /// The length of the first token; `None` where there is none, or none of JSON.
@@ -320,6 +367,36 @@ mod tests {
                 r#"[{"refresh_token":["a","b"]},{"pin":1,"pinned":2}]"#,
                 r#"[{"refresh_token":"(redacted)"},{"pin":"(redacted)","pinned":2}]"#,
                 "within a list",
+            ),
+            (
+                JSON,
+                r#"{"query":"mutation { login(password: \"x\") }","y":"a token"}"#,
+                r#"{"query":"(redacted)","y":"a token"}"#,
+                "a query of GraphQL",
+            ),
+            (
+                JSON,
+                r#"{"env":[{"name":"DB_PASSWORD","value":"x","n":{"b":1}},{"name":"HOME","value":"/"}],"c":2}"#,
+                r#"{"env":[{"name":"DB_PASSWORD","value":"(redacted)","n":{"b":"(redacted)"}},{"name":"HOME","value":"/"}],"c":2}"#,
+                "a member that names another",
+            ),
+            (
+                JSON,
+                r#"[{"op":"add","path":"/password","value":7},{"name":"the password","value":7}]"#,
+                r#"[{"op":"add","path":"/password","value":"(redacted)"},{"name":"the password","value":7}]"#,
+                "a path, and a sentence",
+            ),
+            (
+                PAIRS,
+                r#"{"password":"x","y":1}"#,
+                r#"{"password":"(redacted)","y":1}"#,
+                "JSON that is said to be a form",
+            ),
+            (
+                PAIRS,
+                "user=me;password=x&data=%7B%22token%22%3A1%7D&token%3A+x&y=token",
+                "user=(redacted)&data=(redacted)&(redacted)&y=token",
+                "secrets within other fields",
             ),
             (
                 JSON,

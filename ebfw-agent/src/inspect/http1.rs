@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use ebfw_common::stream::{Step, Stream};
+
 use super::{Lost, MAX_HEAD, MAX_HEADERS, MAX_VALUE, Part, Request, kept, name_of, split_at};
 
 /// Longest line of a chunk's size that is followed.
@@ -239,6 +241,21 @@ fn chunk_size(line: &[u8]) -> Result<u64, Lost> {
     u64::from_str_radix(size, 16).map_err(|_| Lost)
 }
 
+/// Whether the reader of requests in clear text finds a whole head to be malformed: then a server may read another one in it.
+fn is_ambiguous(head: &[u8]) -> bool {
+    let mut stream = Stream::default();
+    let mut bytes = head.iter().skip_while(|byte| matches!(byte, b'\r' | b'\n'));
+    let Some(first) = bytes.clone().next() else {
+        return false;
+    };
+    stream.begin(*first);
+    let step = bytes.find_map(|byte| {
+        let step = stream.step(*byte);
+        (step != Step::More).then_some(step)
+    });
+    step == Some(Step::Malformed)
+}
+
 /// Reads a whole head; what follows it.
 fn read(head: &[u8]) -> Result<(Request, State), Lost> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -270,6 +287,7 @@ fn read(head: &[u8]) -> Result<(Request, State), Lost> {
             .map(|header| (header.name.as_bytes().to_vec(), kept(header.value)))
             .collect(),
         body: None,
+        ambiguous: is_ambiguous(head),
         status: None,
     };
     // What follows these may be another protocol, and who does not know must not guess.

@@ -16,7 +16,6 @@ use ebfw_policy::{
     domain::Name,
     evaluate::Verdict,
     facts::{Claim, Facts, Request as Asked},
-    http::{Method, RequestPath},
     policy::{Action, AnyOf, Protocol, Rule},
     ruleset::Ruleset,
 };
@@ -31,6 +30,8 @@ pub enum Judgement {
     Ungoverned,
     /// It cannot be judged, since it is not known where it goes.
     Opaque,
+    /// The kernel has denied it before it left, and nothing else is known of it.
+    Unseen(Mode),
     /// What its rules say, and what that leads to.
     Ruled(Verdict, Mode),
 }
@@ -39,8 +40,6 @@ pub enum Judgement {
 #[derive(Debug)]
 pub struct Rules {
     ruleset: Arc<Ruleset>,
-    /// Whether a rule has `domains`.
-    has_names: bool,
     /// Those with which nothing is denied because of a name. Made when they are first needed.
     nameless: OnceLock<Ruleset>,
 }
@@ -59,9 +58,7 @@ impl Rules {
     /// The rules of `ruleset`.
     #[must_use]
     pub fn new(ruleset: Arc<Ruleset>) -> Self {
-        let mut rules = ruleset.rules.iter();
         Self {
-            has_names: rules.any(|rule| rule.matches.domains.entries().is_some()),
             ruleset,
             nameless: OnceLock::new(),
         }
@@ -72,11 +69,17 @@ impl Rules {
     #[must_use]
     pub fn judge(&self, socket: &Socket, request: &Request) -> Verdict {
         let destination = IpAddr::from(socket.destination.octets()).to_canonical();
+        let asked = asked(request);
+        let is_ambiguous = asked == Asked::Ambiguous;
         let facts = Facts::default()
             .with_protocol(Protocol::TCP)
             .with_dst(destination)
             .with_port(socket.destination_port)
-            .with_request(self.asked(request));
+            .with_request(asked);
+        if is_ambiguous {
+            // Nor is its host to be relied on. What waits for it where no name is resolved is passed by with none.
+            return self.ruleset.evaluate(&facts);
+        }
         match Host::of(&request.host, destination) {
             Host::Named(name) => {
                 let resolved = vec![name.clone()];
@@ -93,20 +96,16 @@ impl Rules {
                 .evaluate(&facts),
         }
     }
+}
 
-    /// Method and path. That servers could read them in two ways counts only where no rule has `domains`: else it depends on the resolved names
-    /// whether a rule waits for them.
-    fn asked(&self, request: &Request) -> Asked {
-        let method = text(&request.method);
-        let path = (!request.path.is_empty()).then(|| text(&request.path));
-        if !self.has_names {
-            return Asked::read(Some(&method), path.as_deref());
-        }
-        Asked::Known {
-            method: Some(Method::from_request(&method)),
-            path: path.as_deref().map(RequestPath::new),
-        }
+/// Method and path.
+fn asked(request: &Request) -> Asked {
+    if request.ambiguous {
+        return Asked::Ambiguous;
     }
+    let method = text(&request.method);
+    let path = (!request.path.is_empty()).then(|| text(&request.path));
+    Asked::read(Some(&method), path.as_deref())
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -224,7 +223,7 @@ rules:
             ("delete /x", "a.example.com", DEFAULT_ALLOW),
             ("DELETE /x", "example.org", DEFAULT_ALLOW),
             ("GET /net", "example.org", deny("net")),
-            ("GET /x/..%2fadmin", "example.org", DEFAULT_ALLOW),
+            ("GET /x/..%2fadmin", "example.org", DEFAULT_DENY),
             ("OPTIONS *", "example.org", DEFAULT_ALLOW),
             ("CONNECT ", "example.org", DEFAULT_ALLOW),
         ] {
@@ -280,7 +279,8 @@ rules:
                 ("GET /admin", deny("admin")),
                 ("POST /", DEFAULT_DENY),
                 ("PUT /", allow("good")),
-                ("GET /x/..%2fadmin", allow("good")),
+                // With no name at all the first rule waits for what cannot be relied on.
+                ("GET /x/..%2fadmin", (Decision::Deny, None)),
             ] {
                 assert_eq!(judged(policy, line, host), expected, "{line} {host}");
             }
@@ -288,18 +288,36 @@ rules:
     }
 
     #[test]
-    fn a_path_that_can_be_read_in_two_ways_is_denied_where_names_play_no_part() {
-        let policy = "
-defaultAction: Allow
-rules:
-- {name: admin, action: Deny, match: {pathPrefix: /admin}}
-";
-        let verdict =
-            Rules::new(ruleset(policy)).judge(&SOCKET, &request("GET /x/..%2fadmin", "x"));
-        assert_eq!(
-            (verdict.decision, verdict.reason),
-            (Decision::Deny, Reason::Ambiguous)
-        );
+    fn what_can_be_read_in_two_ways_is_denied_where_a_rule_waits_for_it_whatever_is_resolved() {
+        let policy = |rules: &str| format!("defaultAction: Allow\nrules:\n{rules}\n");
+        let two_hosts = Request {
+            ambiguous: true,
+            ..request("GET /x", "shop.example")
+        };
+        for (rules, expected) in [
+            ("- {action: Deny, match: {pathPrefix: /admin}}", true),
+            (
+                "- {action: Deny, match: {domains: [x], pathPrefix: /admin}}",
+                true,
+            ),
+            (
+                "- {action: Allow, match: {ports: [443]}}\n- {action: Deny, match: {domains: [x], pathPrefix: /admin}}",
+                false,
+            ),
+            ("- {action: Allow, match: {domains: [x]}}", false),
+            (
+                "- {action: Deny, match: {ports: [80], pathPrefix: /admin}}",
+                false,
+            ),
+        ] {
+            let own = Rules::new(ruleset(&policy(rules)));
+            for request in [&request("GET /x/..%2fadmin", "shop.example"), &two_hosts] {
+                let verdict = own.judge(&SOCKET, request);
+                let is_denied = verdict.reason == Reason::Ambiguous;
+                assert_eq!(is_denied, expected, "{rules} {request:?}");
+                assert_eq!(verdict.decision == Decision::Deny, expected, "{rules}");
+            }
+        }
     }
 
     #[test]
@@ -353,7 +371,7 @@ rules:
         let rules = Rules::new(Arc::clone(&ruleset));
         let hosts = [NAMES[0], NAMES[2], "", "192.0.2.7", "198.51.100.9"];
         let requests = hosts.iter().flat_map(|host| {
-            ["/", "/x", "/y/..%2fx"]
+            ["/", "/x", "/y/..%2fx", "/y\\x"]
                 .map(|path| (*host, path, request(&format!("GET {path}"), host)))
         });
         let denied = requests

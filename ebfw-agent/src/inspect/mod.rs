@@ -5,6 +5,7 @@
 mod answers;
 mod body;
 mod fields;
+mod hellos;
 mod http1;
 mod http2;
 mod judge;
@@ -26,6 +27,7 @@ pub enum Headers {
 
 pub use self::{
     body::{Body, Capture},
+    hellos::Hellos,
     judge::{Judgement, Rules},
     record::{Record, RecordError},
     sockets::Sockets,
@@ -72,6 +74,8 @@ pub struct Request {
     pub headers: Vec<(Vec<u8>, Vec<u8>)>,
     /// The beginning of its body, where it has one and bodies are captured.
     pub body: Option<Body>,
+    /// Whether a server may read it in another way than it is read here.
+    pub ambiguous: bool,
     /// The status of its answer: this is not the request but what became of it.
     pub status: Option<u16>,
 }

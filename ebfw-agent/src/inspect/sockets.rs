@@ -98,6 +98,14 @@ impl Sockets {
         }
     }
 
+    /// The process that has the connection of a socket.
+    #[must_use]
+    pub fn process(&self, cookie: u64) -> Option<u32> {
+        let mut connections = self.now.iter();
+        let found = connections.find(|(_, own)| **own == cookie);
+        found.map(|((pid, _), _)| *pid)
+    }
+
     /// When [`Sockets::give_up`] has something to do, in nanoseconds since boot.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
@@ -189,7 +197,9 @@ mod tests {
             [(1, Some(9))],
             "with a body"
         );
+        assert_eq!(sockets.process(9), Some(header(1, 0).pid));
         assert_eq!(note(&mut sockets, 1, kind::CLOSE), []);
+        assert_eq!(sockets.process(9), None, "closed");
         assert_eq!(note(&mut sockets, 2, kind::CLOSE), [(2, None)], "closed");
         assert_eq!(sockets.deadline(), None);
     }

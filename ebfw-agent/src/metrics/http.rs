@@ -1,7 +1,13 @@
 //! The HTTP server for `/metrics`, `/healthz` and `/readyz`.
 //! Every connection has limits: slow, large and many clients cost little and cannot keep a probe from being answered.
 
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -16,7 +22,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     select,
     sync::watch,
     task::{AbortHandle, JoinSet},
@@ -28,7 +34,7 @@ use super::{Metrics, Readiness};
 /// What a client may take.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Connections at once; one more ends the oldest.
+    /// Connections at once; one more ends the oldest of whoever holds most of them.
     connections: usize,
     /// How long a request's head may take, and how long a connection may idle between requests.
     head: Duration,
@@ -37,9 +43,10 @@ struct Limits {
 }
 
 impl Limits {
-    /// Probes and two scrapers need five connections, and seconds.
+    /// Probes and two scrapers need five connections, and seconds. There are more, so that of one address that opens them as fast as it can
+    /// a probe too is answered before its turn to be ended comes.
     const DEFAULT: Self = Self {
-        connections: 64,
+        connections: 256,
         head: Duration::from_secs(10),
         connection: Duration::from_secs(120),
     };
@@ -48,6 +55,8 @@ impl Limits {
 /// Bytes and number of header lines of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
+/// Connections that wait to be accepted; the kernel drops what is more, and a client tries again after a second. As many as it allows by default.
+const BACKLOG: u32 = 4096;
 /// How long answers under way may take at the end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
 /// How long to wait when no connection can be accepted (no descriptors left).
@@ -80,10 +89,10 @@ impl Listener {
     ///
     /// # Errors
     /// Where the port is taken, or no candidate is an address of this node.
-    pub async fn bind(candidates: &[SocketAddr]) -> Result<Self, BindError> {
+    pub fn bind(candidates: &[SocketAddr]) -> Result<Self, BindError> {
         let mut refused = None;
         for &address in candidates {
-            match TcpListener::bind(address).await {
+            match listen(address) {
                 Ok(listener) => {
                     let address = listener
                         .local_addr()
@@ -128,6 +137,18 @@ impl Listener {
             task,
         }
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A restart need not wait for the old connections' time to pass.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The node lacks the address's family or the address itself.
@@ -200,20 +221,21 @@ async fn accept(
     mut stop: watch::Receiver<()>,
 ) {
     let mut connections = JoinSet::new();
-    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    let mut oldest_first: Vec<(IpAddr, AbortHandle)> = Vec::new();
     loop {
         select! {
             biased;
             _ = stop.changed() => break,
-            Some(_) = connections.join_next() => oldest_first.retain(|connection| !connection.is_finished()),
+            Some(_) = connections.join_next() => oldest_first.retain(|(_, connection)| !connection.is_finished()),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    if oldest_first.len() == limits.connections
-                        && let Some(oldest) = oldest_first.pop_front()
+                Ok((stream, peer)) => {
+                    if oldest_first.len() >= limits.connections
+                        && let Some(at) = superfluous(&oldest_first)
                     {
-                        oldest.abort();
+                        oldest_first.remove(at).1.abort();
                     }
-                    oldest_first.push_back(connections.spawn(converse(stream, limits, router.clone(), stop.clone())));
+                    let connection = connections.spawn(converse(stream, limits, router.clone(), stop.clone()));
+                    oldest_first.push((peer.ip(), connection));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection for metrics");
@@ -227,6 +249,18 @@ async fn accept(
     if time::timeout(SHUTDOWN_LIMIT, finish).await.is_err() {
         connections.shutdown().await;
     }
+}
+
+/// Which connection makes room for another: the oldest of the address that has most, so that nobody loses one to somebody else's many.
+fn superfluous(oldest_first: &[(IpAddr, AbortHandle)]) -> Option<usize> {
+    let mut held: HashMap<IpAddr, usize> = HashMap::new();
+    for (peer, _) in oldest_first {
+        *held.entry(*peer).or_default() += 1;
+    }
+    let most = held.values().max()?;
+    oldest_first
+        .iter()
+        .position(|(peer, _)| held[peer] == *most)
 }
 
 /// One connection from its first byte to its last.

@@ -1,12 +1,15 @@
 //! Whether the agent does its work: a list of what it waits for.
 //! Whoever starts something takes a [`Pending`] before and drops it when the thing is there.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// What the agent waits for. Clones share one list.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
-    pending: Arc<Mutex<Vec<&'static str>>>,
+    pending: Arc<Mutex<Vec<Cow<'static, str>>>>,
 }
 
 impl Readiness {
@@ -18,11 +21,12 @@ impl Readiness {
 
     /// Waits for `what`, as in `policy loaded`, until the guard is dropped.
     #[must_use = "dropping the guard says that it is there"]
-    pub fn pending(&self, what: &'static str) -> Pending {
+    pub fn pending(&self, what: impl Into<Cow<'static, str>>) -> Pending {
+        let what = what.into();
         self.pending
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(what);
+            .push(what.clone());
         Pending {
             what,
             readiness: self.clone(),
@@ -31,7 +35,7 @@ impl Readiness {
 
     /// What is missing, in the order in which it was asked for.
     #[must_use]
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self) -> Vec<Cow<'static, str>> {
         self.pending
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -42,7 +46,7 @@ impl Readiness {
 /// Something that is not there yet.
 #[derive(Debug)]
 pub struct Pending {
-    what: &'static str,
+    what: Cow<'static, str>,
     readiness: Readiness,
 }
 

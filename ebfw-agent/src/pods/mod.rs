@@ -22,8 +22,8 @@ pub type NodeUid = Arc<str>;
 pub enum Change {
     /// A pod is there, or changed.
     Known(NodeUid, PodFacts),
-    /// A pod object was deleted.
-    Deleted(NodeUid),
+    /// The pod object with this uid of its own was deleted.
+    Deleted(NodeUid, String),
     /// These are all pods of the node.
     All(HashSet<NodeUid>),
 }
@@ -42,7 +42,9 @@ impl Pods {
     pub fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Known(uid, facts) => self.learn(uid, facts),
-            Change::Deleted(uid) => self.delete(uid),
+            Change::Deleted(uid, own) => {
+                self.known.get(&uid).is_some_and(|known| known.uid == own) && self.delete(uid)
+            }
             Change::All(present) => {
                 let gone: Vec<_> = self
                     .known
@@ -60,6 +62,14 @@ impl Pods {
     }
 
     fn learn(&mut self, uid: NodeUid, facts: PodFacts) -> bool {
+        if self
+            .known
+            .get(&uid)
+            .is_some_and(|known| is_own(&uid, known))
+            && !is_own(&uid, &facts)
+        {
+            return false;
+        }
         if self.deleted.contains(&uid) {
             Arc::make_mut(&mut self.deleted).retain(|deleted| *deleted != uid);
         }
@@ -109,17 +119,37 @@ impl Pods {
     }
 }
 
-/// The uid under which the node's cgroups know a pod: kubelet writes a static pod's own into this annotation of the object that mirrors it.
-/// It is a hash without dashes. Whoever may make pods may write anything there; taken as it is, it would give the pod of somebody else, whose uid
-/// has dashes, another name and other labels.
+/// Whether the object has this uid itself, and not by its annotation.
+fn is_own(uid: &str, facts: &PodFacts) -> bool {
+    facts.uid == uid
+}
+
+/// The uid under which the node's cgroups know a pod: kubelet writes a static pod's own into this annotation of the object that mirrors it, the hash of
+/// the manifest or what stands there as `uid` (OpenShift's installer writes one). Whoever may make pods may write anything there: [`Pods`] gives
+/// nobody the uid of another object.
 #[must_use]
 pub fn node_uid(uid: &str, annotations: &BTreeMap<String, String>) -> NodeUid {
-    let is_hash =
-        |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match annotations.get("kubernetes.io/config.mirror") {
-        Some(own) if is_hash(own) => own.as_str().into(),
+        Some(own) if is_uid(own) => own.as_str().into(),
         _ => uid.into(),
     }
+}
+
+/// 32 hexadecimal digits, with dashes where a UUID has them or without.
+fn is_uid(text: &str) -> bool {
+    let dashes = match text.len() {
+        32 => &[][..],
+        36 => &[8, 13, 18, 23],
+        _ => return false,
+    };
+    let fits = |(place, byte): (usize, u8)| {
+        if dashes.contains(&place) {
+            byte == b'-'
+        } else {
+            byte.is_ascii_hexdigit()
+        }
+    };
+    text.bytes().enumerate().all(fits)
 }
 
 #[cfg(test)]
@@ -139,6 +169,10 @@ mod tests {
         Change::Known(name.into(), facts(name, tier))
     }
 
+    fn gone(name: &str) -> Change {
+        Change::Deleted(name.into(), name.to_owned())
+    }
+
     fn all(names: &[&str]) -> Change {
         Change::All(names.iter().map(|name| NodeUid::from(*name)).collect())
     }
@@ -147,7 +181,7 @@ mod tests {
     fn pods_come_change_and_stay_known_after_their_end() {
         let mut pods = Pods::default();
         for (change, differs, count, why) in [
-            (Change::Deleted("a".into()), false, 0, "never known"),
+            (gone("a"), false, 0, "never known"),
             (known("a", "web"), true, 1, "new"),
             (known("a", "web"), false, 1, "the same again"),
             (known("a", "db"), true, 1, "another label"),
@@ -155,8 +189,8 @@ mod tests {
             (all(&["a"]), false, 1, "in sync again"),
             (known("b", "web"), true, 2, "a second"),
             (all(&["b"]), false, 1, "the first went while nobody watched"),
-            (Change::Deleted("b".into()), false, 0, "the second went"),
-            (Change::Deleted("b".into()), false, 0, "told twice"),
+            (gone("b"), false, 0, "the second went"),
+            (gone("b"), false, 0, "told twice"),
         ] {
             assert_eq!(pods.apply(change), differs, "{why}");
             assert_eq!(pods.len(), count, "{why}");
@@ -172,7 +206,7 @@ mod tests {
         for number in 0..REMEMBERED + 10 {
             let name = format!("pod-{number}");
             pods.apply(known(&name, "web"));
-            pods.apply(Change::Deleted(name.as_str().into()));
+            pods.apply(gone(&name));
         }
         assert!(pods.is_empty());
         assert!(pods.get("pod-9").is_none(), "too long ago");
@@ -189,15 +223,64 @@ mod tests {
         assert_eq!(pods.get("a").unwrap().labels["tier"], "db");
     }
 
+    /// An object called `object` that says of itself that it mirrors the pod with this uid.
+    fn mirror(uid: &str, tier: &str) -> Change {
+        Change::Known(uid.into(), facts("object", tier))
+    }
+
     #[test]
-    fn a_static_pod_is_known_by_the_hash_of_its_manifest() {
+    fn nobody_gets_the_uid_of_another_pod_by_an_annotation() {
+        let own = |pods: &Pods| pods.get("a").unwrap().uid == "a";
+        let mut pods = Pods::default();
+        pods.apply(mirror("a", "forged"));
+        assert!(!own(&pods));
+        assert!(pods.apply(known("a", "web")), "the pod itself comes later");
+        assert!(own(&pods));
+        assert!(!pods.apply(mirror("a", "forged")));
+        assert!(own(&pods), "it was there before");
+        let forgery = Change::Deleted("a".into(), "object".to_owned());
+        assert!(!pods.apply(forgery), "the forgery goes");
+        assert_eq!(pods.len(), 1, "the pod is there still");
+        pods.apply(gone("a"));
+        assert_eq!(pods.len(), 0);
+        assert!(!pods.apply(mirror("a", "forged")));
+        assert!(own(&pods), "its processes end later");
+    }
+
+    #[test]
+    fn a_mirror_is_made_anew_with_other_labels() {
+        let mut pods = Pods::default();
+        pods.apply(mirror("static", "web"));
+        pods.apply(Change::Deleted("static".into(), "object".to_owned()));
+        let mut anew = facts("another-object", "db");
+        anew.name = "object".to_owned();
+        pods.apply(Change::Known("static".into(), anew));
+        assert_eq!(pods.get("static").unwrap().labels["tier"], "db");
+        assert_eq!(pods.len(), 1);
+    }
+
+    #[test]
+    fn a_static_pod_is_known_by_the_hash_of_its_manifest_or_the_uid_in_it() {
         let mirror = |value: &str| {
             BTreeMap::from([("kubernetes.io/config.mirror".to_owned(), value.to_owned())])
         };
-        let hash = "58e5ad26e0d2ae3cbf2b8a5d6fd1ed0f";
-        assert_eq!(&*node_uid("object", &mirror(hash)), hash);
-        for forged in ["", "hash", "0fbe2a5e-f3a4-4e20-81e2-2b081fa10d26"] {
-            assert_eq!(&*node_uid("object", &mirror(forged)), "object", "{forged}");
+        for own in [
+            "58e5ad26e0d2ae3cbf2b8a5d6fd1ed0f",
+            "0fbe2a5e-f3a4-4e20-81e2-2b081fa10d26",
+        ] {
+            assert_eq!(&*node_uid("object", &mirror(own)), own);
+        }
+        for other in [
+            "",
+            "hash",
+            "58e5ad26e0d2ae3cbf2b8a5d6fd1ed0",
+            "58e5ad26e0d2ae3cbf2b8a5d6fd1ed0g",
+            "0fbe2a5ef3a44e2081e22b081fa10d26-",
+            "0fbe2a5-ef3a4-4e20-81e2-2b081fa10d26",
+            "0fbe2a5e_f3a4_4e20_81e2_2b081fa10d26",
+            "0fbe2a5e-f3a4-4e20-81e2-2b081fa10d2é",
+        ] {
+            assert_eq!(&*node_uid("object", &mirror(other)), "object", "{other}");
         }
         assert_eq!(&*node_uid("object", &BTreeMap::new()), "object");
     }

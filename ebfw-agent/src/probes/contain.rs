@@ -2,19 +2,26 @@
 //!
 //! The request is on its way by then. What the socket has not sent yet stays, and the next requests on the connection are never made.
 
-use std::{collections::HashMap, ops::AddAssign, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    ops::AddAssign,
+    sync::{Arc, OnceLock},
+};
 
 use aya::maps::MapError;
-use ebfw_common::plaintext::Socket;
+use ebfw_common::plaintext::{Header, MAX_REFUSED, Socket};
 use ebfw_policy::evaluate::{Decision, Reason};
 
 use super::refused::Barrier;
 use crate::{
     enforcer::Judge,
-    inspect::{Judgement, Seen},
+    events::event::Mode,
+    inspect::{Judgement, Request, Seen},
     metrics::{Metrics, RequestInTls},
 };
 
+/// The request for which the kernel refused a socket may come to the agent so much later than the packet that was dropped.
+const PATIENCE_NS: u64 = 500_000_000;
 /// Cgroups whose requests are counted.
 const MAX_COUNTED: usize = 16_384;
 
@@ -29,6 +36,8 @@ pub struct Tally {
     pub denied: u64,
     /// Those of them that had left when they were denied.
     pub late: u64,
+    /// TLS connections of which nothing was seen.
+    pub unseen: u64,
     /// Whether requests are judged before they leave, too.
     pub early: bool,
 }
@@ -40,12 +49,14 @@ impl AddAssign for Tally {
             opaque,
             denied,
             late,
+            unseen,
             early,
         } = other;
         self.seen += seen;
         self.opaque += opaque;
         self.denied += denied;
         self.late += late;
+        self.unseen += unseen;
         self.early |= early;
     }
 }
@@ -56,7 +67,30 @@ pub(super) struct Containment {
     barrier: Barrier,
     early: bool,
     tallies: HashMap<u64, Tally>,
+    told: Told,
+    /// Packets that were dropped, on sockets of which nothing was told yet.
+    dropped: Vec<(Header, Socket)>,
     metrics: Arc<Metrics>,
+}
+
+/// Cookies of sockets of which a denied request was told; the oldest are forgotten.
+#[derive(Default)]
+struct Told {
+    cookies: HashSet<u64>,
+    by_age: VecDeque<u64>,
+}
+
+impl Told {
+    fn insert(&mut self, cookie: u64) {
+        if self.cookies.insert(cookie) {
+            self.by_age.push_back(cookie);
+        }
+        if self.by_age.len() > MAX_REFUSED
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            self.cookies.remove(&oldest);
+        }
+    }
 }
 
 impl Containment {
@@ -72,6 +106,8 @@ impl Containment {
             barrier,
             early,
             tallies: HashMap::new(),
+            told: Told::default(),
+            dropped: Vec::new(),
             metrics,
         }
     }
@@ -98,9 +134,41 @@ impl Containment {
         Some(seen)
     }
 
-    /// Has a socket destroyed of which a packet had to be dropped.
-    pub(super) fn destroy(&self, socket: &Socket) {
-        self.barrier.destroy(socket);
+    /// Has a socket destroyed of which a packet had to be dropped: what the probes say of that.
+    pub(super) fn destroy(&mut self, header: Header, socket: Socket) {
+        self.barrier.destroy(&socket);
+        let is_known = |(_, own): &(Header, Socket)| own.cookie == socket.cookie;
+        if self.dropped.len() < MAX_REFUSED && !self.dropped.iter().any(is_known) {
+            self.dropped.push((header, socket));
+        }
+    }
+
+    /// When [`Containment::unseen`] has something to tell, in nanoseconds since boot.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        let (first, _) = self.dropped.first()?;
+        Some(first.boot_ns.saturating_add(PATIENCE_NS))
+    }
+
+    /// What the kernel has denied and nobody has told by `now_ns`: it was over a limit, longer than what is copied, or read by the kernel alone.
+    pub(super) fn unseen(&mut self, now_ns: u64) -> Vec<Seen> {
+        let is_due = |header: &Header| header.boot_ns.saturating_add(PATIENCE_NS) <= now_ns;
+        let due: Vec<_> = self
+            .dropped
+            .extract_if(.., |(header, _)| is_due(header))
+            .filter(|(_, socket)| !self.told.cookies.contains(&socket.cookie))
+            .collect();
+        due.into_iter()
+            .map(|(header, socket)| {
+                self.told.insert(socket.cookie);
+                let seen = Seen {
+                    socket: Some(socket),
+                    judged: Arc::new(OnceLock::from(Judgement::Unseen(Mode::Enforce))),
+                    ..Seen::new(header, Request::default())
+                };
+                self.count(&seen);
+                seen
+            })
+            .collect()
     }
 
     /// Lets go of refused sockets that are gone.
@@ -114,10 +182,11 @@ impl Containment {
     }
 
     /// Whether this comes too late: nobody has refused the socket before.
-    fn contain(&self, socket: &Socket, now_ns: u64) -> bool {
+    fn contain(&mut self, socket: &Socket, now_ns: u64) -> bool {
         if !self.judge.enforces() {
             return false;
         }
+        self.told.insert(socket.cookie);
         match self.barrier.refuse(socket, now_ns) {
             Ok(was_refused) => !was_refused,
             Err(error) => {
@@ -148,8 +217,8 @@ impl Containment {
             Some(Judgement::Ruled(verdict, _)) if verdict.reason == Reason::Loopback => {
                 RequestInTls::Ungoverned
             }
-            Some(Judgement::Ruled(..)) if denied => RequestInTls::Deny,
-            Some(Judgement::Ruled(..)) => RequestInTls::Allow,
+            Some(Judgement::Ruled(..) | Judgement::Unseen(_)) if denied => RequestInTls::Deny,
+            Some(Judgement::Ruled(..) | Judgement::Unseen(_)) => RequestInTls::Allow,
         };
         self.metrics.request_in_tls(result);
         self.tally(seen.header.cgroup_id, |tally| {
@@ -161,5 +230,9 @@ impl Containment {
 }
 
 fn is_denied(judgement: &Judgement) -> bool {
-    matches!(judgement, Judgement::Ruled(verdict, _) if verdict.decision == Decision::Deny)
+    match judgement {
+        Judgement::Ungoverned | Judgement::Opaque => false,
+        Judgement::Ruled(verdict, _) => verdict.decision == Decision::Deny,
+        Judgement::Unseen(_) => true,
+    }
 }

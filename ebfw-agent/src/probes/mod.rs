@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use ebfw_common::plaintext::{COUNTERS, Counter, Socket, kind};
+use ebfw_common::plaintext::{COUNTERS, Counter, Header, Socket, kind};
 use tokio::time::{Instant, timeout_at};
 use zerocopy::FromBytes as _;
 
@@ -42,7 +42,7 @@ use crate::{
         cgroup::{CgroupPath, Hierarchy},
         sockets::Destroyer,
     },
-    inspect::{Capture, Headers, Record, Seen, Sockets, Streams},
+    inspect::{Capture, Headers, Hellos, Record, Seen, Sockets, Streams},
     metrics::{Lost, Metrics, Unread},
 };
 
@@ -57,6 +57,8 @@ pub struct Controls {
     pub destroyer: Arc<Destroyer>,
     /// What the kernel judges them by before they leave.
     pub rulesets: Arc<RulesetMaps>,
+    /// Told of connections of which something is seen.
+    pub hellos: Arc<Hellos>,
 }
 
 /// The running probes. They end with the value.
@@ -70,6 +72,7 @@ pub struct Probes {
     counters: CounterMap,
     counted: [u64; COUNTERS],
     metrics: Arc<Metrics>,
+    hellos: Arc<Hellos>,
     way: &'static str,
     discovery: Discovery,
 }
@@ -124,6 +127,7 @@ impl Probes {
             counters,
             counted: [0; COUNTERS],
             metrics,
+            hellos: controls.hellos,
             way,
             discovery,
         })
@@ -142,15 +146,18 @@ impl Probes {
             containment,
             look,
             metrics,
+            hellos,
             ..
         } = self;
-        let for_sockets = sockets.deadline().map(|deadline| {
+        let deadlines = [sockets.deadline(), containment.deadline()];
+        let for_others = deadlines.into_iter().flatten().min().map(|deadline| {
             Instant::now() + Duration::from_nanos(deadline.saturating_sub(boot_ns()))
         });
         let for_bodies = streams.is_waiting().then_some(*look);
-        let until = for_sockets.into_iter().chain(for_bodies).min();
+        let until = for_others.into_iter().chain(for_bodies).min();
+        let own = (&**metrics, &**hellos);
         let drained =
-            ring.drain(|bytes| take(streams, sockets, containment, metrics, bytes, &mut found));
+            ring.drain(|bytes| take(streams, sockets, containment, own, bytes, &mut found));
         if let Some(until) = until {
             // By a moment, not by a time from now on: who waits for other things too begins to wait anew after each of them.
             if let Ok(drained) = timeout_at(until, drained).await {
@@ -165,6 +172,10 @@ impl Probes {
             streams.give_up(Some(boot_ns()), |seen| sockets.place(seen, &mut judged));
         }
         sockets.give_up(Some(boot_ns()), &mut judged);
+        containment
+            .unseen(boot_ns())
+            .into_iter()
+            .for_each(&mut found);
         metrics.unread(Unread::Unknown, streams.take_unknown());
         Ok(())
     }
@@ -177,12 +188,15 @@ impl Probes {
             sockets,
             containment,
             metrics,
+            hellos,
             ..
         } = self;
-        ring.take(|bytes| take(streams, sockets, containment, metrics, bytes, &mut found));
+        let own = (&**metrics, &**hellos);
+        ring.take(|bytes| take(streams, sockets, containment, own, bytes, &mut found));
         let mut judged = |seen| judge(containment, seen, &mut found);
         streams.give_up(None, |seen| sockets.place(seen, &mut judged));
         sockets.give_up(None, judged);
+        containment.unseen(u64::MAX).into_iter().for_each(found);
     }
 
     /// How they are attached, in words.
@@ -199,8 +213,12 @@ impl Probes {
 
     /// The requests that were seen, by the id of the cgroup of the thread that wrote them.
     #[must_use]
-    pub fn requests(&self) -> &HashMap<u64, Tally> {
-        self.containment.tallies()
+    pub fn requests(&self) -> HashMap<u64, Tally> {
+        let mut tallies = self.containment.tallies().clone();
+        for (cgroup, unseen) in self.hellos.unseen() {
+            tallies.entry(cgroup).or_default().unseen = unseen;
+        }
+        tallies
     }
 
     /// Adds what the programs lost to the metrics, and lets go of refused sockets that are gone.
@@ -237,17 +255,27 @@ fn take(
     streams: &mut Streams,
     sockets: &mut Sockets,
     containment: &mut Containment,
-    metrics: &Metrics,
+    (metrics, hellos): (&Metrics, &Hellos),
     bytes: &[u8],
     mut found: impl FnMut(Seen),
 ) {
     match Record::read(bytes) {
         Ok(record) if record.header.kind == kind::REFUSED => {
             if let Ok(socket) = Socket::read_from_bytes(record.data) {
-                containment.destroy(&socket);
+                let pid = sockets.process(socket.cookie).unwrap_or(0);
+                containment.destroy(
+                    Header {
+                        pid,
+                        ..record.header
+                    },
+                    socket,
+                );
             }
         }
         Ok(record) => {
+            if record.header.kind == kind::SOCKET {
+                hellos.known(record.header.socket);
+            }
             let ends = record.header.kind == kind::CLOSE;
             let mut found = |seen| judge(containment, seen, &mut found);
             if !ends {

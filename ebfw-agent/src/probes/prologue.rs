@@ -142,6 +142,14 @@ fn is_landed_on(code: &[u8], offset: usize) -> bool {
     })
 }
 
+/// Whether a call or a jump of the function leads to what lies `distance` bytes behind its entry.
+pub(super) fn leads_to(code: &[u8], distance: u64) -> bool {
+    straight(code).any(|(_, instruction)| {
+        let is_direct = instruction.is_jmp_short_or_near() || instruction.is_call_near();
+        is_direct && instruction.near_branch_target() == distance
+    })
+}
+
 /// Instructions that the kernel emulates on all versions that ebfw runs on (arch/x86/kernel/uprobes.c: `branch_setup_xol_ops`,
 /// `push_setup_xol_ops`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +290,22 @@ mod tests {
             (&[0x48, 0x89, 0xf7, 0x55], Go, at(3), "rdi is none"),
         ] {
             assert_eq!(place(code, convention, Calls::Avoided), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn where_a_function_leads_to() {
+        // OpenSSL 3.5: mov r8, rcx; xor ecx, ecx; jmp SSL_write_ex2, which lies 32 bytes before it.
+        let wrapper = [0x49, 0x89, 0xc8, 0x31, 0xc9, 0xeb, 0xd9];
+        for (code, distance, expected, why) in [
+            (&wrapper[..], -32_i64, true, "a jump back"),
+            (&wrapper[..], 0, false, "to itself"),
+            (&[0x90, 0xe8, 0x10, 0, 0, 0], 22, true, "a call"),
+            (&[0x90, 0xff, 0xd0], 0, false, "a call by a register"),
+            (&[0xc3], 0, false, "none"),
+            (&[], 0, false, "no code"),
+        ] {
+            assert_eq!(leads_to(code, distance as u64), expected, "{why}");
         }
     }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    elf::{Elf, ElfError, Source},
+    elf::{Elf, ElfError, Source, Symbol},
     golang,
-    prologue::{Calls, Convention, Place, place},
+    prologue::{Calls, Convention, Place, leads_to, place},
 };
 
 /// A function that is probed.
@@ -13,6 +13,7 @@ use super::{
 pub(super) enum Function {
     SslWrite,
     SslWriteEx,
+    SslWriteEx2,
     SslRead,
     SslReadEx,
     SslDoHandshake,
@@ -29,9 +30,10 @@ pub(super) enum Function {
 }
 
 impl Function {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::SslWrite,
         Self::SslWriteEx,
+        Self::SslWriteEx2,
         Self::SslRead,
         Self::SslReadEx,
         Self::SslDoHandshake,
@@ -52,6 +54,7 @@ impl Function {
         match self {
             Self::SslWrite => "SSL_write",
             Self::SslWriteEx => "SSL_write_ex",
+            Self::SslWriteEx2 => "SSL_write_ex2",
             Self::SslRead => "SSL_read",
             Self::SslReadEx => "SSL_read_ex",
             Self::SslDoHandshake => "SSL_do_handshake",
@@ -72,7 +75,7 @@ impl Function {
     pub(super) fn program(self) -> &'static str {
         match self {
             Self::SslWrite => "ebfw_ssl_write",
-            Self::SslWriteEx => "ebfw_ssl_write_ex",
+            Self::SslWriteEx | Self::SslWriteEx2 => "ebfw_ssl_write_ex",
             Self::SslRead => "ebfw_ssl_read",
             Self::SslReadEx => "ebfw_ssl_read_ex",
             Self::SslDoHandshake => "ebfw_ssl_hello",
@@ -93,6 +96,7 @@ impl Function {
         match self {
             Self::SslWrite
             | Self::SslWriteEx
+            | Self::SslWriteEx2
             | Self::SslRead
             | Self::SslReadEx
             | Self::SslDoHandshake
@@ -108,6 +112,7 @@ impl Function {
             Self::GoWrite | Self::GoClientHandshake | Self::GoClose => Convention::Go,
             Self::SslWrite
             | Self::SslWriteEx
+            | Self::SslWriteEx2
             | Self::SslRead
             | Self::SslReadEx
             | Self::SslDoHandshake
@@ -132,6 +137,7 @@ impl Function {
             self,
             Self::SslWrite
                 | Self::SslWriteEx
+                | Self::SslWriteEx2
                 | Self::GnutlsRecordSend
                 | Self::PrWrite
                 | Self::PrSend
@@ -164,6 +170,7 @@ impl Target {
         let elf = Elf::open(source)?;
         let mut points = BTreeMap::<Function, Vec<Point>>::new();
         let symbols = elf.functions(|name| named(name, Convention::C))?;
+        let symbols = without_wrappers(&elf, symbols)?;
         let of_go = golang::functions(&elf, |name| named(name, Convention::Go))?;
         for (function, symbol) in symbols.into_iter().chain(of_go) {
             let (entry, code) = elf.code(symbol)?;
@@ -188,6 +195,34 @@ impl Target {
         }
         Ok(Self(points))
     }
+}
+
+/// Since OpenSSL 3.3 `SSL_write_ex` goes on with `SSL_write_ex2`, which programs may call themselves: only the latter is probed then, or each write
+/// were seen twice. Where that is not certain it is the former.
+fn without_wrappers<S: Source + ?Sized>(
+    elf: &Elf<'_, S>,
+    symbols: Vec<(Function, Symbol)>,
+) -> Result<Vec<(Function, Symbol)>, ElfError> {
+    let of = |function| {
+        let own = symbols.iter().filter(move |(own, _)| *own == function);
+        own.map(|(_, symbol)| *symbol)
+    };
+    let (mut wrappers, mut wrapped) = (0, 0);
+    for wrapper in of(Function::SslWriteEx) {
+        let (_, code) = elf.code(wrapper)?;
+        wrappers += 1;
+        wrapped += usize::from(of(Function::SslWriteEx2).any(|inner| {
+            let distance = inner.address.wrapping_sub(wrapper.address);
+            leads_to(&code, distance)
+        }));
+    }
+    let dropped = if wrapped == wrappers {
+        Function::SslWriteEx
+    } else {
+        Function::SslWriteEx2
+    };
+    let rest = symbols.into_iter();
+    Ok(rest.filter(|(function, _)| *function != dropped).collect())
 }
 
 fn named(name: &[u8], convention: Convention) -> Option<Function> {

@@ -115,7 +115,7 @@ impl Probing {
                         .map(|(kind, count)| (kind.to_owned(), count))
                         .collect(),
                 };
-                (state, probes.requests().clone())
+                (state, probes.requests())
             }
         }
     }

@@ -89,6 +89,8 @@ pub struct WorkloadState {
     pub tls_denied: u64,
     /// How many of those had left by then.
     pub tls_late: u64,
+    /// TLS connections of which nothing was seen since the agent started.
+    pub tls_unseen: u64,
 }
 
 /// How a workload is treated.
@@ -113,6 +115,8 @@ pub enum Tls {
     Observed,
     /// A request that a rule denies costs its connection; it may be on its way by then.
     Contained,
+    /// On some connections it never leaves; of others nobody knows what is asked, or whose they are.
+    Partly,
     /// And it never leaves: it is judged before it is encrypted, and none that was denied so far came through.
     Enforced,
 }
@@ -124,10 +128,12 @@ impl Tls {
         if requests.seen == 0 {
             Self::Opaque
         } else if enforced && requests.opaque < requests.seen {
-            if requests.early && requests.late == 0 {
-                Self::Enforced
-            } else {
+            if !requests.early || requests.late > 0 {
                 Self::Contained
+            } else if requests.opaque + requests.unseen > 0 {
+                Self::Partly
+            } else {
+                Self::Enforced
             }
         } else {
             Self::Observed
@@ -309,11 +315,11 @@ fn probes_line(probes: &ProbesState) -> String {
 }
 
 /// What stands above the columns of the table.
-const HEADINGS: [&str; 9] = [
-    "WORKLOAD", "POD", "RULES", "DEFAULT", "TLS", "REQUESTS", "OPAQUE", "DENIED", "LATE",
+const HEADINGS: [&str; 10] = [
+    "WORKLOAD", "POD", "RULES", "DEFAULT", "TLS", "REQUESTS", "OPAQUE", "DENIED", "LATE", "UNSEEN",
 ];
 
-fn cells(workload: &WorkloadState) -> [String; 9] {
+fn cells(workload: &WorkloadState) -> [String; 10] {
     const NOTHING: &str = "-";
     let WorkloadState {
         cgroup,
@@ -326,6 +332,7 @@ fn cells(workload: &WorkloadState) -> [String; 9] {
         tls_opaque,
         tls_denied,
         tls_late,
+        tls_unseen,
     } = workload;
     let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
     let rules = match standing {
@@ -342,6 +349,7 @@ fn cells(workload: &WorkloadState) -> [String; 9] {
             Tls::Opaque => "opaque",
             Tls::Observed => "observed",
             Tls::Contained => "contained",
+            Tls::Partly => "partly",
             Tls::Enforced => "enforced",
         }
         .to_owned(),
@@ -349,6 +357,7 @@ fn cells(workload: &WorkloadState) -> [String; 9] {
         tls_opaque.to_string(),
         tls_denied.to_string(),
         tls_late.to_string(),
+        tls_unseen.to_string(),
     ]
 }
 
@@ -385,6 +394,7 @@ pub(crate) mod samples {
                     tls_opaque: 0,
                     tls_denied: 0,
                     tls_late: 0,
+                    tls_unseen: 0,
                 },
                 WorkloadState {
                     cgroup: "/kubepods/pod1".into(),
@@ -397,6 +407,7 @@ pub(crate) mod samples {
                     tls_opaque: 2,
                     tls_denied: 1,
                     tls_late: 1,
+                    tls_unseen: 3,
                 },
             ],
         }
@@ -420,9 +431,9 @@ mod tests {
              programs  ebfw_connect4 ebfw_egress\n\
              probes    perf events; files: go 1, openssl 2\n\
              \n\
-             WORKLOAD        POD       RULES  DEFAULT  TLS        REQUESTS  OPAQUE  DENIED  LATE\n\
-             /               -         none   -        opaque     0         0       0       0\n\
-             /kubepods/pod1  shop/web  2      deny     contained  17        2       1       1\n"
+             WORKLOAD        POD       RULES  DEFAULT  TLS        REQUESTS  OPAQUE  DENIED  LATE  UNSEEN\n\
+             /               -         none   -        opaque     0         0       0       0     0\n\
+             /kubepods/pod1  shop/web  2      deny     contained  17        2       1       1     3\n"
         );
         let value: serde_json::Value = serde_json::from_str(&found.json()).unwrap();
         assert_eq!(value["running"], true);
@@ -435,20 +446,24 @@ mod tests {
 
     #[test]
     fn what_holds_for_requests_inside_tls_is_said_by_what_was_seen() {
-        for (seen, opaque, late, early, enforced, expected) in [
-            (0, 0, 0, true, true, Tls::Opaque),
-            (3, 0, 0, true, true, Tls::Enforced),
-            (3, 2, 0, true, true, Tls::Enforced),
-            (3, 0, 1, true, true, Tls::Contained),
-            (3, 0, 0, false, true, Tls::Contained),
-            (3, 3, 0, true, true, Tls::Observed),
-            (3, 0, 0, true, false, Tls::Observed),
+        for (seen, opaque, late, unseen, early, enforced, expected) in [
+            (0, 0, 0, 0, true, true, Tls::Opaque),
+            (0, 0, 0, 5, true, true, Tls::Opaque),
+            (3, 0, 0, 0, true, true, Tls::Enforced),
+            (3, 2, 0, 0, true, true, Tls::Partly),
+            (3, 0, 0, 1, true, true, Tls::Partly),
+            (3, 2, 1, 1, true, true, Tls::Contained),
+            (3, 0, 1, 0, true, true, Tls::Contained),
+            (3, 0, 0, 0, false, true, Tls::Contained),
+            (3, 3, 0, 0, true, true, Tls::Observed),
+            (3, 0, 0, 0, true, false, Tls::Observed),
         ] {
             let requests = Tally {
                 seen,
                 opaque,
                 denied: late,
                 late,
+                unseen,
                 early,
             };
             assert_eq!(Tls::of(requests, enforced), expected, "{requests:?}");

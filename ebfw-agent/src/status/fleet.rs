@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
+    time::{Duration, Instant},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -15,6 +16,9 @@ use crate::policy_objects::Version;
 
 /// Sets that are remembered: a node that lags further behind counts as having nothing until it catches up.
 const REMEMBERED: usize = 256;
+/// So long a node that reports a set that nobody else has seen counts as having what it had before: of changes that follow each other closely, each
+/// agent sees others together, and what they do not touch stays in force.
+const IN_BETWEEN: Duration = Duration::from_secs(10);
 
 /// Of a set of versions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,9 +92,17 @@ impl fmt::Display for Tally {
 /// What the nodes reported, and the sets that their reports may mean.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    nodes: BTreeMap<String, Digest>,
+    nodes: BTreeMap<String, Node>,
     /// The last sets, the newest at the end.
     sets: VecDeque<(Digest, BTreeSet<Version>)>,
+}
+
+/// What a node reported.
+#[derive(Debug)]
+struct Node {
+    last: Digest,
+    /// What it reported before, the last that was understood, and when it reported something else.
+    before: Option<(Digest, Instant)>,
 }
 
 impl Fleet {
@@ -105,9 +117,20 @@ impl Fleet {
             .push_back((digest, versions.iter().cloned().collect()));
     }
 
-    /// A node reported.
-    pub fn reported(&mut self, node: &str, digest: Digest) {
-        self.nodes.insert(node.to_owned(), digest);
+    /// A node reported, `now`.
+    pub fn reported(&mut self, node: &str, digest: Digest, now: Instant) {
+        let before = match self.nodes.remove(node) {
+            Some(node) if node.last == digest => node.before,
+            Some(node) if self.knows(&node.last) => Some((node.last, now)),
+            Some(node) => node.before,
+            None => None,
+        };
+        let last = digest;
+        self.nodes.insert(node.to_owned(), Node { last, before });
+    }
+
+    fn knows(&self, digest: &Digest) -> bool {
+        self.sets.iter().any(|(known, _)| known == digest)
     }
 
     /// A node has no agent any more.
@@ -121,18 +144,31 @@ impl Fleet {
     }
 
     /// For each set that nodes have, how many.
-    fn counts(&self) -> BTreeMap<&Digest, usize> {
+    fn counts(&self, now: Instant) -> BTreeMap<&Digest, usize> {
+        let known: BTreeSet<_> = self.sets.iter().map(|(digest, _)| digest).collect();
         let mut counts = BTreeMap::new();
-        for digest in self.nodes.values() {
-            *counts.entry(digest).or_default() += 1;
+        for Node { last, before } in self.nodes.values() {
+            let has = match before {
+                Some((before, since))
+                    if !known.contains(last) && now.duration_since(*since) < IN_BETWEEN =>
+                {
+                    before
+                }
+                _ => last,
+            };
+            *counts.entry(has).or_default() += 1;
         }
         counts
     }
 
     /// How many nodes enforce each of these versions.
     #[must_use]
-    pub fn tally<'v>(&self, versions: impl IntoIterator<Item = &'v Version>) -> Vec<Tally> {
-        let counts = self.counts();
+    pub fn tally<'v>(
+        &self,
+        versions: impl IntoIterator<Item = &'v Version>,
+        now: Instant,
+    ) -> Vec<Tally> {
+        let counts = self.counts(now);
         let known: Vec<_> = self
             .sets
             .iter()
@@ -163,7 +199,37 @@ mod tests {
     }
 
     fn tally(fleet: &Fleet, version: &Version) -> String {
-        fleet.tally([version])[0].to_string()
+        tally_at(fleet, version, Instant::now())
+    }
+
+    fn tally_at(fleet: &Fleet, version: &Version, now: Instant) -> String {
+        fleet.tally([version], now)[0].to_string()
+    }
+
+    #[test]
+    fn what_changes_do_not_touch_counts_while_a_node_is_between_them() {
+        let (a, b) = (version("a", 1), |generation| version("b", generation));
+        let set = |generation| [a.clone(), b(generation)];
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut fleet = Fleet::default();
+        fleet.objects(&set(1));
+        fleet.reported("one", Digest::of(&set(1)), at(0));
+        fleet.objects(&set(5));
+        for generation in 2..5 {
+            // This one saw each change by itself; who counts saw the last alone.
+            let digest = Digest::of(&set(generation));
+            let now = at(generation.unsigned_abs());
+            fleet.reported("one", digest, now);
+            assert_eq!(tally_at(&fleet, &a, now), "1/1", "is in force all the time");
+            assert_eq!(tally_at(&fleet, &b(5), now), "0/1", "is not there yet");
+        }
+        fleet.reported("one", Digest::of(&set(5)), at(5));
+        assert_eq!(tally_at(&fleet, &b(5), at(5)), "1/1");
+        fleet.reported("one", Digest::reported("never seen"), at(6));
+        fleet.reported("one", Digest::reported("nor this"), at(14));
+        assert_eq!(tally_at(&fleet, &a, at(15)), "1/1");
+        assert_eq!(tally_at(&fleet, &a, at(16)), "0/1", "it stays strange");
     }
 
     #[test]
@@ -187,22 +253,23 @@ mod tests {
     #[test]
     fn nodes_that_lag_behind_still_have_what_did_not_change() {
         let (a, b, b2) = (version("a", 1), version("b", 1), version("b", 2));
+        let now = Instant::now();
         let mut fleet = Fleet::default();
         assert_eq!(tally(&fleet, &a), "0/0", "nobody");
         let old = [a.clone(), b.clone()];
         let new = [a.clone(), b2.clone()];
         fleet.objects(&old);
-        fleet.reported("one", Digest::of(&old));
-        fleet.reported("two", Digest::of(&old));
+        fleet.reported("one", Digest::of(&old), now);
+        fleet.reported("two", Digest::of(&old), now);
         assert_eq!(tally(&fleet, &b), "2/2");
         fleet.objects(&new);
         assert_eq!(tally(&fleet, &a), "2/2", "did not change");
         assert_eq!(tally(&fleet, &b2), "0/2", "is on its way");
-        fleet.reported("one", Digest::of(&new));
+        fleet.reported("one", Digest::of(&new), now);
         assert_eq!(tally(&fleet, &b2), "1/2");
-        fleet.reported("two", Digest::reported("never seen"));
+        fleet.reported("two", Digest::reported("never seen"), now);
         assert_eq!(
-            tally(&fleet, &a),
+            tally_at(&fleet, &a, now + IN_BETWEEN),
             "1/2",
             "what is not understood is nothing"
         );
@@ -217,7 +284,7 @@ mod tests {
         let mut fleet = Fleet::default();
         let set = |generation| [version("a", generation)];
         fleet.objects(&set(0));
-        fleet.reported("slow", Digest::of(&set(0)));
+        fleet.reported("slow", Digest::of(&set(0)), Instant::now());
         for generation in 1..i64::try_from(REMEMBERED).unwrap() {
             fleet.objects(&set(generation));
         }

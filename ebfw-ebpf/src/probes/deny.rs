@@ -24,7 +24,7 @@ use ebfw_common::{
 };
 
 use crate::{
-    judge::{Decision, Question, Said, claim, judge, request},
+    judge::{Decision, Question, Said, claim, judge},
     maps::{
         CONNECTIONS, Connection, ConnectionKey, FIREWALL, JUDGES, PACKET_JUDGES, Peer, REFUSED,
         SOCKET_OWNERS, TELLERS, WRITES, Write,
@@ -328,11 +328,8 @@ pub extern "C" fn ebfw_give_up(id: Context, begun: u32) -> u32 {
     if begun == 0 || !followed.word().has(slot_flag::REQUESTS) {
         return 0;
     }
-    let said = Said {
-        request: request::PENDING,
-        ..Said::UNREAD
-    };
-    u32::from(decision(id, said).verdict == verdict::HELD)
+    // Whatever names are resolved, it is denied too: rules that allow by one are passed over here, and where they are not it is ambiguous there.
+    u32::from(decision(id, Said::NOTHING).verdict == verdict::HELD)
 }
 
 /// Whether the request that was read last is denied: with its host as the only name of the destination, so that it is with any.

@@ -94,10 +94,12 @@ pub fn find(skb: *mut __sk_buff) -> Found {
             note.at_ns = 0;
         }
     }
-    if found == 0
-        || now - thread.crowded_ns < FRESH_NS
-        || SOCKET_OWNERS.get_ptr_mut(cookie).is_some()
-    {
+    // The same object in another process is the same connection: that was forked with it.
+    let is_taken = SOCKET_OWNERS.get_ptr_mut(cookie).is_some_and(|owner| {
+        // SAFETY: entries of the map outlive the program's run.
+        unsafe { (*owner).key.object != found }
+    });
+    if found == 0 || now - thread.crowded_ns < FRESH_NS || is_taken {
         return Found::Nothing;
     }
     let key = ConnectionKey {

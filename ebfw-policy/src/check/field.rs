@@ -46,6 +46,11 @@ fn unknown_field_hint(key: &str, allowed: &[&str]) -> String {
         ("apiVersion" | "kind" | "metadata" | "spec", _) if allowed.contains(&"rules") => {
             "a policy file has the fields of `spec` at its top level".to_owned()
         }
+        // `podSelector` is a selector of Kubernetes, `match.pod` names a pod's facts.
+        ("matchLabels", _) if allowed.contains(&"labels") => "did you mean `labels`?".to_owned(),
+        ("labels", _) if allowed.contains(&"matchLabels") => {
+            "did you mean `matchLabels`?".to_owned()
+        }
         (_, Some(meant)) => format!("did you mean `{meant}`?"),
         (_, None) => format!("the fields are {}", quoted_list(allowed.iter().copied())),
     }

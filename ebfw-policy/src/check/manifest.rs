@@ -17,6 +17,24 @@ const GROUP: &str = "ebfw.dvrkn.com";
 const API_VERSION: &str = "ebfw.dvrkn.com/v1";
 /// Fields of an object.
 const OBJECT_FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+/// Fields of what every object of Kubernetes has.
+const METADATA_FIELDS: [&str; 15] = [
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
 /// Lists inside of lists at most.
 const MAX_LISTS: usize = 3;
 
@@ -199,7 +217,7 @@ impl Reader<'_, '_, '_> {
 
     fn id(&mut self, kind: Kind, metadata: NodeId) -> Option<ObjectId> {
         let check = &mut self.check;
-        check.pairs(metadata, "metadata")?;
+        check.own_fields(metadata)?;
         let name = value_of(check.tree, metadata, "name");
         let name = check.required(metadata, name, "name")?;
         let text = check.own_name(name, "the name of an object", is_subdomain)?;
@@ -266,18 +284,41 @@ impl<'t> Check<'t, '_> {
         None
     }
 
+    /// Fields that no object has: the API server refuses them unless it is told not to.
+    fn own_fields(&mut self, metadata: NodeId) -> Option<()> {
+        for (key, _) in self.pairs(metadata, "metadata")? {
+            let Value::Scalar { text, .. } = self.tree.value(*key) else {
+                self.report(Code::WrongType, *key, "a field name is wanted", None);
+                continue;
+            };
+            if !METADATA_FIELDS.contains(&&**text) {
+                let hint = did_you_mean(text, METADATA_FIELDS)
+                    .map(|meant| format!("did you mean `{meant}`?"));
+                let message = format!("`metadata` has no field `{}`", shorten(text));
+                self.report(Code::UnknownField, *key, message, hint);
+            }
+        }
+        Some(())
+    }
+
     /// The object's own labels and annotations: text, which numbers are not until they are quoted.
     fn own_labels(&mut self, metadata: NodeId) {
-        for (field, what) in [
-            ("labels", "the value of a label"),
-            ("annotations", "the value of an annotation"),
+        for (field, key_of, what) in [
+            ("labels", "a label", "the value of a label"),
+            ("annotations", "an annotation", "the value of an annotation"),
         ] {
             let node = value_of(self.tree, metadata, field);
             let Some(node) = node.filter(|node| !self.is_null(*node)) else {
                 continue;
             };
-            for (_, value) in self.pairs(node, field).unwrap_or_default() {
-                if !self.is_null(*value) {
+            for (key, value) in self.pairs(node, field).unwrap_or_default() {
+                self.key(*key, key_of);
+                if self.is_null(*value) {
+                    continue;
+                }
+                if field == "labels" {
+                    self.label_value(*value);
+                } else {
                     self.text(*value, what);
                 }
             }

@@ -99,7 +99,12 @@ impl Check<'_, '_> {
     }
 
     fn label_key(&mut self, node: NodeId) -> Option<Box<str>> {
-        let text = self.text(node, "the key of a label")?;
+        self.key(node, "a label")
+    }
+
+    /// The key of a label or an annotation.
+    pub(super) fn key(&mut self, node: NodeId, of: &str) -> Option<Box<str>> {
+        let text = self.text(node, &format!("the key of {of}"))?;
         let (prefix, name) = text
             .split_once('/')
             .map_or((None, text), |(prefix, name)| (Some(prefix), name));
@@ -110,14 +115,14 @@ impl Check<'_, '_> {
             self.report(
                 Code::BadValue,
                 node,
-                format!("`{}` is no key of a label", shorten(text)),
+                format!("`{}` is no key of {of}", shorten(text)),
                 None,
             );
         }
         good.then(|| text.into())
     }
 
-    fn label_value(&mut self, node: NodeId) -> Option<Box<str>> {
+    pub(super) fn label_value(&mut self, node: NodeId) -> Option<Box<str>> {
         let text = self.text(node, "the value of a label")?;
         if !is_label_text(text) {
             let hint =
@@ -134,6 +139,20 @@ impl Check<'_, '_> {
         Some(text.into())
     }
 
+    fn label_values(&mut self, node: NodeId) -> Vec<Box<str>> {
+        let Some(values) = self.items(node, "a list of values") else {
+            return Vec::new();
+        };
+        if values.is_empty() {
+            let hint = "name one at least; `Exists` is any value".to_owned();
+            self.report(Code::EmptyList, node, "no value is listed", Some(hint));
+        }
+        let values = values.iter();
+        values
+            .filter_map(|value| self.label_value(*value))
+            .collect()
+    }
+
     fn requirement(&mut self, node: NodeId) -> Option<Requirement> {
         let [key, operator, values] = self.fields(node, "a requirement", EXPRESSION_FIELDS)?;
         let key = self
@@ -148,13 +167,12 @@ impl Check<'_, '_> {
         let operator = self
             .required(node, operator, "operator")
             .and_then(|operator| self.choice(operator, &operators));
-        let listed = self.any_of(values, "a list of values", |check, node, entries| {
-            entries.extend(check.label_value(node))
-        });
-        let listed = listed
-            .entries()
-            .map(<[Box<str>]>::to_vec)
-            .unwrap_or_default();
+        let listed = match (operator, values) {
+            (Some(Operator::Exists | Operator::DoesNotExist), _) | (_, None) => Vec::new(),
+            (Some(Operator::In | Operator::NotIn) | None, Some(values)) => {
+                self.label_values(values)
+            }
+        };
         let test = match (operator?, values) {
             (Operator::In, Some(_)) => LabelTest::In(listed),
             (Operator::NotIn, Some(_)) => LabelTest::NotIn(listed),

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::{Flow, FlowError};
 
-/// The members of an object in order, duplicates kept.
+/// The members of an object in order, duplicates kept; those of `labels` stand among them as `label.KEY`.
+#[derive(Default)]
 struct Members(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Members {
@@ -30,27 +31,27 @@ impl<'de> Visitor<'de> for MembersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::new();
-        while let Some(member) = map.next_entry()? {
-            members.push(member);
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "labels" {
+                let Members(labels) = map.next_value::<Option<_>>()?.unwrap_or_default();
+                let labels = labels.into_iter();
+                members.extend(labels.map(|(label, value)| (format!("label.{label}"), value)));
+            } else {
+                members.push((key, map.next_value()?));
+            }
         }
         Ok(members)
     }
 }
 
-/// Reads one line. A member that is `null` or an empty text is absent, as writers that never leave members out have it.
+/// Reads one line. A member that is `null` or an empty text (no label's) is absent, as writers that never leave members out have it.
 pub(super) fn parse(line: &str) -> Result<Flow, FlowError> {
-    let Members(members) =
-        serde_json::from_str(line).map_err(|error| FlowError::Json(error.to_string()))?;
+    let Members(members) = serde_json::from_str(line).map_err(|error| not_json(&error))?;
     let mut flow = Flow::default();
     for (key, value) in members {
         match (key.as_str(), value) {
             (_, Value::Null) => {}
-            (_, Value::String(text)) if text.is_empty() => {}
-            ("labels", Value::Object(labels)) => {
-                for (label, value) in labels {
-                    flow.set(&format!("label.{label}"), &text(&key, value)?)?;
-                }
-            }
+            (key, Value::String(text)) if text.is_empty() && !key.starts_with("label.") => {}
             ("resolved", Value::Array(names)) if names.is_empty() => {}
             ("resolved", Value::Array(names)) => {
                 let names = names
@@ -59,7 +60,6 @@ pub(super) fn parse(line: &str) -> Result<Flow, FlowError> {
                     .collect::<Result<Vec<_>, _>>()?;
                 flow.set(&key, &names.join(","))?;
             }
-            ("labels", value) => return Err(wrong(&key, &value, "an object of texts is wanted")),
             (_, value) => {
                 let value = text(&key, value)?;
                 flow.set(&key, &value)?;
@@ -71,6 +71,14 @@ pub(super) fn parse(line: &str) -> Result<Flow, FlowError> {
     } else {
         Ok(flow)
     }
+}
+
+/// Says the column alone: which line it is only the caller knows.
+fn not_json(error: &serde_json::Error) -> FlowError {
+    let said = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let what = said.strip_suffix(&place).unwrap_or(&said);
+    FlowError::Json(format!("{what} at column {}", error.column()))
 }
 
 fn text(key: &str, value: Value) -> Result<String, FlowError> {

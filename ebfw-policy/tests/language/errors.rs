@@ -675,7 +675,21 @@ fn one_error_in_a_match_is_reported_at_its_place_with_a_hint() {
             "pod: {matchExpressions: [{key: a, operator: In, values: []}]}",
             Code::EmptyList,
             (1, 82),
-            "empty",
+            "name one at least",
+        ),
+        case(
+            "Exists with an empty list",
+            "pod: {matchExpressions: [{key: a, operator: Exists, values: []}]}",
+            Code::BadValue,
+            (1, 86),
+            "no values",
+        ),
+        case(
+            "the field of a podSelector",
+            "pod: {matchLabels: {a: b}}",
+            Code::UnknownField,
+            (1, 32),
+            "did you mean `labels`?",
         ),
         case(
             "Exists with values",
@@ -804,6 +818,22 @@ fn a_rendered_error_shows_line_mark_and_hint() {
         .unwrap_err()
         .render("policy.yaml", file, true);
     assert!(colour.contains('\u{1b}'), "colour was asked for");
+}
+
+#[test]
+fn every_end_of_a_line_is_one() {
+    for (end, why) in [("\n", "LF"), ("\r\n", "CRLF"), ("\r", "CR")] {
+        let file = ["rules:", "- action: Dny", "  match: {port: [1]}", ""].join(end);
+        let shown = parse_policy(&file).unwrap_err().render("p", &file, false);
+        assert!(
+            shown.contains("p:2:11\n  |\n2 | - action: Dny\n  |           ^^^"),
+            "{why}: {shown}"
+        );
+        assert!(
+            shown.contains("p:3:11\n  |\n3 |   match: {port: [1]}\n  |           ^^^^"),
+            "{why}: {shown}"
+        );
+    }
 }
 
 #[test]

@@ -49,7 +49,8 @@ fn a_flow_that_cannot_be_read_says_why() {
         ("resolved=a.example,", "a value is missing"),
         ("cgroup=a", "begins with `/`"),
         ("cgroup=/a/../b", "no `.` or `..`"),
-        ("stage=now", "the only stage is `connect`"),
+        ("stage=now", "`connect` or `tls` is wanted"),
+        ("stage=tls stage=connect", "`stage` gives"),
         ("expect=held", "allow, deny or modify"),
         ("label.=x", "unknown key `label.`"),
         ("method=\u{1b}[2J", "control characters"),
@@ -73,7 +74,13 @@ fn a_line_that_cannot_be_read_says_why() {
         ("{\"port\": 443, \"port\": 80}", "`port` gives"),
         ("{\"port\": 1.5}", "a port is 0 to 65535"),
         ("{\"port\": true}", "a text or a number is wanted"),
-        ("{\"labels\": \"a=b\"}", "an object of texts is wanted"),
+        ("{\"labels\": \"a=b\"}", "expected an object at column"),
+        ("{\"labels\": {\"a\":\"b\",\"a\":\"c\"}}", "`label.a` gives"),
+        ("{\"labels\": {}, \"labels\": {\"\":\"c\"}}", "`label.KEY`"),
+        (
+            "{\"port\":1} {\"port\":2}",
+            "trailing characters at column 12",
+        ),
         ("{\"labels\": {\"a\": [1]}}", "a text or a number is wanted"),
         ("{\"path\": \"/a b\"}", "white space"),
     ];
@@ -89,6 +96,11 @@ fn words_and_json_say_the_same() {
     let words = "namespace=payments name=web uid=u-1 label.app=web dst=203.0.113.5 port=443 domain=api.example.com method=GET path=/a?b protocol=6";
     let json = r#"{"namespace":"payments","name":"web","uid":"u-1","labels":{"app":"web"},"dst":"203.0.113.5","port":443,"domain":"api.example.com","method":"GET","path":"/a?b","protocol":"tcp","claimed":null}"#;
     assert_eq!(Flow::parse(words).unwrap(), Flow::parse_json(json).unwrap());
+    let empty = r#"{"labels":{"app":"","tier":null},"name":""}"#;
+    assert_eq!(
+        Flow::parse("label.app=").unwrap(),
+        Flow::parse_json(empty).unwrap()
+    );
     let lists = r#"{"resolved":["a.example","b.example"],"claimed":"c.example","stage":"connect","expect":"Deny"}"#;
     assert_eq!(
         Flow::parse("resolved=a.example,b.example claimed=c.example stage=connect expect=deny")
@@ -126,6 +138,7 @@ fn the_canonical_text_reads_back_as_the_same_flow() {
             "method=GET path=/a stage=connect cgroup=/a//b/",
             "cgroup=/a/b method=GET path=/a stage=connect",
         ),
+        ("domain=a.example stage=tls", "domain=a.example stage=tls"),
         ("port=1 expect=allow", "port=1"),
     ];
     for (text, want) in cases {
@@ -381,4 +394,67 @@ fn paths_are_judged_as_the_reader_reads_them() {
         assert_eq!(found, expected, "{target}");
     }
     assert!(ambiguous > 1000 && private > 100, "{ambiguous} {private}");
+}
+
+#[test]
+fn in_tls_there_is_a_name_and_no_request() {
+    let judged = |strict: bool, flow: &str| {
+        let text = format!(
+            "strictL7: {strict}\nrules:\n- {{name: admin, action: Deny, match: {{domains: [a.example], pathPrefix: /admin}}}}\n\
+             - {{name: api, action: Deny, match: {{domains: [api.example]}}}}\n- {{name: get, action: Allow, match: {{methods: [GET]}}}}\n"
+        );
+        let verdict = verdict(&policy(&text), flow);
+        let opaque = verdict.opaque.len();
+        (
+            verdict.decision,
+            verdict.rule.map(|rule| rule.name.to_string()),
+            opaque,
+        )
+    };
+    let deny = |name: &str, opaque| (Decision::Deny, Some(name.to_owned()), opaque);
+    let cases = [
+        (
+            false,
+            "domain=a.example stage=tls",
+            (Decision::Allow, None, 2),
+            "what cannot be known rules out",
+        ),
+        (
+            true,
+            "domain=a.example stage=tls",
+            deny("admin", 0),
+            "or counts against the flow",
+        ),
+        (
+            true,
+            "domain=a.example",
+            (Decision::Allow, None, 0),
+            "a request that is not given is absent",
+        ),
+        (
+            true,
+            "domain=a.example path=/ method=GET stage=tls",
+            deny("admin", 0),
+            "nobody reads it",
+        ),
+        (
+            true,
+            "domain=api.example stage=tls",
+            deny("api", 0),
+            "the name is read",
+        ),
+        (
+            true,
+            "domain=api.example stage=tls protocol=udp",
+            deny("api", 0),
+            "or resolved",
+        ),
+    ];
+    for (strict, flow, want, why) in cases {
+        assert_eq!(
+            judged(strict, flow),
+            want,
+            "{flow}, strictL7 {strict}: {why}"
+        );
+    }
 }

@@ -356,6 +356,9 @@ fn what_strict_l7_denies_with_tls_is_said() {
         let found = policy(&file).lint(&file).to_string();
         assert_eq!(found.contains("denies TLS"), said, "{why}: {found}");
     }
+    let file = "strictL7: true\nrules: [{action: Deny, match: {methods: [PUT], protocols: [UDP]}}]";
+    let found = policy(file).lint(file).to_string();
+    assert!(found.contains("denies its protocols whatever"), "{found}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
     reason = "the helpers of these tests are tests as well"
 )]
 
+mod dead;
 mod errors;
 mod files;
 mod flows;

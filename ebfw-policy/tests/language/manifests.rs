@@ -246,6 +246,8 @@ fn metadata_is_what_the_api_server_takes() {
         "{name: a, namespace: a-b}",
         "{name: a, creationTimestamp: null, labels: null}",
         "{name: a, labels: {version: \"1\", empty: \"\"}, annotations: {\"a/b\": c, d: null}}",
+        "{name: a, labels: {a.b/C_d: E-f, none: null}, annotations: {x: \"b c\"}}",
+        "{name: a, uid: b, generation: 1, resourceVersion: \"1\", finalizers: [a/b], managedFields: []}",
     ] {
         assert!(
             read(&object(good)).is_ok(),
@@ -273,6 +275,31 @@ fn metadata_is_what_the_api_server_takes() {
             "write it in quotes: \"1\"",
         ),
         ("{name: a, labels: [a]}".to_owned(), "labels (a mapping)"),
+        (
+            "{name: a, labels: {a: \"b c\"}}".to_owned(),
+            "`b c` is no value of a label",
+        ),
+        (
+            format!("{{name: a, labels: {{a: {}}}}}", "x".repeat(64)),
+            "is no value of a label",
+        ),
+        (
+            "{name: a, labels: {\"a b\": c}}".to_owned(),
+            "`a b` is no key of a label",
+        ),
+        (
+            "{name: a, labels: {/a: c}}".to_owned(),
+            "`/a` is no key of a label",
+        ),
+        (
+            "{name: a, annotations: {\"a b\": c}}".to_owned(),
+            "`a b` is no key of an annotation",
+        ),
+        ("{name: a, label: {}}".to_owned(), "did you mean `labels`?"),
+        (
+            "{name: a, clusterName: b}".to_owned(),
+            "`metadata` has no field `clusterName`",
+        ),
         (
             "{name: a, annotations: {enabled: true}}".to_owned(),
             "write it in quotes: \"true\"",

@@ -164,7 +164,7 @@ fn ports_and_prefixes_match_as_documented() {
     let policy = policy(
         "defaultAction: Deny\nrules:\n- {name: ports, action: Allow, match: {ports: [443, 8000-8999]}}\n\
          - {name: v4, action: Allow, match: {cidrs: [192.0.2.0/24]}}\n- {name: v6, action: Allow, match: {cidrs: ['2001:db8::/32']}}\n\
-         - {name: icmp, action: Allow, match: {protocols: [ICMP]}}\n- {name: gre, action: Allow, match: {protocols: [47]}}\n",
+         - {name: icmp6, action: Allow, match: {protocols: [58]}}\n- {name: icmp, action: Allow, match: {protocols: [ICMP]}}\n- {name: gre, action: Allow, match: {protocols: [47]}}\n",
     );
     let cases = [
         ("port=443", "ports", "without a protocol"),
@@ -172,7 +172,15 @@ fn ports_and_prefixes_match_as_documented() {
         ("port=443 protocol=UDP", "ports", "UDP"),
         ("port=443 protocol=132", "ports", "SCTP"),
         ("port=443 protocol=1", "icmp", "ports never match ICMP"),
-        ("port=443 protocol=58", "icmp", "nor ICMPv6"),
+        ("port=443 protocol=58", "icmp6", "nor ICMPv6"),
+        ("protocol=ICMP", "icmp", "of IPv4 without a destination"),
+        ("protocol=icmp dst=198.51.100.1", "icmp", "of IPv4"),
+        (
+            "protocol=ICMP dst=::ffff:1.2.3.4",
+            "icmp",
+            "in another form",
+        ),
+        ("protocol=ICMP dst=fe80::1", "icmp6", "of IPv6"),
         ("port=443 protocol=136", "Default", "nor UDP-Lite"),
         ("port=8999 protocol=tcp", "ports", "the end of a range"),
         ("port=9000 protocol=tcp", "Default", "after it"),

@@ -15,6 +15,9 @@ use std::{
 /// Makes tests fail where they would be skipped for want of privileges or of a kernel that can do it.
 pub const REQUIRE_KERNEL: &str = "EBFW_REQUIRE_KERNEL";
 
+/// Set in guests that run whole programs of tests: what any kernel says alike is tested on the machine itself.
+pub const ANY_KERNEL_ELSEWHERE: &str = "EBFW_ANY_KERNEL_ELSEWHERE";
+
 /// Whether the calling test is root and can run.
 ///
 /// # Panics
@@ -44,6 +47,21 @@ pub fn met(is_met: bool, need: &str) -> bool {
 /// Says what was not tested, past the harness, which keeps to itself what tests print that succeed.
 pub fn not_run(what: &str) {
     let _ = writeln!(io::stderr(), "NOT RUN: {what}");
+}
+
+/// Whether the calling test is left to the machine itself, as tests are in guests that are about what no kernel decides (`what`): guests are
+/// slow, and there for their kernels. Said past the harness. Who names tests gets them in guests too.
+#[must_use]
+pub fn left_to_the_machine(what: &str) -> bool {
+    let is_left = env::var_os(ANY_KERNEL_ELSEWHERE).is_some();
+    if is_left {
+        let test = thread::current().name().unwrap_or("a test").to_owned();
+        let _ = writeln!(
+            io::stderr(),
+            "LEFT TO THE MACHINE ITSELF: {test}: no kernel decides {what}"
+        );
+    }
+    is_left
 }
 
 /// Whether no test may be skipped.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ebfw_agent::host::netns::Netns;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Backlog, Shutdown, shutdown};
 
 use crate::path;
 
@@ -61,6 +61,9 @@ impl Drop for Server {
 
 fn listen(port: u16) -> io::Result<TcpListener> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    // The standard library asks for 128. Where connects come faster than threads are started, the next SYN would be lost for a second,
+    // which a benchmark takes for a refusal.
+    nix::sys::socket::listen(&listener, Backlog::MAXALLOWABLE)?;
     // Absent where the kernel lacks TCP Fast Open, whose test says so.
     let _ = path::set(
         &listener,

@@ -21,6 +21,16 @@ pub(crate) struct StaticPod(PathBuf);
 impl StaticPod {
     /// One that connects to `first` before anything else.
     pub(crate) fn start(namespace: &OwnNamespace<'_>, name: &str, first: SocketAddr) -> Self {
+        Self::with_uid(namespace, name, first, None)
+    }
+
+    /// As [`StaticPod::start`], with a uid in the manifest.
+    fn with_uid(
+        namespace: &OwnNamespace<'_>,
+        name: &str,
+        first: SocketAddr,
+        uid: Option<&str>,
+    ) -> Self {
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -28,6 +38,7 @@ impl StaticPod {
                 "name": name,
                 "namespace": namespace.name,
                 "labels": { "static": "yes" },
+                "uid": uid,
             },
             "spec": pod_spec(&["first", &first.to_string()], false),
         });
@@ -52,23 +63,30 @@ fn a_static_pod_is_known_by_the_object_that_mirrors_it() {
     let policy = deny(OUTSIDE[0], &json!({ "matchLabels": { "static": "yes" } }));
     namespace.policy("deny", &policy);
     let twin = namespace.pod("twin", &json!({}));
-    let _manifest = StaticPod::start(&namespace, "pod", denied.address);
-    let pod = namespace.running_pod(&format!("pod-{NODE}"));
-    assert!(
-        pod.first().is_refused(),
-        "its first connection: {:?}",
-        pod.first()
-    );
-    assert!(pod.connect(denied.address).is_refused());
-    assert!(pod.connect(allowed.address).is_made());
+    // Kubelet gives one a hash, and OpenShift's installer writes a uid into the manifest.
+    let own = "0fbe2a5e-f3a4-4e20-81e2-2b081fa10d26";
+    let _manifests = [
+        StaticPod::start(&namespace, "hash", denied.address),
+        StaticPod::with_uid(&namespace, "own", denied.address, Some(own)),
+    ];
+    for name in ["hash", "own"] {
+        let pod = namespace.running_pod(&format!("{name}-{NODE}"));
+        assert!(
+            pod.first().is_refused(),
+            "{name}, its first connection: {:?}",
+            pod.first()
+        );
+        assert!(pod.connect(denied.address).is_refused(), "{name}");
+        assert!(pod.connect(allowed.address).is_made(), "{name}");
+        let expected = identity(&pod.object());
+        eventually("its events name the object", || {
+            events(&cluster, &pod.name)
+                .iter()
+                .any(|event| event["kind"] == "connect" && event["pod"] == expected)
+        });
+    }
     assert!(
         twin.connect(denied.address).is_made(),
         "a pod that is not meant"
     );
-    let expected = identity(&pod.object());
-    eventually("its events name the object", || {
-        events(&cluster, &pod.name)
-            .iter()
-            .any(|event| event["kind"] == "connect" && event["pod"] == expected)
-    });
 }

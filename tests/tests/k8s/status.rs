@@ -1,9 +1,11 @@
 //! What the status of a policy says, and what a broken one does.
 
+use k8s_openapi::api::{coordination::v1::Lease, events::v1::Event};
+use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
 use super::{
-    cluster::{OUTSIDE, OwnNamespace, Server, cluster, deny, eventually, rollout},
+    cluster::{OUTSIDE, OwnNamespace, SYSTEM, Server, cluster, deny, eventually, rollout},
     node::Traffic,
 };
 
@@ -57,6 +59,33 @@ fn a_policy_that_breaks_is_marked_and_what_it_said_last_stays_in_force() {
         "the last good version stays"
     );
 
+    let notes = || -> Vec<String> {
+        let events = cluster.api::<Event>(&namespace.name);
+        let list = cluster.block_on(events.list(&ListParams::default()));
+        let all = list.map(|list| list.items).unwrap_or_default();
+        let about = |event: &Event| {
+            event
+                .regarding
+                .as_ref()
+                .and_then(|object| object.name.as_deref())
+                == Some("breaks")
+        };
+        all.into_iter()
+            .filter(about)
+            .filter_map(|event| event.note)
+            .collect()
+    };
+    eventually("an Event says what is wrong", || {
+        notes().iter().any(|note| note.contains("domains"))
+    });
+    namespace.policy(
+        "breaks",
+        &json!({ "podSelector": {}, "rules": [{ "name": "no", "action": "Deny", "match": { "methods": null } }] }),
+    );
+    eventually("and what else is wrong later", || {
+        notes().iter().any(|note| note.contains("methods"))
+    });
+
     namespace.policy("never", &broken());
     eventually("one that was never valid is on no node", || {
         said(&namespace, "never") == "False False null 0/1"
@@ -109,6 +138,30 @@ fn an_agent_that_starts_after_a_policy_broke_knows_what_it_said_last() {
     namespace.policy("deny", &deny(OUTSIDE[1], &json!({})));
     eventually("it is mended", || pod.connect(first.address).is_made());
     eventually("what it said before is of no account", || kept().is_null());
+}
+
+#[test]
+fn who_writes_statuses_makes_a_lease_that_was_deleted_anew() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("lease");
+    namespace.policy("first", &json!({ "podSelector": {} }));
+    eventually("somebody writes statuses", || {
+        said(&namespace, "first") == "True True 0 1/1"
+    });
+    let leases = cluster.api::<Lease>(SYSTEM);
+    cluster
+        .block_on(leases.delete("ebfw-status", &DeleteParams::default()))
+        .expect("it is there");
+    // Else two agents would write, each without knowing of the other.
+    eventually("the lease has a holder again", || {
+        let lease = cluster.block_on(leases.get("ebfw-status"));
+        let spec = lease.ok().and_then(|lease| lease.spec);
+        spec.is_some_and(|spec| spec.holder_identity.is_some())
+    });
+    namespace.policy("second", &json!({ "podSelector": {} }));
+    eventually("somebody writes statuses still", || {
+        said(&namespace, "second") == "True True 0 1/1"
+    });
 }
 
 #[test]

@@ -511,7 +511,7 @@ sender.join()
     let path = bench.lab.path();
     let row = status.lines().find(|line| line.starts_with(&path));
     assert!(
-        row.is_some_and(|row| row.ends_with("observed  1         1       0       0")),
+        row.is_some_and(|row| row.ends_with("observed  1         1       0       0     1")),
         "{status}"
     );
 }

@@ -45,7 +45,14 @@ const SERVER: &str = r"
 import socket, ssl, sys, threading
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain('cert.pem', 'key.pem')
-listener = socket.create_server(('0.0.0.0', 8443), backlog=64)
+try:
+    # With Multipath TCP for who wants it.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+except OSError:
+    listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(('0.0.0.0', 8443))
+listener.listen(64)
 seen = open('seen', 'ab', buffering=0)
 lock = threading.Lock()
 def serve(sock):
@@ -120,7 +127,7 @@ impl Bench {
     }
 
     /// What the agent says of itself.
-    fn status(&self) -> String {
+    pub(super) fn status(&self) -> String {
         let status = self.home.run(&["status"]).expect("ebfw starts");
         String::from_utf8_lossy(&status.stdout).into_owned()
     }
@@ -141,6 +148,9 @@ impl Bench {
         }
     }
 }
+
+/// What the event of each of them has.
+const DENIED: &[&str] = &["\"dst\":\"10.99.0.2\"", "\"action\":\"deny\""];
 
 /// Times that each client tries: a race would show.
 const TRIES: usize = 100;
@@ -245,6 +255,40 @@ def memory():
     asyncio.run(ask('/admin/memory'))
 def memory_again():
     asyncio.run(ask('/admin/memory', '/memory_again'))
+def multipath():
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+    except OSError:
+        sock = socket.socket()
+    # Nobody can destroy its socket: the client waits.
+    sock.settimeout(1)
+    sock.connect(('10.99.0.2', 8443))
+    tls = context.wrap_socket(sock)
+    tls.sendall(head('GET', '/multipath'))
+    answer(tls)
+    tls.sendall(head('GET', '/admin/multipath'))
+    answer(tls)
+def forked():
+    import os
+    tls = connect()
+    tls.sendall(head('GET', '/forked'))
+    answer(tls)
+    for path in ('/forked/child', '/admin/forked'):
+        child = os.fork()
+        if child == 0:
+            try:
+                tls.sendall(head('GET', path))
+                answer(tls)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+def flood():
+    tls = connect()
+    tls.sendall(head('POST', '/flood', 'Content-Length: 6000\r\n'))
+    bytewise(tls, b'x' * 6000)
+    answer(tls)
+    tls.sendall(head('GET', '/admin/flood'))
+    answer(tls)
 def met():
     tls = connect()
     tls.sendall(head('GET', '/met'))
@@ -274,10 +318,20 @@ fn python_never_gets_a_denied_request_out() {
         ("threads", &["/threads/0 ", "/threads/4 "]),
         ("memory", &["/memory/1 ", "/memory/2 "]),
         ("memory_again", &["/memory_again "]),
+        ("multipath", &["/multipath "]),
+        ("forked", &["/forked ", "/forked/child "]),
+        ("flood", &["/flood "]),
     ] {
+        let told = bench.seen(DENIED).len();
         run(what);
         bench.holds(what, allowed);
+        eventually(&format!("{what}: the denial is told"), || {
+            bench.seen(DENIED).len() > told
+        });
     }
+    // It is longer than what is copied, so that only the kernel has read it.
+    let long = ["\"path\":\"\"", "\"reason\":\"unseen\""];
+    assert!(!bench.seen(&[&long, DENIED].concat()).is_empty());
     run("met");
     for _ in 0..TRIES / 4 {
         run("first");
@@ -301,6 +355,9 @@ fn a_denied_host_never_gets_out() {
         ask("a.evil.example", "/");
         ask("a.other.example", "/admin");
         ask("a.good.example", "/admin/bad");
+        // What a server may take for another path, or another host.
+        ask("a.other.example", "/x/..%2fadmin");
+        ask("a.other.example\r\nHost: a.good.example", "/");
     }
     ask("a.other.example", "/other");
     bench.holds("hosts", &["/before ", "/other "]);

@@ -57,7 +57,7 @@ const ask = (path) => new Promise((done) => {
 
 /// Frames by hand: what comes first, then a request for each path, of which the server answers one before the next is made.
 #[test]
-fn python_over_http2_never_gets_a_denied_request_out() {
+fn python_and_git_over_http2_never_get_a_denied_request_out() {
     const CLIENT: &str = r"
 import socket, ssl, sys
 context = ssl._create_unverified_context()
@@ -99,6 +99,12 @@ for number, path in enumerate(sys.argv[1:]):
     }
     ask(&["/python"]);
     bench.holds("python", &["/before ", "/between ", "/python "]);
+    let Some(git) = program("git") else { return };
+    let settings = ["-c", "http.sslVerify=false", "-c", "http.version=HTTP/2"];
+    for path in ["/admin/closed.git", "/open.git"] {
+        bench.run(&git, &[&settings[..], &["ls-remote", &url(path)]].concat());
+    }
+    bench.holds("git", &["GET /open.git/info/refs"]);
 }
 
 /// What else is under way on the connection is lost with it; on another one it comes.

@@ -9,6 +9,8 @@ mod denied;
 mod denied_clients;
 mod evasions;
 mod grpc;
+mod linked;
+mod nss;
 mod refused;
 mod server;
 mod soak;

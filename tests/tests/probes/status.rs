@@ -43,7 +43,7 @@ fn status_says_what_is_seen_and_whether_an_agent_runs() {
     bench.expect(1, &["/seen"]);
     eventually("the request is counted", || {
         row(&text(&ask(&bench.home, "table").stdout))
-            .ends_with("enforced  1         0       0       0")
+            .ends_with("enforced  1         0       0       0     0")
     });
     let json = text(&ask(&bench.home, "json").stdout);
     for part in [

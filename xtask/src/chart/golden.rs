@@ -2,7 +2,7 @@
 //! To write them anew: BLESS=1 cargo test -p xtask chart
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -151,6 +151,17 @@ fn helm_refuses_wrong_values() {
             "policy.file is no YAML",
         ),
         (&["policy.file=# nothing"], "policy.file says nothing"),
+        (&["image.repository=UPPER/ebfw"], "repository"),
+        (&["image.repository=a/b:tag"], "repository"),
+        (&["image.tag=a b"], "tag"),
+        (&["imagePullSecrets={a}"], "imagePullSecrets"),
+        (&["imagePullSecrets[0].nam=a"], "nam"),
+        (
+            &["extraCapabilities={CAP_SYS_RESOURCE}"],
+            "extraCapabilities",
+        ),
+        (&["extraEnv[0].name=A,extraEnv[0].value=1"], "value"),
+        (&["extraEnv[0].value=a"], "name"),
     ] {
         let text = helm.refusal(set);
         assert!(text.contains(complaint), "{set:?}: {text}");
@@ -173,6 +184,23 @@ fn helm_takes_right_values() {
         // Taking enforcement off must work whatever the policy is.
         &["mode=off", "policy.source=file", "policy.file=rules: ["],
         &["mode=off", "policy.source=file"],
+        // How Helm is told to leave out what the chart has by default.
+        &[
+            "tolerations=null",
+            "nodeSelector=null",
+            "affinity=null",
+            "resources=null",
+            "extraEnv=null",
+            "imagePullSecrets=null",
+            "podLabels=null",
+            "extraCapabilities=null",
+        ],
+        &["resources.limits=null"],
+        &["image.repository=localhost:5000/a/b_c", "image.tag=v1.2-x"],
+        &["image.repository=ebfw"],
+        &["imagePullSecrets[0].name=registry"],
+        &["extraCapabilities={SYS_RESOURCE,CHECKPOINT_RESTORE}"],
+        &["extraEnv[0].name=A,extraEnv[0].valueFrom.fieldRef.fieldPath=status.hostIP"],
     ] {
         let set = set.iter().map(|set| format!("--set={set}"));
         let arguments: Vec<String> = ["template", "ebfw"]
@@ -233,26 +261,58 @@ fn the_definitions_are_installed_unless_they_are_not_wanted() {
     }
 }
 
-/// Alerts and dashboard ask for metrics that exist.
+/// Alerts and dashboard ask for metrics that exist, and for values of their labels that there are.
 #[test]
 fn every_metric_is_one_of_the_reference() {
     let root = workspace::root();
     let reference = fs::read_to_string(root.join("docs/metrics.md")).unwrap();
-    let known: BTreeSet<&str> = reference
+    // Each metric with its row.
+    let known: BTreeMap<&str, &str> = reference
         .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter_map(|line| Some((line.strip_prefix("| `")?.split('`').next()?, line)))
         .collect();
     for file in [
         "helm/ebfw/dashboards/ebfw.json",
         "helm/ebfw/templates/prometheusrule.yaml",
     ] {
         let text = fs::read_to_string(root.join(file)).unwrap();
+        let text = text.replace("\\\"", "\"");
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let asked: BTreeSet<&str> = words.filter(|word| word.starts_with("ebfw_")).collect();
         let asked: Vec<&str> = asked.into_iter().filter(|word| *word != "ebfw_").collect();
         assert!(asked.len() >= 4, "{file}: {asked:?}");
         for metric in asked {
-            assert!(known.contains(metric), "{file}: {metric} does not exist");
+            let row = known.get(metric);
+            let row = row.unwrap_or_else(|| panic!("{file}: {metric} does not exist"));
+            let begin = format!("{metric}{{");
+            let selectors = text.split(&begin).skip(1);
+            for selector in selectors.filter_map(|rest| rest.split('}').next()) {
+                for (label, value) in matchers(selector) {
+                    let (_, values) = row
+                        .split_once(&format!("`{label}`: "))
+                        .unwrap_or_else(|| panic!("{file}: {metric} has no label {label}"));
+                    let mut values = values.split([',', ';', '|']).map(str::trim);
+                    assert!(
+                        values.any(|known| known == value),
+                        "{file}: {metric} is never {label}={value}"
+                    );
+                }
+            }
         }
     }
+}
+
+/// What a selector asks of the agent's own labels.
+fn matchers(selector: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = selector
+        .split(',')
+        .filter_map(|matcher| matcher.split_once('='));
+    pairs
+        .map(|(label, value)| {
+            (
+                label.trim().trim_end_matches('!'),
+                value.trim_matches(['~', '"']),
+            )
+        })
+        .filter(|(label, _)| *label != "node")
 }

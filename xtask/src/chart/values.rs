@@ -29,6 +29,13 @@ const PREFIX: &str = concat!(
 /// A name, with or without outer dots.
 const SUFFIX: &str = r"^\.?[-A-Za-z0-9_]+(\.[-A-Za-z0-9_]+)*\.?$";
 
+/// A capability as Kubernetes calls it, without `CAP_`.
+const CAPABILITY: &str = "^([ABD-Z]|C[B-Z]|CA[A-OQ-Z])[A-Z_]*$";
+/// Registry and name of an image.
+const REPOSITORY: &str = r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$";
+/// A tag, or none.
+const TAG: &str = "^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$";
+
 /// An object of Kubernetes that the chart hands on as it is.
 type Raw = Map<String, Value>;
 type Labels = BTreeMap<String, String>;
@@ -59,7 +66,8 @@ pub(super) struct Values {
     crds: Crds,
     image: Image,
     /// Secrets with which the image is pulled.
-    image_pull_secrets: Vec<Raw>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image_pull_secrets: Option<Vec<PullSecret>>,
     /// Name of the chart in names and labels.
     name_override: String,
     /// Name of all objects.
@@ -67,18 +75,25 @@ pub(super) struct Values {
     service_account: ServiceAccount,
     rbac: Rbac,
     host_paths: HostPaths,
-    /// Capabilities beyond BPF, PERFMON and NET_ADMIN.
-    extra_capabilities: Vec<String>,
+    /// Capabilities beyond BPF, PERFMON and NET_ADMIN, without `CAP_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(inner(regex(pattern = CAPABILITY)))]
+    extra_capabilities: Option<Vec<String>>,
     /// Environment variables beside those that the other values set.
-    extra_env: Vec<Raw>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    extra_env: Option<Vec<Variable>>,
     /// Requests and limits of the agent's container.
-    resources: Raw,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resources: Option<Raw>,
     /// Taints in spite of which the agent runs on a node.
-    tolerations: Vec<Raw>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tolerations: Option<Vec<Raw>>,
     /// Labels of the nodes on which it runs.
-    node_selector: Labels,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node_selector: Option<Labels>,
     /// Further requirements on nodes.
-    affinity: Raw,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    affinity: Option<Raw>,
     /// The pods' priority class.
     #[schemars(length(min = 1))]
     priority_class_name: String,
@@ -87,9 +102,11 @@ pub(super) struct Values {
     /// Seconds that an agent has to end.
     termination_grace_period_seconds: u32,
     /// Annotations of the pods.
-    pod_annotations: Labels,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pod_annotations: Option<Labels>,
     /// Labels of the pods.
-    pod_labels: Labels,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pod_labels: Option<Labels>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -263,9 +280,10 @@ struct Crds {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Image {
     /// Registry and name.
-    #[schemars(length(min = 1))]
+    #[schemars(regex(pattern = REPOSITORY))]
     repository: String,
     /// Empty: the version of the chart's application.
+    #[schemars(regex(pattern = TAG))]
     tag: String,
     /// `sha256:…`; beats the tag.
     #[schemars(regex(pattern = r"^(sha256:[0-9a-f]{64})?$"))]
@@ -279,6 +297,30 @@ enum PullPolicy {
     Always,
     IfNotPresent,
     Never,
+}
+
+/// A secret of the release's namespace.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PullSecret {
+    /// Its name.
+    #[schemars(length(min = 1))]
+    name: String,
+}
+
+/// A variable and its value, or `valueFrom`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Variable {
+    /// Its name.
+    #[schemars(length(min = 1))]
+    name: String,
+    /// Its value, which is text: numbers and truth values in quotes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    /// Where its value comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value_from: Option<Raw>,
 }
 
 /// The agent's account with the API server.

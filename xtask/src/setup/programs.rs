@@ -14,6 +14,7 @@ pub(crate) enum Program {
     Conntrack,
     Containerd,
     Curl,
+    CurlOfNss,
     Dig,
     Dnsmasq,
     Etcd,
@@ -27,6 +28,7 @@ pub(crate) enum Program {
     Python,
     Qemu,
     Runc,
+    StaticOpenSsl,
     Wget,
     Xz,
 }
@@ -34,15 +36,20 @@ pub(crate) enum Program {
 /// Where Debian puts what connects containers to networks.
 const NETWORK_PLUGINS: &str = "/usr/lib/cni";
 
-/// Programs with which the probes inside TLS are tried.
-pub(crate) const TLS_CLIENTS: [Program; 8] = [
+/// Where Debian puts libraries.
+const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+
+/// Programs and libraries with which the probes inside TLS are tried.
+pub(crate) const TLS_CLIENTS: [Program; 10] = [
     Program::BoringSsl,
     Program::Curl,
+    Program::CurlOfNss,
     Program::Git,
     Program::Go,
     Program::Node,
     Program::OpenSsl,
     Program::Python,
+    Program::StaticOpenSsl,
     Program::Wget,
 ];
 
@@ -55,6 +62,7 @@ impl Program {
             Self::Conntrack => "conntrack",
             Self::Containerd => "containerd",
             Self::Curl => "curl",
+            Self::CurlOfNss => "libcurl-nss.so.4",
             Self::Dig => "dig",
             Self::Dnsmasq => "dnsmasq",
             Self::Etcd => "etcd",
@@ -68,6 +76,7 @@ impl Program {
             Self::Python => "python3",
             Self::Qemu => "qemu-system-x86_64",
             Self::Runc => "runc",
+            Self::StaticOpenSsl => "libssl.a",
             Self::Wget => "wget",
             Self::Xz => "xz",
         }
@@ -82,9 +91,14 @@ impl Program {
             Self::Dig => "a test resolves names with it",
             Self::Dnsmasq => "`cargo xtask bench names` compares with it",
             Self::Etcd => "`cargo xtask lab` keeps the cluster's objects in it",
-            Self::BoringSsl | Self::Git | Self::Go | Self::Node | Self::Python | Self::Wget => {
-                "the tests look inside the TLS of real programs"
-            }
+            Self::BoringSsl
+            | Self::CurlOfNss
+            | Self::Git
+            | Self::Go
+            | Self::Node
+            | Self::Python
+            | Self::StaticOpenSsl
+            | Self::Wget => "the tests look inside the TLS of real programs",
             Self::Ip => "the demo, the lab and the tests make network namespaces",
             Self::Nft => "a test rewrites addresses as Docker does",
             Self::OpenSsl => "tests put it under a policy, and need its certificates",
@@ -99,6 +113,9 @@ impl Program {
             Self::Bridge => {
                 Some(Path::new(NETWORK_PLUGINS).join("bridge")).filter(|path| path.is_file())
             }
+            Self::CurlOfNss | Self::StaticOpenSsl => {
+                Some(Path::new(LIBRARIES).join(self.name())).filter(|path| path.is_file())
+            }
             _ => command::find(self.name()),
         };
         path.map(|path| path.display().to_string())
@@ -111,6 +128,7 @@ impl Program {
             Self::Conntrack => "conntrack",
             Self::Containerd => "containerd",
             Self::Curl => "curl",
+            Self::CurlOfNss => "libcurl3-nss",
             Self::Dig => "bind9-dnsutils",
             Self::Dnsmasq => "dnsmasq-base",
             Self::Etcd => "etcd-server",
@@ -124,6 +142,7 @@ impl Program {
             Self::Python => "python3",
             Self::Qemu => "qemu-system-x86",
             Self::Runc => "runc",
+            Self::StaticOpenSsl => "libssl-dev",
             Self::Wget => "wget",
             Self::Xz => "xz-utils",
         };

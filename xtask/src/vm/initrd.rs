@@ -110,11 +110,16 @@ const ENVIRONMENT: [&str; 3] = [
     "RUST_BACKTRACE=1",
 ];
 
+/// Leaves tests of what no kernel decides to the machine itself; not those that somebody asks for.
+const WHOLE: &str = "EBFW_ANY_KERNEL_ELSEWHERE=1";
+
 /// Runs every test program, also after one has failed.
 fn script(job: &Job<'_>) -> String {
     let mut script = String::new();
+    let whole = job.arguments.is_empty().then_some(WHOLE);
     for variable in ENVIRONMENT
         .into_iter()
+        .chain(whole)
         .chain(job.environment.iter().map(String::as_str))
     {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
@@ -172,7 +177,14 @@ mod tests {
             arguments: &["it's".into(), "$HOME".into()],
             repeat: 3,
         };
+        let whole = format!("export {}\n", WHOLE.replace("=1", "='1'"));
+        let unnamed = Job {
+            arguments: &[],
+            ..job
+        };
+        assert!(script(&unnamed).contains(&whole));
         let script = script(&job);
+        assert!(!script.contains(&whole), "who names tests gets all of them");
         assert!(script.contains("export PAIRS='10 000'\n"), "{script}");
         assert!(
             script.contains(

@@ -46,6 +46,12 @@ impl OwnedCgroup {
         let metadata =
             fs::metadata(&owned.directory).map_err(failed("look at cgroup", &owned.directory))?;
         owned.id = CgroupId(std::os::unix::fs::MetadataExt::ino(&metadata));
+        let kind = fs::read_to_string(owned.directory.join("cgroup.type"));
+        if kind.is_ok_and(|kind| kind.trim() == "domain invalid") {
+            let cause = "it stands in a threaded cgroup, where it can hold no process; start ebfw from another one";
+            let cause = io::Error::new(io::ErrorKind::Unsupported, cause);
+            return Err(failed("use cgroup", &owned.directory)(cause));
+        }
         Ok(owned)
     }
 

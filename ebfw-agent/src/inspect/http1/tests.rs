@@ -196,3 +196,35 @@ fn any_bytes_are_survived() {
         }
     });
 }
+
+#[test]
+fn what_a_server_may_read_in_another_way_is_marked() {
+    let ambiguous = |head: &str| {
+        let mut marks = Vec::new();
+        let result = Reader::new().take(head.as_bytes(), 0, |part| {
+            if let Part::Head { request, .. } = part {
+                marks.push(request.ambiguous);
+            }
+        });
+        assert!(result.is_ok(), "{head}");
+        marks
+    };
+    for (fields, expected, why) in [
+        ("Host: a", false, "one host"),
+        ("Host: a\r\nHost: b", true, "two"),
+        ("Host: a\r\nHost: a", true, "the same twice"),
+        (
+            "Host: a\r\nContent-Length: 0\r\nTransfer-Encoding: chunked",
+            true,
+            "two lengths",
+        ),
+    ] {
+        let head = format!("GET / HTTP/1.1\r\n{fields}\r\n\r\n");
+        assert_eq!(ambiguous(&head), [expected], "{why}");
+    }
+    assert_eq!(ambiguous("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"), [false]);
+    assert_eq!(
+        ambiguous("GET https://a/ HTTP/1.1\r\nHost: b\r\n\r\n"),
+        [true]
+    );
+}

@@ -1,5 +1,6 @@
 //! A raw client against the server: what is answered, what is refused, and what a bad client cannot hold up.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -18,9 +19,7 @@ struct Agent {
 
 async fn agent(limits: Limits) -> Agent {
     let (metrics, readiness) = (Arc::new(Metrics::new(Mode::Enforce)), Readiness::new());
-    let listener = Listener::bind(&["127.0.0.1:0".parse().unwrap()])
-        .await
-        .unwrap();
+    let listener = Listener::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let server = listener.serve_within(limits, Arc::clone(&metrics), readiness.clone());
     Agent {
         server,
@@ -264,13 +263,45 @@ async fn many_idle_clients_do_not_keep_a_probe_from_its_answer() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_with_what_to_do() {
-    let taken = Listener::bind(&["127.0.0.1:0".parse().unwrap()])
+async fn many_clients_of_one_address_take_no_connection_of_another() {
+    let agent = agent(Limits {
+        connections: 4,
+        ..Limits::DEFAULT
+    })
+    .await;
+    let probe = TcpSocket::new_v4().unwrap();
+    probe.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut probe = probe.connect(agent.server.address()).await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(agent.connect().await);
+    }
+    assert_eq!(rest(&mut idle[0]).await, "", "room was made");
+    probe
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         .await
         .unwrap();
-    let error = Listener::bind(&[taken.address(), "127.0.0.1:0".parse().unwrap()])
-        .await
-        .unwrap_err();
+    assert_eq!(status(&rest(&mut probe).await), "200");
+}
+
+#[tokio::test]
+async fn a_burst_of_connections_keeps_no_probe_waiting() {
+    let agent = agent(Limits::DEFAULT).await;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    // One thread serves and asks in a test, so that all of these wait to be accepted. What has no room is sent again after a second.
+    let second = Duration::from_secs(1);
+    let connect = || std::net::TcpStream::connect_timeout(&agent.server.address(), second);
+    let idle: Vec<_> = (0..2000).map(|_| connect().unwrap()).collect();
+    let answer = timeout(second, agent.request("GET", "/healthz")).await;
+    assert_eq!(status(&answer.unwrap()), "200");
+    drop(idle);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_what_to_do() {
+    let taken = Listener::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let error = Listener::bind(&[taken.address(), "127.0.0.1:0".parse().unwrap()]).unwrap_err();
     let text = format!("{:#}", anyhow::Error::new(error));
     assert_eq!(text.matches("in use").count(), 1, "{text}");
     assert!(text.contains(&taken.address().to_string()), "{text}");
@@ -286,18 +317,12 @@ async fn a_node_without_the_first_address_uses_the_second() {
         "[2001:db8::1]:0".parse().unwrap(),
         "127.0.0.1:0".parse().unwrap(),
     ];
+    assert!(Listener::bind(&candidates).unwrap().address().is_ipv4());
     assert!(
-        Listener::bind(&candidates)
-            .await
-            .unwrap()
-            .address()
-            .is_ipv4()
-    );
-    assert!(
-        Listener::bind(&candidates[..1]).await.is_err(),
+        Listener::bind(&candidates[..1]).is_err(),
         "and says so if there is none"
     );
-    assert!(Listener::bind(&[]).await.is_err());
+    assert!(Listener::bind(&[]).is_err());
 }
 
 #[tokio::test]

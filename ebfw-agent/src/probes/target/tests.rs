@@ -131,12 +131,22 @@ fn what_has_no_tls_has_nothing_to_probe() {
     assert!(matches!(find(&[][..]).unwrap_err(), ElfError::NotElf));
 }
 
-/// A small library with one function, its tables where a mutation can reach all of them.
+/// A small library, its tables where a mutation can reach all of them.
 fn library() -> Vec<u8> {
+    let code = [&[0x49, 0x3b, 0x66, 0x10, 0x76, 8, 0x55][..], &[0x90; 25]].concat();
+    library_of(&[("SSL_write", 0), ("SSL_free", 16)], &code)
+}
+
+/// The same with functions of 16 bytes each at these offsets in the code.
+fn library_of(functions: &[(&str, u64)], code: &[u8]) -> Vec<u8> {
+    let mut strings = vec![0];
     let symbols = {
         let mut bytes = vec![0; 24];
-        for (name, value) in [(1u32, 0x1000u64), (11, 0x1010)] {
-            bytes.extend(name.to_le_bytes());
+        for (name, offset) in functions {
+            let (at, value) = (strings.len() as u32, 0x1000 + offset);
+            strings.extend(name.as_bytes());
+            strings.push(0);
+            bytes.extend(at.to_le_bytes());
             bytes.extend([0x12, 0]);
             bytes.extend(1u16.to_le_bytes());
             bytes.extend(value.to_le_bytes());
@@ -144,7 +154,7 @@ fn library() -> Vec<u8> {
         }
         bytes
     };
-    let strings = b"\0SSL_write\0SSL_free\0\0".to_vec();
+    strings.push(0);
     let names = b"\0.dynsym\0.dynstr\0.shstrtab\0.gopclntab\0\0".to_vec();
     let mut lines = 0xffff_fff1u32.to_le_bytes().to_vec();
     lines.extend([0, 0, 1, 8]);
@@ -155,7 +165,6 @@ fn library() -> Vec<u8> {
     for value in [0u32, 12, 16, 0, 0] {
         lines.extend(value.to_le_bytes());
     }
-    let code = [&[0x49, 0x3b, 0x66, 0x10, 0x76, 8, 0x55][..], &[0x90; 25]].concat();
     let mut body = Vec::new();
     let mut place = |bytes: &[u8]| {
         let offset = 64 + 56 + body.len();
@@ -163,7 +172,7 @@ fn library() -> Vec<u8> {
         (offset as u64, bytes.len() as u64)
     };
     let places = [
-        place(&code),
+        place(code),
         place(&symbols),
         place(&strings),
         place(&names),
@@ -226,6 +235,31 @@ fn the_smallest_library_is_read() {
         found,
         [Function::SslWrite, Function::SslFree, Function::GoWrite]
     );
+}
+
+/// OpenSSL 3.3 and newer: both names, of which one leads to the other.
+#[test]
+fn a_function_that_goes_on_with_another_one_is_not_probed() {
+    const BOTH: [(&str, u64); 3] = [
+        ("SSL_write", 32),
+        ("SSL_write_ex2", 0),
+        ("SSL_write_ex", 16),
+    ];
+    let inner = [&[0x48, 0x83, 0xec, 0x08, 0x53][..], &[0x90; 11]].concat();
+    let wrapper = [&[0x49, 0x89, 0xc8, 0x31, 0xc9, 0xeb, 0xe9][..], &[0x90; 9]].concat();
+    let other = [0x53; 16];
+    for (code, expected, why) in [
+        (&wrapper, Function::SslWriteEx2, "it jumps there"),
+        (&other.to_vec(), Function::SslWriteEx, "who knows"),
+    ] {
+        let code = [&inner[..], code, &other].concat();
+        let target = find(&library_of(&BOTH, &code)[..]).unwrap();
+        let is_openssl = |function: &&Function| function.library() == "openssl";
+        let found: Vec<_> = target.0.keys().filter(is_openssl).copied().collect();
+        assert_eq!(found, [Function::SslWrite, expected], "{why}");
+    }
+    let alone = find(&library_of(&BOTH[..2], &[0x53; 48])[..]).unwrap();
+    assert!(alone.0.contains_key(&Function::SslWriteEx2));
 }
 
 #[test]
