@@ -38,9 +38,9 @@ pub const PORT: u16 = 53;
 const EVENTS: u32 = 200;
 /// Events beyond these that only tell what went wrong: who asks much must not hide that.
 const TROUBLE: u32 = 50;
-/// Questions of one packet that are noted, as many as fit into two segments: a C library asks for both families at once, a resolver that
+/// Questions of one packet that are noted, as many as fit into a segment: a C library asks for both families at once, a resolver that
 /// forwards over TCP for whatever has gathered.
-const QUESTIONS_AT_ONCE: u32 = 64;
+const QUESTIONS_AT_ONCE: u32 = 32;
 
 /// Byte `at` of a question, 0 where there is none.
 #[inline(always)]
@@ -258,18 +258,37 @@ pub extern "C" fn ebfw_ask(context: *mut __sk_buff, who: u64, end: u32, at: u32)
     let Some(talk) = talk_to(skb, who, end, at) else {
         return 0;
     };
-    if talk.protocol != u32::from(protocol::TCP) {
-        ask_at(skb, &talk, at);
+    // A message over TCP has its length before it (RFC 1035, 4.2.2).
+    let prefix = ebfw_prefix(context, at, talk.protocol);
+    ask_at(skb, &talk, at + u32::from(prefix != 0) * 2);
+    let next = at + prefix;
+    if prefix != 0 && next < talk.end {
+        next
+    } else {
+        0
+    }
+}
+
+/// From byte `at` to the end of the message over TCP whose length stands there; 0 where a message begins at once: over UDP, and in a segment
+/// whose length came in the one before, as Rust's hickory sends it. Which it is the number of questions tells, which is one: where it stands
+/// behind a length, a question without that has its number of answers, 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ebfw_prefix(context: *mut __sk_buff, at: u32, protocol: u32) -> u32 {
+    const ONE: [u8; 2] = 1u16.to_be_bytes();
+    const NONE: [u8; 2] = [0; 2];
+    if protocol != u32::from(protocol::TCP) {
         return 0;
     }
-    // A message over TCP has its length before it (RFC 1035, 4.2.2).
-    let Some([prefix]) = skb.words::<1>(at) else {
+    let Some([prefix, counts]) = Skb(context).words::<2>(at) else {
         return 0;
     };
     let [high, low, ..] = prefix.to_ne_bytes();
-    ask_at(skb, &talk, at + 2);
-    let next = at + 2 + u32::from(u16::from_be_bytes([high, low]));
-    if next < talk.end { next } else { 0 }
+    let [a, b, c, d] = counts.to_ne_bytes();
+    if [a, b] == ONE && [c, d] == NONE {
+        return 0;
+    }
+    2 + u32::from(u16::from_be_bytes([high, low]))
 }
 
 /// Tells that the question over TCP at byte `at`, and those behind it, were not noted. As [`ebfw_ask`], which has no room for this on the stack.

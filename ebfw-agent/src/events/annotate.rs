@@ -44,9 +44,42 @@ pub struct RulesetHistory {
     known: RwLock<Known>,
 }
 
+/// The rules of one ruleset.
+#[derive(Debug)]
+enum Rules {
+    Loaded(Arc<Ruleset>),
+    /// Their names alone: a rule may have thousands of patterns and prefixes, and as many policies may be kept as there were changes.
+    Retired(Box<[RuleName]>),
+}
+
+impl Rules {
+    fn get(&self, index: usize) -> Option<RuleName> {
+        match self {
+            Self::Loaded(ruleset) => ruleset.rules.get(index).map(|rule| name(rule)),
+            Self::Retired(names) => names.get(index).cloned(),
+        }
+    }
+
+    /// An empty ruleset takes room too.
+    fn weight(&self) -> usize {
+        let rules = match self {
+            Self::Loaded(ruleset) => ruleset.rules.len(),
+            Self::Retired(names) => names.len(),
+        };
+        rules + 1
+    }
+}
+
+fn name(rule: &policy::Rule) -> RuleName {
+    RuleName {
+        name: Printable::from(&*rule.name),
+        action: rule.action.into(),
+    }
+}
+
 #[derive(Debug, Default)]
 struct Known {
-    rulesets: HashMap<u32, Arc<Ruleset>>,
+    rulesets: HashMap<u32, Rules>,
     /// Serials of those that are no longer loaded, the oldest first.
     retired: VecDeque<u32>,
     retired_rules: usize,
@@ -65,7 +98,7 @@ impl RulesetHistory {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .rulesets
-            .insert(serial, ruleset);
+            .insert(serial, Rules::Loaded(ruleset));
     }
 
     /// Notes that the ruleset is no longer loaded: it is kept for a while, then the oldest are forgotten.
@@ -79,37 +112,29 @@ impl RulesetHistory {
 
 impl Known {
     fn retire(&mut self, serial: u32) {
-        let Some(ruleset) = self.rulesets.get(&serial) else {
+        let Some(rules) = self.rulesets.get_mut(&serial) else {
             return;
         };
-        if self.retired.contains(&serial) {
+        let Rules::Loaded(ruleset) = rules else {
             return;
-        }
-        self.retired_rules += weight(ruleset);
+        };
+        *rules = Rules::Retired(ruleset.rules.iter().map(|rule| name(rule)).collect());
+        self.retired_rules += rules.weight();
         self.retired.push_back(serial);
         while self.retired_rules > RETIRED_RULES
             && let Some(oldest) = self.retired.pop_front()
         {
-            if let Some(ruleset) = self.rulesets.remove(&oldest) {
-                self.retired_rules -= weight(&ruleset);
+            if let Some(rules) = self.rulesets.remove(&oldest) {
+                self.retired_rules -= rules.weight();
             }
         }
     }
 }
 
-/// An empty ruleset takes room too.
-fn weight(ruleset: &Ruleset) -> usize {
-    ruleset.rules.len() + 1
-}
-
 impl RuleNames for RulesetHistory {
     fn rule(&self, serial: u32, index: u16) -> Option<RuleName> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let rule = known.rulesets.get(&serial)?.rules.get(usize::from(index))?;
-        Some(RuleName {
-            name: Printable::from(&*rule.name),
-            action: rule.action.into(),
-        })
+        known.rulesets.get(&serial)?.get(usize::from(index))
     }
 }
 
@@ -388,10 +413,27 @@ mod tests {
 
         history.retire(1);
         history.retire(1);
-        assert!(
-            history.rule(1, 0).is_some(),
+        assert_eq!(
+            history.rule(1, 1),
+            Some(name),
             "events about it may still be on their way"
         );
+        assert_eq!(history.rule(1, 2), None, "beyond the last rule");
+    }
+
+    #[test]
+    fn of_a_retired_ruleset_only_the_names_of_its_rules_are_kept() {
+        let history = RulesetHistory::new();
+        let rules = ruleset(2);
+        history.load(1, Arc::clone(&rules));
+        assert_eq!(Arc::strong_count(&rules), 2);
+        history.retire(1);
+        assert_eq!(
+            Arc::strong_count(&rules),
+            1,
+            "patterns and prefixes are not"
+        );
+        assert!(history.rule(1, 0).is_some());
     }
 
     #[test]

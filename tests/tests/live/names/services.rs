@@ -279,7 +279,11 @@ fn answers_on_loopback_count_in_the_hosts_namespace_alone(stub: IpAddr) {
     let Some((mut lab, service)) = lab() else {
         return;
     };
-    let Some(cookie) = lab.net().near.enter(netns::own_cookie).unwrap().unwrap() else {
+    let cookie = lab.net().near.enter(netns::own_cookie);
+    let Some(cookie) = cookie
+        .expect("the namespace exists")
+        .expect("it has a number or none")
+    else {
         not_run("the host's namespace is not known before kernel 5.14");
         return;
     };
@@ -308,5 +312,5 @@ fn answers_on_loopback_count_in_the_hosts_namespace_alone(stub: IpAddr) {
     };
     assert_eq!(code(&lab.inside(work)), EPERM, "anybody's namespace");
     lab.host_netns(cookie);
-    lab.inside(work).unwrap();
+    lab.inside(work).expect("the host's own namespace");
 }
