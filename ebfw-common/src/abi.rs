@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything that is pinned: an agent adopts the maps of its own version only.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Rules of one ruleset at most: 64 words of 64 bits.
 pub const MAX_RULES: usize = 4096;

@@ -1,7 +1,8 @@
 //! From a name to its class: the set of domain patterns that match it. One walk, from the name's last byte to its first.
 //!
-//! The automaton is a double array: a state is a base, the edge over a symbol lies in the cell at base + symbol, and the cell
-//! says whose it is. Generic over where cells and name lie, so that the kernel, the agent and the tests run this very code.
+//! The automaton is a double array: a state is a base, the edge over a symbol lies in the cell at base + symbol, and the cell says
+//! which symbol it is for. No two states have the same base, so that this also says whose it is (as in Yata's darts-clone).
+//! Generic over where cells and name lie, so that the kernel, the agent and the tests run this very code.
 //! Knows neither patterns nor rules; `ebfw_policy::compile::Names` builds the cells.
 
 use core::hint::black_box;
@@ -12,9 +13,11 @@ use crate::{abi::MAX_NAME, dns::lower};
 pub const NO_CLASS: u32 = 0;
 
 /// Cells of an automaton at most: 8 MiB.
-pub const MAX_CELLS: u32 = 1 << 20;
+pub const MAX_CELLS: u32 = 1 << 21;
 /// Cells that lie together, so that the kernel looks for them once.
-pub const CHUNK_CELLS: usize = 4096;
+pub const CHUNK_CELLS: usize = 8192;
+/// Classes of names are below this.
+pub const MAX_CLASSES: u32 = 1 << 18;
 
 /// The symbol of the edge that is taken where a state has none of its own for a byte.
 pub const DEFAULT: u32 = 0;
@@ -24,8 +27,17 @@ pub const END: u32 = 1;
 pub const SYMBOLS: u32 = FIRST_BYTE + 256;
 const FIRST_BYTE: u32 = 2;
 
-/// Set in the next state of a cell: the class is known, whatever the rest of the name is.
+/// Set in the state behind an edge: it is a class, which is known, whatever the rest of the name is.
 pub(crate) const DECIDED: u32 = 1 << 31;
+
+/// A cell from its lowest bit on: the next state or a class, whether it is a class that is decided, and one more than the symbol, so that an
+/// empty cell is for none.
+const NEXT_BITS: u32 = 22;
+const NEXT: u32 = (1 << NEXT_BITS) - 1;
+const CELL_DECIDED: u32 = 1 << NEXT_BITS;
+const SYMBOL_SHIFT: u32 = NEXT_BITS + 1;
+const _: () = assert!(SYMBOLS < 1 << (u32::BITS - SYMBOL_SHIFT));
+const _: () = assert!(MAX_CELLS + SYMBOLS <= NEXT && MAX_CLASSES <= NEXT);
 
 /// The symbol of a byte of a name. Upper and lower case are one.
 #[inline(always)]
@@ -41,27 +53,27 @@ pub const fn exact(byte: u8) -> u32 {
     FIRST_BYTE + byte as u32
 }
 
-/// The cell of an edge of `state` to the state `next`, or of its end with the class `next`.
+/// The cell of an edge over `symbol` to the state `next`, or of an end with the class `next`.
 #[must_use]
-pub const fn edge(state: u32, next: u32) -> u64 {
-    (state as u64) << 32 | next as u64
+pub const fn edge(symbol: u32, next: u32) -> u32 {
+    (symbol + 1) << SYMBOL_SHIFT | next
 }
 
-/// The cell of an edge of `state` behind which every name has the class `class`.
+/// The cell of an edge over `symbol` behind which every name has the class `class`.
 #[must_use]
-pub const fn decided(state: u32, class: u32) -> u64 {
-    edge(state, DECIDED | class)
+pub const fn decided(symbol: u32, class: u32) -> u32 {
+    edge(symbol, CELL_DECIDED | class)
 }
 
 /// The automaton, wherever it lies.
 pub trait Cells {
     /// Cell `index`, 0 behind the last one; `None` only where the automaton itself is missing or cut off, which ends the walk. May
     /// keep in mind where it lies: the next one is probably near.
-    fn cell(&mut self, index: u32) -> Option<u64>;
+    fn cell(&mut self, index: u32) -> Option<u32>;
 }
 
-impl Cells for &[u64] {
-    fn cell(&mut self, index: u32) -> Option<u64> {
+impl Cells for &[u32] {
+    fn cell(&mut self, index: u32) -> Option<u32> {
         Some(self.get(index as usize).copied().unwrap_or(0))
     }
 }
@@ -174,8 +186,8 @@ pub(crate) fn walk_over<const LIMIT: u32>(
 #[inline(always)]
 pub(crate) fn end(cells: &mut impl Cells, state: u32) -> Option<u32> {
     let end = cells.cell(state.wrapping_add(END))?;
-    Some(if owner(end) == state {
-        end as u32
+    Some(if is_over(end, END) {
+        end & NEXT
     } else {
         NO_CLASS
     })
@@ -185,21 +197,27 @@ pub(crate) fn end(cells: &mut impl Cells, state: u32) -> Option<u32> {
 #[inline(always)]
 fn follow(cells: &mut impl Cells, state: u32, symbol: u32) -> Option<u32> {
     let own = cells.cell(state.wrapping_add(symbol))?;
-    if owner(own) == state {
-        return Some(own as u32);
+    if is_over(own, symbol) {
+        return Some(behind(own));
     }
     let default = cells.cell(state.wrapping_add(DEFAULT))?;
-    Some(if owner(default) == state {
-        default as u32
+    Some(if is_over(default, DEFAULT) {
+        behind(default)
     } else {
         DECIDED | NO_CLASS
     })
 }
 
-/// Whose edge a cell holds. No state is 0, so an empty cell is nobody's.
+/// Whether a cell holds an edge over `symbol`.
 #[inline(always)]
-const fn owner(cell: u64) -> u32 {
-    (cell >> 32) as u32
+const fn is_over(cell: u32, symbol: u32) -> bool {
+    cell >> SYMBOL_SHIFT == symbol + 1
+}
+
+/// What stands behind an edge: the next state, or, with [`DECIDED`], a class.
+#[inline(always)]
+const fn behind(cell: u32) -> u32 {
+    cell & NEXT | (cell & CELL_DECIDED) << (DECIDED.trailing_zeros() - NEXT_BITS)
 }
 
 #[cfg(test)]
@@ -214,18 +232,20 @@ mod tests {
     const B: u32 = 400;
 
     /// `ab` has class 5, whatever ends in `xb` has 6, `a?` for any other byte than `b` and `x` at its end has 7.
-    fn cells() -> Vec<u64> {
+    fn cells() -> Vec<u32> {
         let c = 800;
         let mut cells = vec![0; 1200];
-        let mut put = |state: u32, symbol: u32, cell| cells[(state + symbol) as usize] = cell;
-        put(A, symbol(b'b'), edge(A, B));
-        put(A, symbol(b'x'), decided(A, NO_CLASS));
-        put(A, DEFAULT, edge(A, c));
-        put(B, symbol(b'a'), edge(B, 900));
-        put(B, symbol(b'x'), decided(B, 6));
-        put(900, END, edge(900, 5));
-        put(c, symbol(b'a'), edge(c, 901));
-        put(901, END, edge(901, 7));
+        let mut put = |state: u32, symbol: u32, cell: fn(u32, u32) -> u32, next| {
+            cells[(state + symbol) as usize] = cell(symbol, next);
+        };
+        put(A, symbol(b'b'), edge, B);
+        put(A, symbol(b'x'), decided, NO_CLASS);
+        put(A, DEFAULT, edge, c);
+        put(B, symbol(b'a'), edge, 900);
+        put(B, symbol(b'x'), decided, 6);
+        put(900, END, edge, 5);
+        put(c, symbol(b'a'), edge, 901);
+        put(901, END, edge, 7);
         cells
     }
 
@@ -269,15 +289,26 @@ mod tests {
             (1, vec![], "no cells"),
             (u32::MAX, cells(), "a root beyond all cells"),
             (1, vec![0; 500], "nobody's cells"),
-            (1, vec![edge(2, 9); 500], "another state's cells"),
+            (
+                1,
+                vec![edge(symbol(b'c'), 9); 500],
+                "cells of other symbols",
+            ),
         ] {
             let class = class_of(&mut cells.as_slice(), root, &b"ab"[..], 2);
             assert_eq!(class, NO_CLASS, "{why}");
         }
-        let circle = vec![edge(1, 1); 500];
+        let circle = vec![edge(symbol(b'a'), 1); 500];
         assert_eq!(
             class_of(&mut circle.as_slice(), 1, &[b'a'; 253][..], 253),
-            1
+            NO_CLASS,
+            "no end"
+        );
+        let last = edge(symbol(b'a'), NEXT);
+        assert_eq!(behind(last), NEXT, "a state is no class");
+        assert_eq!(
+            behind(decided(SYMBOLS - 1, MAX_CLASSES)),
+            DECIDED | MAX_CLASSES
         );
     }
 

@@ -38,13 +38,13 @@ impl<'a, T: Tables> InBlocks<'a, T> {
 
 impl<T: Tables> Cells for InBlocks<'_, T> {
     #[inline(always)]
-    fn cell(&mut self, index: u32) -> Option<u64> {
+    fn cell(&mut self, index: u32) -> Option<u32> {
         let number = index >> CELLS_SHIFT;
         if number != self.number {
             self.block = self.tables.block(self.first.wrapping_add(number))?;
             self.number = number;
         }
-        Some(self.block[index as usize & (BITS_WORDS - 1)])
+        Some(self.block[index as usize & (BITS_WORDS - 1)] as u32)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ebfw_common::{
     layout::Header,
-    names::{self, CHUNK_CELLS, MAX_CELLS},
+    names::{self, CHUNK_CELLS, MAX_CLASSES},
 };
 
 use crate::{
@@ -10,9 +10,9 @@ use crate::{
     verifier::masked,
 };
 
-/// Bits of a class: there are no more classes than cells.
+/// Bits of a class.
 pub const CLASS_BITS: u32 = 20;
-const _: () = assert!(MAX_CELLS == 1 << CLASS_BITS);
+const _: () = assert!(MAX_CLASSES < (1 << CLASS_BITS) - 1, "the last one is no class");
 
 /// The cells of an automaton that is loaded, and the chunk where the last one was found.
 pub struct Loaded {
@@ -38,7 +38,7 @@ const CHUNK_SHIFT: u32 = CHUNK_CELLS.trailing_zeros();
 
 impl names::Cells for Loaded {
     #[inline(always)]
-    fn cell(&mut self, index: u32) -> Option<u64> {
+    fn cell(&mut self, index: u32) -> Option<u32> {
         let number = index >> CHUNK_SHIFT;
         if number != self.number {
             self.chunk = self.cells.get(number)?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 const PLACES: usize = NAMES_PER_ADDRESS as usize;
-/// No name stands there. No class either: an automaton has a cell for each, and more.
+/// No name stands there: it is no class.
 const ABSENT: u32 = (1 << CLASS_BITS) - 1;
 
 /// The classes of the names that the workload resolved to an address, as [`ebfw_common::classify::Flow::names`] wants them. `since`: names that

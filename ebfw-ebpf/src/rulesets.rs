@@ -21,7 +21,7 @@ pub type Prefixes4 = LpmTrie<[u8; 4], u32, 1>;
 pub type Prefixes6 = LpmTrie<Address, u32, 1>;
 
 /// Cells that lie together.
-pub type Chunk = [u64; CHUNK_CELLS];
+pub type Chunk = [u32; CHUNK_CELLS];
 /// The cells of one automaton.
 pub type Cells = Array<Chunk, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 

@@ -81,7 +81,7 @@ struct Automaton {
 }
 
 type Blocks = Array<MapData, Block>;
-type Cells = Array<MapData, [u64; CHUNK_CELLS]>;
+type Cells = Array<MapData, [u32; CHUNK_CELLS]>;
 type Trie4 = LpmTrie<MapData, [u8; 4], u32>;
 type Trie6 = LpmTrie<MapData, [u32; 4], u32>;
 
@@ -208,10 +208,17 @@ impl Instances {
         // The kernel asks for any symbol of any state: room for all of them behind the last cell.
         let chunks = (cells.len() + SYMBOLS as usize).div_ceil(CHUNK_CELLS);
         let map = Cells::create(entries(chunks), F_INNER_MAP | F_MMAPABLE)?;
-        let memory = syscall::SharedWords::map(map.map().fd().as_fd(), chunks * CHUNK_CELLS)
+        let memory = syscall::SharedWords::map(map.map().fd().as_fd(), chunks * CHUNK_CELLS / 2)
             .map_err(MapError::IoError)?;
-        for (word, cell) in memory.words().iter().zip(cells) {
-            word.store(*cell, Ordering::Relaxed);
+        for (word, pair) in memory.words().iter().zip(cells.chunks(2)) {
+            let [first, second] =
+                [pair[0], pair.get(1).copied().unwrap_or(0)].map(u32::to_ne_bytes);
+            let [a, b, c, d] = first;
+            let [e, f, g, h] = second;
+            word.store(
+                u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+                Ordering::Relaxed,
+            );
         }
         self.automata.set(number, &map, 0)?;
         self.walked.insert(number);

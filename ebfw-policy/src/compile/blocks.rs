@@ -58,12 +58,18 @@ impl Blocks {
     }
 
     /// The cells of an automaton, and room for any symbol of any state behind the last one.
-    pub(super) fn push_cells(&mut self, cells: &[u64]) -> u32 {
+    pub(super) fn push_cells(&mut self, cells: &[u32]) -> u32 {
         let first = self.next();
         let room = cells.len() + SYMBOLS as usize;
         for number in 0..room.div_ceil(BITS_WORDS) {
             let rest = cells.get(number * BITS_WORDS..).unwrap_or_default();
-            self.push_bits(&rest[..rest.len().min(BITS_WORDS)]);
+            let words: Vec<u64> = rest
+                .iter()
+                .take(BITS_WORDS)
+                .copied()
+                .map(u64::from)
+                .collect();
+            self.push_bits(&words);
         }
         first
     }

@@ -23,6 +23,9 @@ const MAX_CLASSES: usize = 0xffff;
 /// The automaton does not fit.
 pub(super) struct TooLarge;
 
+/// Nodes of a tree at most; each takes a word of a ruleset's blocks or more.
+const MAX_NODES: usize = 1 << 20;
+
 impl From<Limit> for TooLarge {
     fn from(_: Limit) -> Self {
         Self
@@ -31,7 +34,7 @@ impl From<Limit> for TooLarge {
 
 /// Methods and paths of one ruleset.
 pub(super) struct Requests {
-    pub(super) cells: Vec<u64>,
+    pub(super) cells: Vec<u32>,
     pub(super) methods: Table,
     pub(super) paths: Table,
 }
@@ -115,7 +118,7 @@ impl<'a> Tree<'a> {
                 });
             }
             nodes[at as usize].rules = rules;
-            if nodes.len() > ebfw_common::names::MAX_CELLS as usize {
+            if nodes.len() > MAX_NODES {
                 return Err(TooLarge);
             }
         }

@@ -14,7 +14,7 @@ use super::{
 const PATIENCE: usize = 8;
 
 /// The cells, and the state at which names begin.
-pub(super) fn lay_out(states: &[Merged], first: Next) -> Result<(Vec<u64>, u32), Limit> {
+pub(super) fn lay_out(states: &[Merged], first: Next) -> Result<(Vec<u32>, u32), Limit> {
     let Next::State(first) = first else {
         // No pattern matches the empty name, so where all names have one class that is no class.
         return Ok((Vec::new(), 1));
@@ -27,7 +27,7 @@ pub(super) fn lay_out(states: &[Merged], first: Next) -> Result<(Vec<u64>, u32),
 pub(in crate::compile) fn cells_of(
     states: &[Merged],
     symbol: fn(u8) -> u32,
-) -> Result<(Vec<u64>, Vec<u32>), Limit> {
+) -> Result<(Vec<u32>, Vec<u32>), Limit> {
     let bases = place(states, symbol)?;
     let mut cells = Vec::new();
     for (state, base) in states.iter().zip(&bases) {
@@ -38,9 +38,9 @@ pub(in crate::compile) fn cells_of(
             }
             debug_assert!(cells[index] == 0, "two states share a cell");
             cells[index] = match next {
-                _ if symbol == END => names::edge(*base, state.class),
-                Next::State(next) => names::edge(*base, bases[next as usize]),
-                Next::Decided(class) => names::decided(*base, class),
+                _ if symbol == END => names::edge(symbol, state.class),
+                Next::State(next) => names::edge(symbol, bases[next as usize]),
+                Next::Decided(class) => names::decided(symbol, class),
             };
         }
     }

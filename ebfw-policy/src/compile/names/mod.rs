@@ -29,7 +29,7 @@ use crate::domain::{DomainPattern, Name};
 /// Which patterns match a name, for every name at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
-    cells: Vec<u64>,
+    cells: Vec<u32>,
     root: u32,
     classes: Box<[Box<[u32]>]>,
     ids: FxHashMap<DomainPattern, u32>,
@@ -62,7 +62,7 @@ pub enum Limit {
 }
 
 /// Bytes of an automaton at most.
-pub(super) const MAX_BYTES: usize = names::MAX_CELLS as usize * size_of::<u64>();
+pub(super) const MAX_BYTES: usize = names::MAX_CELLS as usize * size_of::<u32>();
 
 /// What makes an automaton smaller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,7 +141,7 @@ impl Names {
 
     /// The automaton, for `ebfw_common::names::class_of`.
     #[must_use]
-    pub fn cells(&self) -> &[u64] {
+    pub fn cells(&self) -> &[u32] {
         &self.cells
     }
 

@@ -19,7 +19,7 @@ const MAX_STEPS_EACH: usize = 64;
 /// Places in all states, and patterns in all classes: 256 MiB.
 const MAX_MEMBERS: usize = 1 << 26;
 /// Classes of names.
-const MAX_CLASSES: usize = 1 << 18;
+const MAX_CLASSES: usize = ebfw_common::names::MAX_CLASSES as usize;
 
 /// The state that holds no place.
 pub(super) const DEAD: u32 = u32::MAX;
