@@ -1,6 +1,10 @@
 //! Programs with a TLS library of their own, linked in: with symbols they are enforced, without they are opaque, and `ebfw status` says so.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use ebfw_tests::lab::eventually;
 
@@ -104,4 +108,21 @@ fn openssl_within_a_program_is_enforced_with_symbols_and_opaque_without() {
     bench.holds("linked", &["/before ", "/linked "]);
     let standing = bench.standing();
     assert!(standing.starts_with("partly "), "{standing}");
+}
+
+/// Its functions are inlined and have no stable names: what it sends is opaque, a rule about requests is passed over, and the status says so.
+#[test]
+fn rustls_is_opaque() {
+    const CLIENT: &str = env!("CARGO_BIN_EXE_rustls-client");
+    let Some(bench) = Bench::noting(NOTES, POLICY, &[]) else {
+        return;
+    };
+    let server = format!("10.99.0.2:{PORT}");
+    let (said, status) = bench.said(Path::new(CLIENT), &[&server, "/open", "/admin/rustls"]);
+    assert!(status.success());
+    assert_eq!(said, "200\n200\n");
+    eventually("its connection is counted", || {
+        bench.standing() == "opaque 0 0 0 0 1"
+    });
+    assert!(bench.seen(&[]).is_empty(), "{:?}", bench.seen(&[]));
 }
