@@ -20,24 +20,21 @@ pub const CHUNK_CELLS: usize = 8192;
 pub const MAX_CLASSES: u32 = 1 << 18;
 
 /// The symbol of the edge that is taken where a state has none of its own for a byte.
-pub const DEFAULT: u32 = 0;
+pub const DEFAULT: u32 = 1;
 /// The symbol of the end of the name; what follows is the class.
-pub const END: u32 = 1;
+pub const END: u32 = 2;
 /// Symbols are below this.
 pub const SYMBOLS: u32 = FIRST_BYTE + 256;
-const FIRST_BYTE: u32 = 2;
+const FIRST_BYTE: u32 = 3;
 
-/// Set in the state behind an edge: it is a class, which is known, whatever the rest of the name is.
-pub(crate) const DECIDED: u32 = 1 << 31;
-
-/// A cell from its lowest bit on: the next state or a class, whether it is a class that is decided, and one more than the symbol, so that an
-/// empty cell is for none.
-const NEXT_BITS: u32 = 22;
-const NEXT: u32 = (1 << NEXT_BITS) - 1;
-const CELL_DECIDED: u32 = 1 << NEXT_BITS;
-const SYMBOL_SHIFT: u32 = NEXT_BITS + 1;
-const _: () = assert!(SYMBOLS < 1 << (u32::BITS - SYMBOL_SHIFT));
-const _: () = assert!(MAX_CELLS + SYMBOLS <= NEXT && MAX_CLASSES <= NEXT);
+/// A cell has the symbol in its lowest bits, of which none is 0, so that an empty cell is for none. Above it stands what is behind the edge:
+/// the next state or a class.
+const SYMBOL_BITS: u32 = 9;
+const SYMBOL: u32 = (1 << SYMBOL_BITS) - 1;
+/// Set in what is behind an edge: it is a class, which is known, whatever the rest of the name is.
+pub(crate) const DECIDED: u32 = 1 << (u32::BITS - SYMBOL_BITS - 1);
+const _: () = assert!(SYMBOLS <= SYMBOL + 1);
+const _: () = assert!(MAX_CELLS + SYMBOLS < DECIDED && MAX_CLASSES < DECIDED);
 
 /// The symbol of a byte of a name. Upper and lower case are one.
 #[inline(always)]
@@ -56,13 +53,13 @@ pub const fn exact(byte: u8) -> u32 {
 /// The cell of an edge over `symbol` to the state `next`, or of an end with the class `next`.
 #[must_use]
 pub const fn edge(symbol: u32, next: u32) -> u32 {
-    (symbol + 1) << SYMBOL_SHIFT | next
+    next << SYMBOL_BITS | symbol
 }
 
 /// The cell of an edge over `symbol` behind which every name has the class `class`.
 #[must_use]
 pub const fn decided(symbol: u32, class: u32) -> u32 {
-    edge(symbol, CELL_DECIDED | class)
+    edge(symbol, DECIDED | class)
 }
 
 /// The automaton, wherever it lies.
@@ -187,7 +184,7 @@ pub(crate) fn walk_over<const LIMIT: u32>(
 pub(crate) fn end(cells: &mut impl Cells, state: u32) -> Option<u32> {
     let end = cells.cell(state.wrapping_add(END))?;
     Some(if is_over(end, END) {
-        end & NEXT
+        behind(end)
     } else {
         NO_CLASS
     })
@@ -211,13 +208,13 @@ fn follow(cells: &mut impl Cells, state: u32, symbol: u32) -> Option<u32> {
 /// Whether a cell holds an edge over `symbol`.
 #[inline(always)]
 const fn is_over(cell: u32, symbol: u32) -> bool {
-    cell >> SYMBOL_SHIFT == symbol + 1
+    cell & SYMBOL == symbol
 }
 
 /// What stands behind an edge: the next state, or, with [`DECIDED`], a class.
 #[inline(always)]
 const fn behind(cell: u32) -> u32 {
-    cell & NEXT | (cell & CELL_DECIDED) << (DECIDED.trailing_zeros() - NEXT_BITS)
+    cell >> SYMBOL_BITS
 }
 
 #[cfg(test)]
@@ -304,8 +301,8 @@ mod tests {
             NO_CLASS,
             "no end"
         );
-        let last = edge(symbol(b'a'), NEXT);
-        assert_eq!(behind(last), NEXT, "a state is no class");
+        let last = edge(symbol(b'a'), DECIDED - 1);
+        assert_eq!(behind(last), DECIDED - 1, "a state is no class");
         assert_eq!(
             behind(decided(SYMBOLS - 1, MAX_CLASSES)),
             DECIDED | MAX_CLASSES
