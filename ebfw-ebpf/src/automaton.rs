@@ -12,7 +12,10 @@ use crate::{
 
 /// Bits of a class.
 pub const CLASS_BITS: u32 = 20;
-const _: () = assert!(MAX_CLASSES < (1 << CLASS_BITS) - 1, "the last one is no class");
+const _: () = assert!(
+    MAX_CLASSES < (1 << CLASS_BITS) - 1,
+    "the last one is no class"
+);
 
 /// The cells of an automaton that is loaded, and the chunk where the last one was found.
 pub struct Loaded {
