@@ -211,14 +211,8 @@ impl Instances {
         let memory = syscall::SharedWords::map(map.map().fd().as_fd(), chunks * CHUNK_CELLS / 2)
             .map_err(MapError::IoError)?;
         for (word, pair) in memory.words().iter().zip(cells.chunks(2)) {
-            let [first, second] =
-                [pair[0], pair.get(1).copied().unwrap_or(0)].map(u32::to_ne_bytes);
-            let [a, b, c, d] = first;
-            let [e, f, g, h] = second;
-            word.store(
-                u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-                Ordering::Relaxed,
-            );
+            let pair = [pair[0], pair.get(1).copied().unwrap_or(0)];
+            word.store(zerocopy::transmute!(pair), Ordering::Relaxed);
         }
         self.automata.set(number, &map, 0)?;
         self.walked.insert(number);
