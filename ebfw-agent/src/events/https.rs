@@ -149,6 +149,27 @@ mod tests {
         text::{Colour, Text},
     };
 
+    /// Of a request in no pod and no cgroup that is known.
+    fn event(told: Https) -> Event {
+        let Https {
+            at,
+            process,
+            request,
+            cgroup_id: _,
+            flow,
+            ruling,
+        } = told;
+        Event {
+            at,
+            subject: Subject::Https { flow, request },
+            process,
+            pod: None,
+            cgroup: None,
+            ruling,
+            suppressed: 0,
+        }
+    }
+
     #[test]
     fn a_request_reads_as_its_interface_says() {
         let seen = Seen {
@@ -187,24 +208,9 @@ mod tests {
                 Mode::DryRun,
             ))),
         };
-        let Https {
-            at,
-            process,
-            request,
-            cgroup_id,
-            flow,
-            ruling,
-        } = read(&seen, &clock()).unwrap();
-        assert_eq!(cgroup_id, 42);
-        let event = Event {
-            at,
-            subject: Subject::Https { flow, request },
-            process,
-            pod: None,
-            cgroup: None,
-            ruling,
-            suppressed: 0,
-        };
+        let told = read(&seen, &clock()).unwrap();
+        assert_eq!(told.cgroup_id, 42);
+        let event = event(told);
         assert_eq!(
             Text::new(&event, Colour::Never).to_string(),
             "HTTPS  [pid=4711 curl] GET example.com/a\\x1b[2J  (192.0.2.7:443)  action=Deny rule=admin  mode=dry-run\n           accept: */*\n           \
@@ -236,23 +242,7 @@ mod tests {
             judged: Arc::new(OnceLock::from(Judgement::Unseen(Mode::Enforce))),
             ..Seen::new(inspect::sample(0), inspect::Request::default())
         };
-        let Https {
-            at,
-            process,
-            request,
-            flow,
-            ruling,
-            ..
-        } = read(&seen, &clock()).unwrap();
-        let event = Event {
-            at,
-            subject: Subject::Https { flow, request },
-            process,
-            pod: None,
-            cgroup: None,
-            ruling,
-            suppressed: 0,
-        };
+        let event = event(read(&seen, &clock()).unwrap());
         let text = Text::new(&event, Colour::Never).to_string();
         assert!(
             text.starts_with("HTTPS  ")
