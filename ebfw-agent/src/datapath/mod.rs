@@ -22,6 +22,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use aya::{
@@ -596,7 +597,7 @@ impl Datapath {
     ///
     /// Where it was taken before or cannot be mapped.
     pub fn events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("EVENTS")
+        self.ring("EVENTS", rings::REST)
     }
 
     /// Takes the ring of events about names; once.
@@ -605,7 +606,7 @@ impl Datapath {
     ///
     /// As [`Datapath::events`].
     pub fn name_events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("NAME_EVENTS")
+        self.ring("NAME_EVENTS", rings::REST)
     }
 
     /// Takes the ring of events about what clients say; once.
@@ -614,7 +615,7 @@ impl Datapath {
     ///
     /// As [`Datapath::events`].
     pub fn claim_events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("CLAIM_EVENTS")
+        self.ring("CLAIM_EVENTS", rings::REST)
     }
 
     /// Takes the ring of answers that the programs cannot read alone, and what learns from them; once.
@@ -628,7 +629,7 @@ impl Datapath {
     /// Where they were taken before.
     pub fn answers(&mut self) -> Result<(Ring, Learner), LoadError> {
         let learner = self.learner.take().expect("it is taken once");
-        Ok((self.ring("ANSWERS")?, learner))
+        Ok((self.ring("ANSWERS", Duration::ZERO)?, learner))
     }
 
     /// Takes the ring of requests; once.
@@ -637,12 +638,12 @@ impl Datapath {
     ///
     /// As [`Datapath::events`].
     pub fn requests(&mut self) -> Result<Ring, LoadError> {
-        self.ring("CONTROL")
+        self.ring("CONTROL", Duration::ZERO)
     }
 
-    fn ring(&mut self, name: &'static str) -> Result<Ring, LoadError> {
+    fn ring(&mut self, name: &'static str, rest: Duration) -> Result<Ring, LoadError> {
         let ring = RingBuf::try_from(take(&mut self.ebpf, name)).map_err(map_error(name))?;
-        Ring::new(ring).map_err(|source| LoadError::Io {
+        Ring::new(ring, rest).map_err(|source| LoadError::Io {
             what: format!("watch the ring buffer {name}"),
             source,
         })
