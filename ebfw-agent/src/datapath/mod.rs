@@ -37,6 +37,7 @@ use ebfw_policy::{
 
 #[cfg(feature = "kernel-log")]
 pub use self::kernel_log::KernelLog;
+pub(crate) use self::rings::REST;
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
@@ -497,13 +498,13 @@ impl Datapath {
             if ruleset.govern_loopback {
                 flags |= slot_flag::GOVERN_LOOPBACK;
             }
-            if instance::reads_names(ruleset) {
+            if ruleset.reads_names() {
                 flags |= slot_flag::NAMES;
                 if self.users.contains(&cgroup) {
                     flags |= slot_flag::SHARED_NAMES;
                 }
             }
-            if instance::reads_requests(ruleset) {
+            if ruleset.reads_requests() {
                 flags |= slot_flag::REQUESTS;
             }
         }
@@ -597,7 +598,7 @@ impl Datapath {
     ///
     /// Where it was taken before or cannot be mapped.
     pub fn events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("EVENTS", rings::REST)
+        self.ring("EVENTS", REST)
     }
 
     /// Takes the ring of events about names; once.
@@ -606,7 +607,7 @@ impl Datapath {
     ///
     /// As [`Datapath::events`].
     pub fn name_events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("NAME_EVENTS", rings::REST)
+        self.ring("NAME_EVENTS", REST)
     }
 
     /// Takes the ring of events about what clients say; once.
@@ -615,7 +616,7 @@ impl Datapath {
     ///
     /// As [`Datapath::events`].
     pub fn claim_events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("CLAIM_EVENTS", rings::REST)
+        self.ring("CLAIM_EVENTS", REST)
     }
 
     /// Takes the ring of answers that the programs cannot read alone, and what learns from them; once.

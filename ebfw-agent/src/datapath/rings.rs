@@ -18,7 +18,7 @@ use super::{LoadError, map_error};
 /// How long nobody waits for a ring of events after it was read. The kernel wakes who waits at the next entry, in the call of the workload
 /// whose packet it tells of: 30 µs on a small virtual machine, as much as its whole connect. While entries lie there it wakes nobody, so a
 /// busy ring costs some hundred wakings a second and not one an event. What comes in this time must fit: 1,100 requests, 10,000 connections.
-pub(super) const REST: Duration = Duration::from_millis(2);
+pub(crate) const REST: Duration = Duration::from_millis(2);
 
 /// A ring buffer that the kernel writes and one task reads.
 pub struct Ring {
@@ -34,6 +34,11 @@ impl Ring {
         let ring = unsafe { AsyncFd::register(ring) }?;
         let next = Instant::now();
         Ok(Self { ring, rest, next })
+    }
+
+    /// From the next time on, it is not read again for the time `rest`.
+    pub(crate) fn set_rest(&mut self, rest: Duration) {
+        self.rest = rest;
     }
 
     /// Waits for entries and gives each to `consume`. Returns after the ring was found empty once.

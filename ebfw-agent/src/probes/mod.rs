@@ -35,7 +35,7 @@ use self::{
 };
 pub use self::{contain::Tally, kernel::LoadError};
 use crate::{
-    datapath::{Ring, RulesetMaps},
+    datapath::{REST, Ring, RulesetMaps},
     enforcer::Judge,
     events,
     host::{
@@ -156,6 +156,11 @@ impl Probes {
         let for_bodies = streams.is_waiting().then_some(*look);
         let until = for_others.into_iter().chain(for_bodies).min();
         let own = (&**metrics, &**hellos);
+        ring.set_rest(if containment.is_urgent() {
+            Duration::ZERO
+        } else {
+            REST
+        });
         let drained =
             ring.drain(|bytes| take(streams, sockets, containment, own, bytes, &mut found));
         if let Some(until) = until {
