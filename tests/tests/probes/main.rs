@@ -15,6 +15,7 @@ mod refused;
 mod server;
 mod soak;
 mod status;
+mod unusual;
 mod ways;
 
 use std::{
