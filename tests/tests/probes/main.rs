@@ -3,6 +3,7 @@
 
 mod answers;
 mod bodies;
+mod boringssl;
 mod clients;
 mod contained;
 mod denied;
