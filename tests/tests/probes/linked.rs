@@ -68,7 +68,7 @@ impl Bench {
     }
 
     /// What `ebfw status` says of the workload, from `TLS` on.
-    fn standing(&self) -> String {
+    pub(super) fn standing(&self) -> String {
         let (status, path) = (self.status(), self.lab.path());
         let row = status.lines().find(|line| line.starts_with(&path));
         let row = row.unwrap_or_else(|| panic!("{path} in {status}"));

@@ -3,6 +3,7 @@
 
 mod answers;
 mod bodies;
+mod boringssl;
 mod clients;
 mod contained;
 mod denied;
@@ -15,6 +16,7 @@ mod refused;
 mod server;
 mod soak;
 mod status;
+mod unusual;
 mod ways;
 
 use std::{
