@@ -22,6 +22,7 @@ pub(crate) enum Program {
     Go,
     Ip,
     Iptables,
+    Java,
     Nft,
     Node,
     OpenSsl,
@@ -40,12 +41,13 @@ const NETWORK_PLUGINS: &str = "/usr/lib/cni";
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
 
 /// Programs and libraries with which the probes inside TLS are tried.
-pub(crate) const TLS_CLIENTS: [Program; 10] = [
+pub(crate) const TLS_CLIENTS: [Program; 11] = [
     Program::BoringSsl,
     Program::Curl,
     Program::CurlOfNss,
     Program::Git,
     Program::Go,
+    Program::Java,
     Program::Node,
     Program::OpenSsl,
     Program::Python,
@@ -70,6 +72,7 @@ impl Program {
             Self::Go => "go",
             Self::Ip => "ip",
             Self::Iptables => "iptables",
+            Self::Java => "java",
             Self::Nft => "nft",
             Self::Node => "node",
             Self::OpenSsl => "openssl",
@@ -95,6 +98,7 @@ impl Program {
             | Self::CurlOfNss
             | Self::Git
             | Self::Go
+            | Self::Java
             | Self::Node
             | Self::Python
             | Self::StaticOpenSsl
@@ -136,6 +140,8 @@ impl Program {
             Self::Go => "golang-go",
             Self::Ip => "iproute2",
             Self::Iptables => "iptables",
+            // It compiles a program of one file by itself.
+            Self::Java => "default-jre-headless",
             Self::Nft => "nftables",
             Self::Node => "nodejs",
             Self::OpenSsl => "openssl",
