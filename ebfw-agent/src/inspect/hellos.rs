@@ -1,4 +1,5 @@
-//! TLS connections of which nothing is seen: what the firewall has heard of their handshakes, and the probes have not.
+//! TLS connections in which no request can be seen: of whose handshakes the firewall has heard and the probes have not, or whose plaintext nobody can
+//! read.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,10 +20,27 @@ pub struct Hellos(Mutex<Connections>);
 
 #[derive(Debug, Default)]
 struct Connections {
-    /// By the socket's cookie: whose it is as long as nothing is seen of it.
-    by_cookie: HashMap<u64, Option<u64>>,
+    by_cookie: HashMap<u64, Connection>,
     by_age: VecDeque<u64>,
     unseen: HashMap<u64, u64>,
+}
+
+/// What is known of a connection. Each comes by a way of its own, in any order.
+#[derive(Clone, Copy, Debug, Default)]
+struct Connection {
+    /// The cgroup in which its handshake began.
+    cgroup: Option<u64>,
+    /// Whether the probes know whose it is.
+    is_known: bool,
+    /// Whether they have seen what nobody can read.
+    is_unread: bool,
+}
+
+impl Connection {
+    /// Where it counts.
+    fn counts(self) -> Option<u64> {
+        self.cgroup.filter(|_| !self.is_known || self.is_unread)
+    }
 }
 
 impl Hellos {
@@ -40,10 +58,19 @@ impl Hellos {
 
     /// Takes note that the probes know whose the socket is.
     pub fn known(&self, cookie: u64) {
-        self.with(|connections| connections.known(cookie));
+        self.with(|connections| {
+            connections.change(cookie, |connection| connection.is_known = true)
+        });
     }
 
-    /// How many there were of which nothing was seen, by the id of the cgroup.
+    /// Takes note that what is written to the socket cannot be read.
+    pub fn unread(&self, cookie: u64) {
+        self.with(|connections| {
+            connections.change(cookie, |connection| connection.is_unread = true)
+        });
+    }
+
+    /// How many there were in which no request can be seen, by the id of the cgroup.
     #[must_use]
     pub fn unseen(&self) -> HashMap<u64, u64> {
         self.with(|connections| connections.unseen.clone())
@@ -57,29 +84,30 @@ impl Hellos {
 impl Connections {
     fn opened(&mut self, cookie: u64, cgroup: u64) {
         let has_room = self.unseen.len() < MAX_COUNTED || self.unseen.contains_key(&cgroup);
-        // The other side may ask for another hello.
-        if self.by_cookie.contains_key(&cookie) || !has_room {
-            return;
+        if has_room {
+            // The other side may ask for another hello.
+            self.change(cookie, |connection| {
+                connection.cgroup.get_or_insert(cgroup);
+            });
         }
-        self.remember(cookie, Some(cgroup));
-        *self.unseen.entry(cgroup).or_default() += 1;
     }
 
-    fn known(&mut self, cookie: u64) {
-        match self.by_cookie.get_mut(&cookie) {
-            Some(owner) => {
-                if let Some(count) = owner.take().and_then(|own| self.unseen.get_mut(&own)) {
+    fn change(&mut self, cookie: u64, change: impl FnOnce(&mut Connection)) {
+        let connection = self.by_cookie.entry(cookie).or_insert_with(|| {
+            self.by_age.push_back(cookie);
+            Connection::default()
+        });
+        let before = connection.counts();
+        change(connection);
+        match (before, connection.counts()) {
+            (None, Some(cgroup)) => *self.unseen.entry(cgroup).or_default() += 1,
+            (Some(cgroup), None) => {
+                if let Some(count) = self.unseen.get_mut(&cgroup) {
                     *count -= 1;
                 }
             }
-            // The two come by ways of their own.
-            None => self.remember(cookie, None),
+            _ => {}
         }
-    }
-
-    fn remember(&mut self, cookie: u64, owner: Option<u64>) {
-        self.by_cookie.insert(cookie, owner);
-        self.by_age.push_back(cookie);
         if self.by_age.len() > MAX_CONNECTIONS
             && let Some(oldest) = self.by_age.pop_front()
         {
@@ -126,10 +154,20 @@ mod tests {
         claim(&hellos, 5, |_| {});
         claim(&hellos, 4, |_| {});
         assert_eq!(unseen(), Some(1), "known, whichever came first");
+        for cookie in [3, 4, 4, 5] {
+            hellos.unread(cookie);
+        }
+        assert_eq!(unseen(), Some(3), "known and not read, or neither");
+        hellos.known(4);
+        hellos.unread(6);
+        hellos.known(6);
+        assert_eq!(unseen(), Some(3), "its handshake began elsewhere");
+        claim(&hellos, 6, |_| {});
+        assert_eq!(unseen(), Some(4), "it was heard of late");
         for cookie in 10..10 + MAX_CONNECTIONS as u64 {
             hellos.known(cookie);
         }
-        assert_eq!(unseen(), Some(1), "it stays counted");
+        assert_eq!(unseen(), Some(4), "it stays counted");
         assert_eq!(hellos.with(|all| all.by_cookie.len()), MAX_CONNECTIONS);
     }
 }

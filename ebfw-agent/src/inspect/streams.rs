@@ -74,6 +74,8 @@ struct Connection {
     /// Whether the last write was one of these attempts: then further parts of it are nothing new.
     is_repeated: bool,
     spoken: Spoken,
+    /// Whether it was clear once what is spoken.
+    was_clear: bool,
     waiting: Waiting,
     /// What is read, where that is looked at.
     answers: Answers,
@@ -230,6 +232,7 @@ impl Streams {
                 } else {
                     Spoken::Unknown
                 },
+                was_clear: false,
                 waiting: Waiting::default(),
                 answers: Answers::default(),
             },
@@ -278,10 +281,23 @@ impl Streams {
         if let Spoken::Unknown = spoken {
             waiting.end_all(self.bodies, &mut *found);
         }
+        connection.was_clear |= matches!(connection.spoken, Spoken::Http1(_) | Spoken::Http2(_));
         if matches!(connection.spoken, Spoken::Unknown) && !was_unknown {
             self.unknown += 1;
         }
         self.keep(key, connection, found);
+    }
+
+    /// Whether of a record's connection nothing could be read so far, nor can its next write but where that begins with a request.
+    #[must_use]
+    pub fn is_unread(&self, header: &Header) -> bool {
+        let key = Key {
+            pid: header.pid,
+            object: header.connection,
+        };
+        self.connections.get(&key).is_some_and(|connection| {
+            !connection.was_clear && matches!(connection.spoken, Spoken::Unknown)
+        })
     }
 
     /// Connections that could not be followed since the last call.

@@ -36,7 +36,7 @@ pub struct Tally {
     pub denied: u64,
     /// Those of them that had left when they were denied.
     pub late: u64,
-    /// TLS connections of which nothing was seen.
+    /// TLS connections in which no request can be seen.
     pub unseen: u64,
     /// Whether requests are judged before they leave, too.
     pub early: bool,

@@ -57,7 +57,7 @@ pub struct Controls {
     pub destroyer: Arc<Destroyer>,
     /// What the kernel judges them by before they leave.
     pub rulesets: Arc<RulesetMaps>,
-    /// Told of connections of which something is seen.
+    /// Told of connections of which something is seen, and whether it can be read.
     pub hellos: Arc<Hellos>,
 }
 
@@ -287,6 +287,9 @@ fn take(
                 sockets.note(&record, &mut found);
             }
             streams.take(&record, |seen| sockets.place(seen, &mut found));
+            if record.header.socket != 0 && streams.is_unread(&record.header) {
+                hellos.unread(record.header.socket);
+            }
             if ends {
                 sockets.note(&record, &mut found);
             }

@@ -89,7 +89,7 @@ pub struct WorkloadState {
     pub tls_denied: u64,
     /// How many of those had left by then.
     pub tls_late: u64,
-    /// TLS connections of which nothing was seen since the agent started.
+    /// TLS connections in which no request could be seen since the agent started.
     pub tls_unseen: u64,
 }
 

@@ -89,7 +89,7 @@ while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 ";
 
-/// The same for HTTP/2: notes the method and the path of each request.
+/// The same for HTTP/2: notes the method and the path of each request. Listens on the descriptor that it is told, if it is.
 const SERVER_OF_HTTP2: &str = "
 const fs = require('fs');
 const options = { key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem') };
@@ -99,12 +99,28 @@ const server = require('http2').createSecureServer(options, (request, response) 
   request.on('end', () => response.end('ok'));
 });
 server.on('sessionError', () => {});
-server.listen(8443, '0.0.0.0', () => console.log('ready'));
+const listener = process.argv[1] ? { fd: Number(process.argv[1]) } : { port: 8443, host: '0.0.0.0' };
+server.listen(listener, () => console.log('ready'));
+";
+
+/// Gives a program for Node.js a listener of Multipath TCP, which that cannot make itself.
+const LISTENER: &str = r"
+import os, socket, sys
+try:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+except OSError:
+    listener = socket.socket()
+listener.bind(('0.0.0.0', 8443))
+listener.listen(64)
+listener.set_inheritable(True)
+os.execvp('node', ['node', '-e', sys.argv[1], str(listener.fileno())])
 ";
 
 /// The servers that note.
-pub(super) const NOTES: Program = ("python3", ["-c", SERVER]);
-pub(super) const NOTES_HTTP2: Program = ("node", ["-e", SERVER_OF_HTTP2]);
+pub(super) const NOTES: Program = ("python3", &["-c", SERVER]);
+pub(super) const NOTES_HTTP2: Program = ("node", &["-e", SERVER_OF_HTTP2]);
+/// The same over Multipath TCP, where the kernel has it.
+pub(super) const NOTES_HTTP2_MULTIPATH: Program = ("python3", &["-c", LISTENER, SERVER_OF_HTTP2]);
 
 impl Bench {
     /// With a server that notes what it decrypts.
@@ -134,12 +150,17 @@ impl Bench {
 
     /// The server has read this, and nothing that is denied.
     pub(super) fn holds(&self, why: &str, allowed: &[&str]) {
+        self.keeps(why, allowed, &["/admin", "DELETE"]);
+    }
+
+    /// The server has read what is `allowed`, and none of what is `denied`.
+    pub(super) fn keeps(&self, why: &str, allowed: &[&str], denied: &[&str]) {
         eventually(&format!("{why}: {allowed:?} come"), || {
             let seen = self.decrypted();
             allowed.iter().all(|text| seen.contains(text))
         });
         let seen = self.decrypted();
-        for denied in ["/admin", "DELETE"] {
+        for denied in denied {
             assert!(
                 !seen.contains(denied),
                 "{why}: {denied} came: {seen}\n{}",

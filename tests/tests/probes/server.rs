@@ -14,10 +14,10 @@ use ebfw_tests::{lab::Lab, tls};
 pub(super) const PORT: u16 = 8443;
 
 /// What serves: the name of a language, and its arguments. It finds `key.pem` and `cert.pem` in its folder, and says that it is `ready`.
-pub(super) type Program = (&'static str, [&'static str; 2]);
+pub(super) type Program = (&'static str, &'static [&'static str]);
 
 /// Answers everything with what its path asks for.
-pub(super) const ANSWERS: Program = ("node", ["-e", SOURCE]);
+pub(super) const ANSWERS: Program = ("node", &["-e", SOURCE]);
 
 const SOURCE: &str = "
 const fs = require('fs');

@@ -22,6 +22,7 @@ pub(crate) enum Program {
     Go,
     Ip,
     Iptables,
+    Java,
     Nft,
     Node,
     OpenSsl,
@@ -47,6 +48,7 @@ pub(crate) const TLS_CLIENTS: [Program; 11] = [
     Program::CurlOfNss,
     Program::Git,
     Program::Go,
+    Program::Java,
     Program::Node,
     Program::OpenSsl,
     Program::Pip,
@@ -72,6 +74,7 @@ impl Program {
             Self::Go => "go",
             Self::Ip => "ip",
             Self::Iptables => "iptables",
+            Self::Java => "java",
             Self::Nft => "nft",
             Self::Node => "node",
             Self::OpenSsl => "openssl",
@@ -98,6 +101,7 @@ impl Program {
             | Self::CurlOfNss
             | Self::Git
             | Self::Go
+            | Self::Java
             | Self::Node
             | Self::Pip
             | Self::Python
@@ -144,6 +148,8 @@ impl Program {
             Self::Go => "golang-go",
             Self::Ip => "iproute2",
             Self::Iptables => "iptables",
+            // It compiles a program of one file by itself.
+            Self::Java => "default-jre-headless",
             Self::Nft => "nftables",
             Self::Node => "nodejs",
             Self::OpenSsl => "openssl",

@@ -98,6 +98,29 @@ fn nothing_is_guessed() {
 }
 
 #[test]
+fn a_connection_is_unread_as_long_as_nothing_in_it_was_clear() {
+    for (writes, expected, why) in [
+        (&[][..], false, "nothing was written"),
+        (&[(0, &b"EHLO x\r\n"[..])], true, "mail"),
+        (
+            &[(0, &HTTP2[24..])],
+            true,
+            "HTTP/2 that was joined late, as by a process that was forked",
+        ),
+        (&[(5, &HTTP2[24..])], true, "likewise"),
+        (&[(0, &GET[..2])], false, "it may become a request"),
+        (&[(0, &b"ody"[..]), (1, GET)], false, "a request comes"),
+        (&[(0, GET), (2, b"ody")], false, "one has come"),
+        (&[(0, HTTP2), (2, &HTTP2[24..])], false, "likewise"),
+    ] {
+        let mut streams = Streams::new(Headers::Redacted, None);
+        paths(&mut streams, 1, writes);
+        assert_eq!(streams.is_unread(&header(1, 9)), expected, "{why}");
+        assert!(!streams.is_unread(&header(2, 0)), "another one");
+    }
+}
+
+#[test]
 fn an_object_that_is_used_again_is_another_connection() {
     let mut streams = Streams::new(Headers::Redacted, None);
     assert!(paths(&mut streams, 1, &[(0, &GET[..20])]).is_empty());
