@@ -12,6 +12,7 @@ mod grpc;
 mod linked;
 mod nss;
 mod refused;
+mod replaced;
 mod server;
 mod soak;
 mod status;
