@@ -3,9 +3,11 @@
 //! A process can copy a library, or take a probe out of its own memory: because of what was seen here a request may be denied, and nothing is
 //! ever allowed. What the bytes mean is the business of `crate::inspect`.
 
+mod changes;
 mod contain;
 mod discovery;
 mod elf;
+mod file;
 mod golang;
 mod kernel;
 mod mapping;

@@ -15,6 +15,7 @@ mod java;
 mod linked;
 mod nss;
 mod refused;
+mod replaced;
 mod server;
 mod soak;
 mod status;
