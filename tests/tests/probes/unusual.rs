@@ -16,7 +16,7 @@ const TRIES: usize = 10;
 /// Notes what it decrypts, early data as such.
 const SERVER: Program = (
     "python3",
-    [
+    &[
         "-c",
         include_str!("../../clients/libraries/openssl_server.py"),
     ],

@@ -42,7 +42,7 @@ const NETWORK_PLUGINS: &str = "/usr/lib/cni";
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
 
 /// Programs and libraries with which the probes inside TLS are tried.
-pub(crate) const TLS_CLIENTS: [Program; 11] = [
+pub(crate) const TLS_CLIENTS: [Program; 12] = [
     Program::BoringSsl,
     Program::Curl,
     Program::CurlOfNss,
