@@ -31,9 +31,9 @@ pub const MAX_SERVICES: u32 = 1024;
 /// Names that one address may have in one workload.
 pub const NAMES_PER_ADDRESS: u32 = 4;
 /// Entries of the map `NAMES`.
-pub const MAX_NAMES: u32 = 65536;
-/// Names that one workload may hold of them at most.
-pub const MAX_WORKLOAD_NAMES: u64 = 16384;
+pub const MAX_NAMES: u32 = 65_536;
+/// Names that one workload may hold of them at most: those of 10,000 look-ups of both families at once, and half as many more.
+pub const MAX_WORKLOAD_NAMES: u64 = 30_000;
 /// Entries of the map `NAME_COUNTS`: names by slot, and behind them ...
 pub const NAME_COUNTS: u32 = MAX_SLOTS + 1;
 /// ... those of all slots.

@@ -426,8 +426,8 @@ pub const fn set_of(cookie: u64, id: u16, port: u32) -> u32 {
     ((mixed >> 40) as u32 & (QUESTION_SETS - 1)) * QUESTION_WAYS
 }
 
-/// Questions of one workload that may be open: so many sets.
-pub const QUESTION_SETS: u32 = 128;
+/// Questions of one workload that may be open: so many sets. Many more than are ever open, since where a set is full, one of it is lost.
+pub const QUESTION_SETS: u32 = 512;
 /// Places of each set.
 pub const QUESTION_WAYS: u32 = 8;
 /// A question is answered within this time, or never.

@@ -85,6 +85,10 @@ fn cases() -> Vec<Case> {
     let chunked = "GET /public/b HTTP/1.1\r\nHost: 2.good.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     let sized = "GET /public/c HTTP/1.1\r\nHost: 2.good.example\r\nContent-Length: 5\r\n\r\nPOST ";
     let head = |line: &str, fields: &str| format!("{line} HTTP/1.1\r\n{fields}\r\n");
+    let upgrade = head(
+        "GET /public/a",
+        "Host: 2.good.example\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+    );
     vec![
         allowed("a request", GOOD),
         allowed(
@@ -206,6 +210,9 @@ fn cases() -> Vec<Case> {
         denied_after("behind a chunked body", chunked, post),
         denied_after("behind a body", sized, post),
         denied_after("after a hundred", &GOOD.repeat(100), post),
+        allowed("an upgrade that is not taken", [&upgrade, GOOD].concat()),
+        denied_after("a tunnel, whatever is in it", &upgrade, "\u{81}\u{5}hello"),
+        denied_after("behind an upgrade that is not taken", &upgrade, post),
     ]
 }
 
@@ -266,6 +273,9 @@ fn methods_are_judged_whatever_the_name_is() {
         .unwrap();
     let opaque = lab.tended(|| say(&[b"\0\0\0 neither TLS nor HTTP"]));
     assert!(opaque.is_ok(), "{opaque:?}");
+    let upgrade = head("GET").replace("\r\n\r\n", "\r\nUpgrade: websocket\r\n\r\n");
+    let tunnel = lab.tended(|| say(&[upgrade.as_bytes(), b"\x81\x05hello"]));
+    assert!(tunnel.is_ok(), "{tunnel:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::hello::{extension, hello, records, server_name};
 
 /// Interleaved rounds; odd, so that the median is a measurement.
 const ROUNDS: u32 = 9;
-/// Addresses of a large answer, and how many such answers of new names there are a round: a workload has room for 16,384 addresses.
+/// Addresses of a large answer, and how many such answers of new names there are a round: a workload has room for 30,000 addresses.
 const MANY: u32 = 32;
 const FEW: u32 = 35;
 /// How often everything else is done. Closed connections keep their ports for a minute: all of them together must not need more than there are.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ebfw_common::abi::{Counter, FlowEvent};
-use ebfw_test_need::not_run;
+use ebfw_test_need::{not_run, tool};
 use ebfw_tests::lab::{
     Lab,
     agent::{Agent, Home},
@@ -24,7 +24,7 @@ use super::{super::found, GOOD_NAMES, RESOLVER, code, datagram};
 /// Pairs of a look-up and a connect.
 pub(super) const PAIRS: u16 = 10_000;
 
-/// Every name has addresses of its own: `n1234.…` has fd99::1:1234 and, as far as the network goes, 10.99.0.1 + 1234 % 200.
+/// Every name has addresses of its own, one of each family: `n1234.…` has fd99::1:1234 and 10.100 + 1234, or 10.200 where it is none of the good.
 pub(super) fn fresh(asked: &Message) -> Vec<Vec<u8>> {
     let name = asked.queries[0].name().to_ascii().to_ascii_lowercase();
     let number = name
@@ -41,10 +41,9 @@ pub(super) fn address(number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 1, number)
 }
 
-/// Of those that stand for good names and of those that do not, a range each.
 fn v4_of(number: u16) -> Ipv4Addr {
-    let last = (number % 50) as u8 + if is_good(number) { 50 } else { 150 };
-    Ipv4Addr::new(10, 99, 0, last)
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, if is_good(number) { 100 } else { 200 }, high, low)
 }
 
 fn is_good(number: u16) -> bool {
@@ -56,9 +55,17 @@ pub(super) fn name(number: u16) -> String {
     format!("n{number}.{zone}.example")
 }
 
+/// Whether the verdict on it is wrong. No route leads to those of IPv4, which the kernel says after it has asked the programs.
 pub(super) fn is_wrong(address: std::net::IpAddr, number: u16) -> u64 {
-    let expected = (!is_good(number)).then_some(libc::EPERM);
-    u64::from(code(&datagram((address, 443).into())) != expected)
+    let said = code(&datagram((address, 443).into()));
+    let expected = if !is_good(number) {
+        Some(libc::EPERM)
+    } else if address.is_ipv4() {
+        Some(libc::ENETUNREACH)
+    } else {
+        None
+    };
+    u64::from(said != expected)
 }
 
 /// Looks up and connects, one after the other; how many verdicts were wrong.
@@ -116,9 +123,68 @@ fn ten_thousand_pairs_with_an_agent_that_is_stopped() {
     let agent = Agent::start(&home, &lab);
     agent.pause();
     let wrong = lab.inside(|| pairs(0..PAIRS)).unwrap();
-    let at_once = lab.inside(|| both_at_once(0..1_000)).unwrap();
+    // With those of the other family, and those above, two thirds of what a workload may know at once.
+    let at_once = lab.inside(|| both_at_once(0..PAIRS)).unwrap();
     agent.resume();
     assert_eq!((wrong, at_once), (0, 0));
+}
+
+/// A program that resolves names: the arguments before them, those behind each, and whether it asks for IPv6 as well.
+type Program = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+    bool,
+);
+
+/// They resolve as many names as they are given. curl connects as well, and would wait for peers that are not there but for IPv4, to which no
+/// route leads.
+const PROGRAMS: [Program; 4] = [
+    ("python3", &["-c", PYTHON], &[], true),
+    ("curl", &["-s", "-4"], &[], false),
+    ("getent", &["ahosts"], &[], true),
+    ("dig", &["+tries=1"], &["A"], false),
+];
+const PYTHON: &str = "import socket, sys; [socket.getaddrinfo(name, 443) for name in sys.argv[1:]]";
+
+#[test]
+fn real_programs_resolve_by_the_thousand_while_the_agent_is_stopped() {
+    const EACH: u16 = 2_000;
+    const AT_ONCE: u16 = 500;
+    let Some((lab, home)) = lab() else { return };
+    let agent = Agent::start(&home, &lab);
+    agent.pause();
+    let mut first = 0;
+    for (program, before, behind, both) in PROGRAMS {
+        // Each has names of its own: what another one resolved proves nothing.
+        let numbers = first..first + EACH;
+        first += EACH;
+        if !tool(program) {
+            continue;
+        }
+        let numbers: Vec<u16> = numbers.collect();
+        for some in numbers.chunks(AT_ONCE.into()) {
+            let wrong = lab.inside(|| {
+                let names: Vec<_> = some.iter().map(|number| name(*number)).collect();
+                let mut arguments = before.to_vec();
+                for name in &names {
+                    arguments.push(name);
+                    arguments.extend(behind);
+                }
+                super::run(program, &arguments)?;
+                let v4 = some
+                    .iter()
+                    .map(|number| is_wrong(v4_of(*number).into(), *number));
+                let v6 = some
+                    .iter()
+                    .map(|number| is_wrong(address(*number).into(), *number));
+                let v6: u64 = if both { v6.sum() } else { 0 };
+                Ok(v4.sum::<u64>() + v6)
+            });
+            assert_eq!(wrong.unwrap(), 0, "{program}, of {AT_ONCE} names");
+        }
+    }
+    agent.resume();
 }
 
 #[test]
@@ -245,7 +311,7 @@ fn gos_own_resolver() {
     let said = stderr.clone();
     let wrong = lab.inside(move || {
         let mut child = Command::new(path)
-            .args(["10.99.0.9:53", "500"])
+            .args(["10.99.0.9:53", &PAIRS.to_string()])
             .stdout(Stdio::piped())
             .stderr(fs::File::create(stderr)?)
             .spawn()?;
@@ -270,6 +336,6 @@ fn gos_own_resolver() {
             Counter::NameSpecial,
         ];
         let counted = why.map(|why| (why, lab.count(why)));
-        panic!("{wrong:?} of 500 pairs:\n{wrong_ones}\n{counted:?}\n{events:#?}");
+        panic!("{wrong:?} of {PAIRS} pairs:\n{wrong_ones}\n{counted:?}\n{events:#?}");
     }
 }
