@@ -89,7 +89,7 @@ struct Said {
     standing: Result<Standing, TooManyRules>,
 }
 
-/// Whose cgroup it is, as far as the policy can tell pods apart.
+/// Whose cgroup it is, as far as pods have to be told apart.
 enum Whose<'a> {
     /// The node's.
     Node,
@@ -97,6 +97,8 @@ enum Whose<'a> {
     Root,
     /// A known pod's; `true` for the pod's own cgroup.
     Pod(&'a Arc<PodFacts>, bool),
+    /// A pod's of which nothing has to be known: the rules are everyone's, the names that it resolves are its own. `true` for the pod's own cgroup.
+    Anyone(bool),
     /// A pod's that is not known yet, or below a root and of no kind that is known.
     Unknown,
 }
@@ -131,7 +133,12 @@ impl Planner {
         own: Option<CgroupId>,
         pods: Option<&Pods>,
     ) -> Result<Desired, TooManyRules> {
-        let pods = pods.filter(|_| self.reader.tells_pods_apart());
+        let rules = self.reader.rules();
+        let pods = match pods.filter(|_| rules.tells_pods_apart()) {
+            Some(pods) => Apart::ByFacts(pods),
+            None if rules.reads_names() => Apart::ByNames,
+            None => Apart::Not,
+        };
         let below = tree.iter().filter(|(_, path)| path.is_within(root));
         let mut by_path: Vec<(&CgroupPath, CgroupId)> =
             below.map(|(id, path)| (path, *id)).collect();
@@ -140,7 +147,7 @@ impl Planner {
         let mut plan = Plan::default();
         // Sorted, a cgroup comes after its ancestors: components are compared one by one.
         for (path, id) in by_path {
-            let whose = whose(path, pods);
+            let whose = whose(path, &pods);
             if path == root {
                 plan.enter(path, id, self.said(path, &whose, &mut before)?);
             } else {
@@ -167,7 +174,7 @@ impl Planner {
     ) -> Result<Standing, TooManyRules> {
         let pod = match whose {
             Whose::Pod(pod, _) => Some(*pod),
-            Whose::Node | Whose::Root | Whose::Unknown => None,
+            Whose::Node | Whose::Root | Whose::Anyone(_) | Whose::Unknown => None,
         };
         let known = before
             .remove_entry(path)
@@ -214,20 +221,30 @@ impl Planner {
     }
 }
 
-fn whose<'a>(path: &CgroupPath, pods: Option<&'a Pods>) -> Whose<'a> {
-    let Some(pods) = pods else {
-        return Whose::Node;
+/// Why one pod is another workload than the next.
+enum Apart<'a> {
+    /// Rules may ask what it is.
+    ByFacts(&'a Pods),
+    /// What it resolves is its own (SEMANTICS 4), and so is the room for it.
+    ByNames,
+    /// It is not.
+    Not,
+}
+
+fn whose<'a>(path: &CgroupPath, apart: &Apart<'a>) -> Whose<'a> {
+    let of = |uid: &str, own| match apart {
+        Apart::ByFacts(pods) => pods
+            .get(uid)
+            .map_or(Whose::Unknown, |pod| Whose::Pod(pod, own)),
+        Apart::ByNames => Whose::Anyone(own),
+        Apart::Not => Whose::Node,
     };
-    let of = |uid: &str, own| {
-        pods.get(uid)
-            .map_or(Whose::Unknown, |pod| Whose::Pod(pod, own))
-    };
-    match layout::place(path) {
-        Place::Elsewhere => Whose::Node,
-        Place::Root => Whose::Root,
-        Place::Strange => Whose::Unknown,
-        Place::Pod(pod) => of(&pod.uid, true),
-        Place::Inside(pod, _) => {
+    match (layout::place(path), apart) {
+        (Place::Elsewhere, _) | (_, Apart::Not) | (Place::Strange, Apart::ByNames) => Whose::Node,
+        (Place::Root, _) => Whose::Root,
+        (Place::Strange, Apart::ByFacts(_)) => Whose::Unknown,
+        (Place::Pod(pod), _) => of(&pod.uid, true),
+        (Place::Inside(pod, _), _) => {
             let own = layout::pod_cgroup(path).is_some_and(|cgroup| cgroup == *path);
             of(&pod.uid, own)
         }
@@ -290,10 +307,10 @@ impl<'a> Plan<'a> {
                 return;
             }
             // Pods begin here, whatever the rules say about the node.
-            Whose::Root | Whose::Pod(_, true) => {}
+            Whose::Root | Whose::Pod(_, true) | Whose::Anyone(true) => {}
             // Below what is not open every cgroup has the rules of its ancestor.
-            Whose::Node | Whose::Pod(_, false) if !open => return,
-            Whose::Node | Whose::Pod(_, false) => {}
+            Whose::Node | Whose::Pod(_, false) | Whose::Anyone(false) if !open => return,
+            Whose::Node | Whose::Pod(_, false) | Whose::Anyone(false) => {}
         }
         match said() {
             Ok(standing) => self.enter(path, id, standing),

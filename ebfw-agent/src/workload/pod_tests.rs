@@ -163,6 +163,35 @@ fn pods_are_cgroups_like_others_where_no_rule_or_nobody_tells_them_apart() {
 }
 
 #[test]
+fn each_pod_is_a_workload_of_its_own_where_a_rule_asks_for_names() {
+    let by_name = "
+defaultAction: Deny
+rules:
+- {name: all, action: Allow, match: {domains: [good.example]}}
+- {name: web, action: Allow, match: {ports: [1], cgroups: [/system.slice/web]}}
+";
+    let web = format!("/kubepods/burstable/pod{WEB}");
+    let db = format!("/kubepods/pod{DB}");
+    let mut expected = [
+        "/ all *",
+        "/system.slice all *",
+        "/kubepods all *",
+        "/kubepods/burstable all *",
+        &format!("{web} all"),
+        &format!("{db} all"),
+        "/kubepods/strange all",
+    ];
+    expected.sort_unstable();
+    // Whether or not there is a cluster that could tell what they are.
+    for known in [None, Some(&pods(&[(WEB, "shop", "web")])), Some(&pods(&[]))] {
+        let mut planner = Planner::new(rulebook(by_name));
+        let mut found = plan(&mut planner, &node(), known);
+        found.sort();
+        assert_eq!(found, expected, "{known:?}");
+    }
+}
+
+#[test]
 fn a_policy_for_some_pods_leaves_the_node_and_other_pods_alone() {
     let text = format!("podSelector: {{matchLabels: {{tier: web}}}}{POLICY}");
     let mut planner = Planner::new(rulebook(&text));

@@ -50,6 +50,12 @@ impl Rulebook {
         }
     }
 
+    /// Whether a rule looks at names.
+    #[must_use]
+    pub fn reads_names(&self) -> bool {
+        self.domain_lists().next().is_some()
+    }
+
     fn domain_lists(&self) -> Box<dyn Iterator<Item = &[DomainPattern]> + '_> {
         match self {
             Self::File(policy) => Box::new(policy.domain_lists()),
@@ -84,10 +90,6 @@ impl Reader {
 
     pub(super) fn rules(&self) -> &Rulebook {
         &self.rules
-    }
-
-    pub(super) fn tells_pods_apart(&self) -> bool {
-        self.rules.tells_pods_apart()
     }
 
     /// The rules for `workload`; `None` if nothing governs it.
