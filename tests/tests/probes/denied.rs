@@ -158,7 +158,7 @@ const TRIES: usize = 100;
 /// Runs what its first argument names against the server: each function makes requests that must come, whose paths begin with its name, and
 /// then one that must not. Threads, slow writes and what not.
 const CLIENT: &str = r"
-import asyncio, socket, ssl, sys, threading
+import asyncio, socket, ssl, sys, threading, time
 context = ssl._create_unverified_context()
 def connect():
     sock = socket.create_connection(('10.99.0.2', 8443))
@@ -225,6 +225,24 @@ def two_spaces():
     answer(tls)
     tls.sendall(head('GET', ' /admin/two_spaces'))
     answer(tls)
+def tab():
+    tls = connect()
+    tls.sendall(head('GET', '/tab'))
+    answer(tls)
+    tls.sendall(head('GET', '/admin/tab').replace(b' ', b'\t', 1))
+    answer(tls)
+def unusual():
+    for line in ('\x20GET', 'GET\t', 'M' * 40, 'm' * 400):
+        connect().sendall(head(line, '/admin/unusual'))
+    tls = connect()
+    tls.sendall(head('lower', '/unusual'))
+    answer(tls)
+def other_protocol():
+    tls = connect()
+    tls.sendall(b'EHLO example.com\r\n')
+    time.sleep(0.5)
+    tls.sendall(b'QUIT\r\n')
+    time.sleep(0.5)
 def threads():
     tls = connect()
     lock = threading.Lock()
@@ -318,6 +336,8 @@ fn python_never_gets_a_denied_request_out() {
         ("long", &["GET /long "]),
         ("absolute", &["10.99.0.2/absolute "]),
         ("two_spaces", &["/two_spaces "]),
+        ("tab", &["/tab "]),
+        ("unusual", &["/unusual "]),
         ("threads", &["/threads/0 ", "/threads/4 "]),
         ("memory", &["/memory/1 ", "/memory/2 "]),
         ("memory_two", &["/memory_two "]),
@@ -336,6 +356,8 @@ fn python_never_gets_a_denied_request_out() {
     // It is longer than what is copied, so that only the kernel has read it.
     let long = ["\"path\":\"\"", "\"reason\":\"unseen\""];
     assert!(!bench.seen(&[&long, DENIED].concat()).is_empty());
+    run("other_protocol");
+    bench.holds("another protocol", &["EHLO", "QUIT"]);
     run("met");
     for _ in 0..TRIES / 4 {
         run("first");
