@@ -5,7 +5,10 @@
 
 use std::fs;
 
-use ebfw_tests::lab::eventually;
+use ebfw_tests::lab::{
+    agent::{Agent, PROBES},
+    eventually,
+};
 
 use super::{
     Bench,
@@ -539,6 +542,42 @@ const ask = (path) => new Promise((done) => {
     }
     ask(&["/node"]);
     bench.holds("node", &["/before ", "/node "]);
+}
+
+/// The probes end with their agent, however that ends; what the firewall itself decides stays.
+#[test]
+fn requests_leave_while_no_agent_runs_unless_tls_is_closed() {
+    let strict = format!("strictL7: true{POLICY}");
+    for (policy, comes) in [(&strict[..], false), (POLICY, true)] {
+        let Some(Bench {
+            agent,
+            home,
+            server,
+            lab,
+        }) = Bench::noting(NOTES, policy, &[])
+        else {
+            return;
+        };
+        let Some(python) = program("python3") else {
+            return;
+        };
+        agent.kill();
+        let ask = || {
+            let mut client = super::spawn(&lab, &python, &["-c", CLIENT, "first"]);
+            client.wait().expect("it is our child");
+            let seen = fs::read(server.folder().join("seen")).unwrap_or_default();
+            String::from_utf8_lossy(&seen).contains("/admin/first ")
+        };
+        if comes {
+            eventually("it comes", ask);
+        } else {
+            assert!(!ask());
+        }
+        fs::write(server.folder().join("seen"), "").unwrap();
+        let agent = Agent::start_with(&home, &lab, &[PROBES]);
+        agent.log.wait_for(&["requests inside TLS are observed by"]);
+        assert!(!ask(), "with the next agent");
+    }
 }
 
 /// That the server reads what is denied where nobody keeps it away: else the other tests would prove nothing.
