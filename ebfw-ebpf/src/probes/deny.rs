@@ -244,7 +244,8 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32, first: u32) -> u32 {
 }
 
 /// Whether a write of HTTP/2 is as the last one was. That may have been another attempt, of which nothing was taken: read twice, its headers would
-/// stand in the tables twice, and all others be misread.
+/// stand in the tables twice, and all others be misread. Who tries again hands over whole frames; what is shorter than a frame's head is not, and equal ones
+/// are what a request written byte by byte is made of.
 #[inline(always)]
 fn is_again(followed: &mut Followed, total: u32) -> bool {
     let mut differs =
@@ -258,8 +259,11 @@ fn is_again(followed: &mut Followed, total: u32) -> bool {
     }
     followed.before_total = total.into();
     followed.before_buffer = followed.buffer;
-    differs == 0
+    (differs == 0) & (total >= FRAME_HEAD)
 }
+
+/// Bytes of a frame without content in HTTP/2.
+const FRAME_HEAD: u32 = 9;
 
 /// How a write begins.
 mod begin {
