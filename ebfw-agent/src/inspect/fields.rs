@@ -181,6 +181,7 @@ fn decoded(name: &[u8]) -> String {
                 plain.extend(u8::try_from(high * 16 + low).ok());
                 rest = &behind[2..];
             }
+            (b'+', ..) => plain.push(b' '),
             (byte, ..) => plain.push(byte),
         }
     }
@@ -450,8 +451,8 @@ mod tests {
             ),
             (
                 PAIRS,
-                "a=%zz&access+token=x&%=1",
-                "a=%zz&access+token=(redacted)&%=1",
+                "a=%zz&access+token=x&%=1&pass+word=x&one+plus=two",
+                "a=%zz&access+token=(redacted)&%=1&pass+word=(redacted)&one+plus=two",
                 "blanks, and what is no escape",
             ),
             (

@@ -17,6 +17,8 @@ pub enum ProbeFailure {
     Missed,
     /// The process had gone before its file was opened.
     Gone,
+    /// A capability is missing for it, or the process is in another pid namespace.
+    Forbidden,
     /// The file is malformed, or lies on a file system that a process serves.
     Unreadable,
     /// The kernel refused the probe.
@@ -26,9 +28,10 @@ pub enum ProbeFailure {
 }
 
 impl ProbeFailure {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Missed,
         Self::Gone,
+        Self::Forbidden,
         Self::Unreadable,
         Self::Refused,
         Self::Full,
@@ -38,6 +41,7 @@ impl ProbeFailure {
         match self {
             Self::Missed => "missed",
             Self::Gone => "gone",
+            Self::Forbidden => "forbidden",
             Self::Unreadable => "unreadable",
             Self::Refused => "refused",
             Self::Full => "full",

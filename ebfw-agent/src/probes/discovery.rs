@@ -25,7 +25,7 @@ use nix::{
 use super::{
     changes::{Changes, Heard},
     elf::ElfError,
-    file::{Found, Identity, Stamp},
+    file::{Found, Identity, Missed, Stamp},
     kernel::Kernel,
     mapping::{self, FileKey, Mapping, Record},
     prologue::Calls,
@@ -221,6 +221,8 @@ struct Finder {
     /// When the host's folders of libraries were changed last.
     folders: Vec<Option<SystemTime>>,
     full: bool,
+    /// What was said to be missing.
+    wanted: HashSet<Missed>,
     responses: bool,
 }
 
@@ -276,6 +278,7 @@ impl Finder {
                 .ok(),
             folders: Vec::new(),
             full: false,
+            wanted: HashSet::new(),
             responses,
         }
     }
@@ -343,9 +346,14 @@ impl Finder {
             if !self.scope.holds(pid) {
                 continue;
             }
-            // A process that has gone, or that we may not look into.
-            let Ok(maps) = fs::read(entry.path().join("maps")) else {
-                continue;
+            let maps = match fs::read(entry.path().join("maps")) {
+                Ok(maps) => maps,
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::PermissionDenied {
+                        self.want(Missed::Process);
+                    }
+                    continue;
+                }
             };
             for mapping in mapping::in_maps(pid, &maps) {
                 if present.insert(mapping.file) {
@@ -430,6 +438,9 @@ impl Finder {
 
     /// Looks at the file of a mapping, if it has not been looked at lately.
     fn meet(&mut self, mapping: &Mapping, occasion: Occasion) {
+        if mapping.pid == 0 {
+            return self.miss(Missed::Namespace);
+        }
         let now = Instant::now();
         let known = self.known.get(&mapping.file).copied();
         if let Some(look) = known {
@@ -463,12 +474,11 @@ impl Finder {
                 return self.metrics.probe_failed(ProbeFailure::Unreadable, 1);
             }
         }
-        let Some(found) = Found::by_mapping(mapping) else {
+        let found = match Found::by_mapping(mapping) {
+            Ok(found) => found,
             // A file that was not looked at is met again the next time.
-            if known.is_none() {
-                self.metrics.probe_failed(ProbeFailure::Gone, 1);
-            }
-            return;
+            Err(_) if known.is_some() => return,
+            Err(missed) => return self.miss(missed),
         };
         let look = Look {
             at: now,
@@ -478,6 +488,25 @@ impl Finder {
         if before != look.stamp {
             self.look_at(&found, Some(mapping));
             self.count();
+        }
+    }
+
+    /// Counts a file that was not found.
+    fn miss(&mut self, missed: Missed) {
+        let failure = match missed {
+            Missed::Gone => ProbeFailure::Gone,
+            Missed::Process | Missed::WithoutPath | Missed::Namespace => ProbeFailure::Forbidden,
+        };
+        self.metrics.probe_failed(failure, 1);
+        self.want(missed);
+    }
+
+    /// Says once what is missing.
+    fn want(&mut self, missed: Missed) {
+        if let Some(want) = missed.want()
+            && self.wanted.insert(missed)
+        {
+            tracing::warn!("not all requests inside TLS are seen: {want}");
         }
     }
 

@@ -46,6 +46,37 @@ impl Stamp {
     }
 }
 
+/// Why the file of a mapping was not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Missed {
+    /// The process has gone, or its file has another one in its place.
+    Gone,
+    /// We may not look into the process.
+    Process,
+    /// The file has no path any more, and we may not ask for it in another way.
+    WithoutPath,
+    /// The process is none of those that are seen in this pid namespace.
+    Namespace,
+}
+
+impl Missed {
+    /// What is missing; `None` where that is nobody's fault.
+    pub(super) fn want(self) -> Option<&'static str> {
+        match self {
+            Self::Gone => None,
+            Self::Process => Some(
+                "processes of others, or with other capabilities, are not looked into (CAP_SYS_PTRACE)",
+            ),
+            Self::WithoutPath => Some(
+                "files that are deleted, or lie in memory, are not looked into (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE)",
+            ),
+            Self::Namespace => Some(
+                "programs outside of this pid namespace are not looked into: give the agent that of the host (`hostPID`; in the Helm chart `insideTls: true`)",
+            ),
+        }
+    }
+}
+
 /// A regular file that was found, and not opened yet: to open a device can be to start it.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -55,22 +86,39 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The file that a process has mapped. `None`: the process has gone, or does not show it.
-    pub(super) fn by_mapping(mapping: &Mapping) -> Option<Self> {
+    /// The file that a process has mapped.
+    pub(super) fn by_mapping(mapping: &Mapping) -> Result<Self, Missed> {
         let Mapping {
             pid, range, path, ..
         } = mapping;
-        let is_mapped = |found: &Self| found.metadata.ino() == mapping.file.inode;
-        // The kernel leads to the very file, deleted or in memory; it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
-        let itself = || {
-            let (start, end) = range;
-            Self::at(format!("/proc/{pid}/map_files/{start:x}-{end:x}").into()).ok()
+        let check = |found: Self| {
+            if found.metadata.ino() == mapping.file.inode {
+                Ok(found)
+            } else {
+                Err(Errno::ENOENT.into())
+            }
         };
-        let by_path = || Self::below(format!("/proc/{pid}/root").as_ref(), path).ok();
-        let program = || Self::at(format!("/proc/{pid}/exe").into()).ok();
-        itself()
-            .or_else(|| by_path().filter(is_mapped))
-            .or_else(|| program().filter(is_mapped))
+        // The kernel leads to the very file, deleted or in memory.
+        let (start, end) = range;
+        let itself = match Self::at(format!("/proc/{pid}/map_files/{start:x}-{end:x}").into()) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        let by_path = match Self::below(format!("/proc/{pid}/root").as_ref(), path).and_then(check)
+        {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        Self::at(format!("/proc/{pid}/exe").into())
+            .and_then(check)
+            .map_err(|_| {
+                let forbidden = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+                match (forbidden(&itself), forbidden(&by_path)) {
+                    (_, true) => Missed::Process,
+                    (true, false) => Missed::WithoutPath,
+                    (false, false) => Missed::Gone,
+                }
+            })
     }
 
     /// The file at a path that nobody but the host's administrator, or the kernel, has made.

@@ -246,7 +246,7 @@ impl Found {
                 elsewhere: None,
             } => {
                 let rest = if *pinned {
-                    "what it pinned stays in force (`ebfw detach` takes it off)"
+                    "what it pinned stays in force (`ebfw detach` takes it off), but nobody looks at requests inside TLS"
                 } else {
                     "nothing is pinned there, and nothing is enforced"
                 };
@@ -472,7 +472,11 @@ mod tests {
 
     #[test]
     fn no_agent_is_said_with_what_is_in_force() {
-        for (pinned, part) in [(true, "stays in force"), (false, "nothing is enforced")] {
+        for (pinned, part) in [
+            (true, "stays in force"),
+            (true, "inside TLS"),
+            (false, "nothing is enforced"),
+        ] {
             let found = Found::Silent {
                 pin_dir: "/p".into(),
                 pinned,

@@ -109,7 +109,9 @@ pub fn write() {
     followed.word = word_of(&write.connection.peer).0;
     followed.socket = write.connection.socket;
     followed.peer = write.connection.peer;
-    if ebfw_converse(id, write.total as u32) != 0 {
+    // Before its first write a socket is known by the ClientHello alone, so that nothing can have been said on it before.
+    let first = u32::from(write.sequence == 0 && write.connection.socket != 0);
+    if ebfw_converse(id, write.total as u32, first) != 0 {
         refuse(write.connection.socket);
     }
 }
@@ -179,10 +181,10 @@ pub fn lets_out(skb: *mut __sk_buff) -> bool {
     false
 }
 
-/// Reads a write of `total` bytes; 1 where a request in it is denied.
+/// Reads a write of `total` bytes; 1 where a request in it is denied. `first`: 1 where it is sure to be the first one on its connection.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
+pub extern "C" fn ebfw_converse(id: Context, total: u32, first: u32) -> u32 {
     let begins = ebfw_begins(id, total);
     let Some(followed) = followed(id) else {
         return 0;
@@ -208,7 +210,7 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
             return 0;
         }
     } else if followed.stream.until_head() == Some(0) {
-        begun = u32::from(begins != 0);
+        begun = u32::from(begins != 0) | first;
     } else {
         anew = begins & begin::TARGET != 0;
     }
@@ -242,7 +244,8 @@ pub extern "C" fn ebfw_converse(id: Context, total: u32) -> u32 {
 }
 
 /// Whether a write of HTTP/2 is as the last one was. That may have been another attempt, of which nothing was taken: read twice, its headers would
-/// stand in the tables twice, and all others be misread.
+/// stand in the tables twice, and all others be misread. Who tries again hands over whole frames; what is shorter than a frame's head is not, and equal ones
+/// are what a request written byte by byte is made of.
 #[inline(always)]
 fn is_again(followed: &mut Followed, total: u32) -> bool {
     let mut differs =
@@ -256,12 +259,15 @@ fn is_again(followed: &mut Followed, total: u32) -> bool {
     }
     followed.before_total = total.into();
     followed.before_buffer = followed.buffer;
-    differs == 0
+    (differs == 0) & (total >= FRAME_HEAD)
 }
+
+/// Bytes of a frame without content in HTTP/2.
+const FRAME_HEAD: u32 = 9;
 
 /// How a write begins.
 mod begin {
-    /// With a word in capitals and a space.
+    /// With a word in capitals and a blank.
     pub(super) const METHOD: u32 = 1;
     /// And with what a target begins with.
     pub(super) const TARGET: u32 = 2;
@@ -306,7 +312,7 @@ pub extern "C" fn ebfw_begins(id: Context, total: u32) -> u32 {
             return 0;
         }
         let letter = byte(at);
-        if letter == b' ' {
+        if (letter == b' ') | (letter == b'\t') {
             let target = matches!(byte(at + 1), b'/' | b'h' | b'*');
             return u32::from(at > 0) * (begin::METHOD | (u32::from(target) * begin::TARGET));
         }

@@ -5,7 +5,10 @@
 
 use std::fs;
 
-use ebfw_tests::lab::eventually;
+use ebfw_tests::lab::{
+    agent::{Agent, PROBES},
+    eventually,
+};
 
 use super::{
     Bench,
@@ -179,7 +182,7 @@ const TRIES: usize = 100;
 /// Runs what its first argument names against the server: each function makes requests that must come, whose paths begin with its name, and
 /// then one that must not. Threads, slow writes and what not.
 const CLIENT: &str = r"
-import asyncio, socket, ssl, sys, threading
+import asyncio, socket, ssl, sys, threading, time
 context = ssl._create_unverified_context()
 def connect():
     sock = socket.create_connection(('10.99.0.2', 8443))
@@ -246,6 +249,24 @@ def two_spaces():
     answer(tls)
     tls.sendall(head('GET', ' /admin/two_spaces'))
     answer(tls)
+def tab():
+    tls = connect()
+    tls.sendall(head('GET', '/tab'))
+    answer(tls)
+    tls.sendall(head('GET', '/admin/tab').replace(b' ', b'\t', 1))
+    answer(tls)
+def unusual():
+    for line in ('\x20GET', 'GET\t', 'M' * 40, 'm' * 400):
+        connect().sendall(head(line, '/admin/unusual'))
+    tls = connect()
+    tls.sendall(head('lower', '/unusual'))
+    answer(tls)
+def other_protocol():
+    tls = connect()
+    tls.sendall(b'EHLO example.com\r\n')
+    time.sleep(0.5)
+    tls.sendall(b'QUIT\r\n')
+    time.sleep(0.5)
 def threads():
     tls = connect()
     lock = threading.Lock()
@@ -339,6 +360,8 @@ fn python_never_gets_a_denied_request_out() {
         ("long", &["GET /long "]),
         ("absolute", &["10.99.0.2/absolute "]),
         ("two_spaces", &["/two_spaces "]),
+        ("tab", &["/tab "]),
+        ("unusual", &["/unusual "]),
         ("threads", &["/threads/0 ", "/threads/4 "]),
         ("memory", &["/memory/1 ", "/memory/2 "]),
         ("memory_two", &["/memory_two "]),
@@ -357,6 +380,8 @@ fn python_never_gets_a_denied_request_out() {
     // It is longer than what is copied, so that only the kernel has read it.
     let long = ["\"path\":\"\"", "\"reason\":\"unseen\""];
     assert!(!bench.seen(&[&long, DENIED].concat()).is_empty());
+    run("other_protocol");
+    bench.holds("another protocol", &["EHLO", "QUIT"]);
     run("met");
     for _ in 0..TRIES / 4 {
         run("first");
@@ -538,6 +563,42 @@ const ask = (path) => new Promise((done) => {
     }
     ask(&["/node"]);
     bench.holds("node", &["/before ", "/node "]);
+}
+
+/// The probes end with their agent, however that ends; what the firewall itself decides stays.
+#[test]
+fn requests_leave_while_no_agent_runs_unless_tls_is_closed() {
+    let strict = format!("strictL7: true{POLICY}");
+    for (policy, comes) in [(&strict[..], false), (POLICY, true)] {
+        let Some(Bench {
+            agent,
+            home,
+            server,
+            lab,
+        }) = Bench::noting(NOTES, policy, &[])
+        else {
+            return;
+        };
+        let Some(python) = program("python3") else {
+            return;
+        };
+        agent.kill();
+        let ask = || {
+            let mut client = super::spawn(&lab, &python, &["-c", CLIENT, "first"]);
+            client.wait().expect("it is our child");
+            let seen = fs::read(server.folder().join("seen")).unwrap_or_default();
+            String::from_utf8_lossy(&seen).contains("/admin/first ")
+        };
+        if comes {
+            eventually("it comes", ask);
+        } else {
+            assert!(!ask());
+        }
+        fs::write(server.folder().join("seen"), "").unwrap();
+        let agent = Agent::start_with(&home, &lab, &[PROBES]);
+        agent.log.wait_for(&["requests inside TLS are observed by"]);
+        assert!(!ask(), "with the next agent");
+    }
 }
 
 /// That the server reads what is denied where nobody keeps it away: else the other tests would prove nothing.

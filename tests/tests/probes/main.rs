@@ -16,6 +16,7 @@ mod linked;
 mod nss;
 mod refused;
 mod replaced;
+mod rights;
 mod server;
 mod soak;
 mod status;

@@ -230,13 +230,15 @@ fn no_rendering_asks_for_more_than_it_needs() {
         ] {
             assert!(text.contains(wanted), "{golden}: {wanted}");
         }
-        for unwanted in [
-            "hostPID: true",
-            "hostIPC",
-            "\"*\"",
-            "secrets",
-            "cluster-admin",
-        ] {
+        // To look into programs of pods, where that is wanted.
+        let inside_tls = fs::read_to_string(&values)
+            .unwrap()
+            .contains("insideTls: true");
+        for wanted in ["      hostPID: true", "                - SYS_PTRACE"] {
+            let found = text.lines().any(|line| line == wanted);
+            assert_eq!(found, inside_tls, "{golden}: {wanted}");
+        }
+        for unwanted in ["hostIPC", "\"*\"", "secrets", "cluster-admin"] {
             let found = text.lines().find(|line| line.contains(unwanted));
             // Node names may be any: the dashboard's `*` is a regular expression.
             let found = found.filter(|line| !line.contains("allValue"));

@@ -57,6 +57,8 @@ pub(super) struct Values {
     on_exit: OnExit,
     /// Whether the agent destroys sockets of denied flows in the pods' network namespaces, for which it needs SYS_ADMIN.
     destroy_sockets: bool,
+    /// Whether the agent looks into the pods' programs for their TLS libraries, for which it needs the node's process ids and SYS_PTRACE.
+    inside_tls: bool,
     dns: Dns,
     events: Events,
     /// What the agent logs about itself: error, warn, info, debug, trace, off, or TARGET=LEVEL, several with commas.
