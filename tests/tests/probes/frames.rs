@@ -74,6 +74,7 @@ class Heirs(Apart):
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.kept, self.begun = [], False
         self.each(self.begin, 40)
+        # Nothing tells when the kernel has let go of them.
         time.sleep(0.05)
     def each(self, work, count):
         threads = [threading.Thread(target=work) for _ in range(count)]
