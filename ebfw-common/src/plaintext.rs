@@ -134,6 +134,9 @@ const GO_PLAIN: u32 = 1179;
 /// Encrypted messages that libraries send by themselves in TLS 1.3: alerts, key updates, the end of a handshake with SHA-256 and SHA-384.
 const OWN: [u32; 4] = [19, 22, 53, 69];
 
+/// HMAC-SHA-1, which stands behind the blocks where it is made of what is encrypted (RFC 7366); longer ones are as long as blocks.
+const SHORT_MAC: u32 = 20;
+
 /// Whether a write of `total` bytes can begin in an encrypted record of `length` bytes.
 #[inline(always)]
 #[must_use]
@@ -150,7 +153,10 @@ pub fn fits(library: u8, total: u32, length: u32) -> bool {
     // ChaCha20-Poly1305 and CCM_8; TLS 1.3, with the type's byte; AES in TLS 1.2, with a nonce; CBC there, with a block, a MAC and padding.
     let with_overhead =
         matches!(more, 16 | 17 | 24) || length.is_multiple_of(16) && (32..=80).contains(&more);
-    with_overhead || library == library::GO && total > GO_PLAIN && length == GO_RECORD
+    let with_mac_behind = length % 16 == SHORT_MAC % 16 && (37..=52).contains(&more);
+    with_overhead
+        || with_mac_behind
+        || library == library::GO && total > GO_PLAIN && length == GO_RECORD
 }
 
 /// Counters of the probes: indexes into their per-CPU map.
@@ -184,6 +190,10 @@ mod tests {
             (library::OPENSSL, 78, 94, true, "ChaCha20 in TLS 1.2"),
             (library::OPENSSL, 78, 102, true, "AES-GCM in TLS 1.2"),
             (library::OPENSSL, 78, 128, true, "CBC in TLS 1.2"),
+            (library::OPENSSL, 78, 132, false, "a block too long"),
+            (library::OPENSSL, 78, 116, true, "the MAC behind it"),
+            (library::OPENSSL, 79, 116, true, "likewise"),
+            (library::OPENSSL, 80, 116, false, "no room for the padding"),
             (library::OPENSSL, 78, 96, false, "a byte too long"),
             (library::OPENSSL, 78, 77, false, "less than was written"),
             (

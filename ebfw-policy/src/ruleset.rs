@@ -20,6 +20,20 @@ pub struct Ruleset {
     pub govern_loopback: bool,
 }
 
+impl Ruleset {
+    /// Whether a rule looks at names.
+    #[must_use]
+    pub fn reads_names(&self) -> bool {
+        (self.rules.iter()).any(|rule| rule.matches.domains != AnyOf::Anything)
+    }
+
+    /// Whether a rule looks at methods or paths.
+    #[must_use]
+    pub fn reads_requests(&self) -> bool {
+        (self.rules.iter()).any(|rule| rule.matches.reads_requests())
+    }
+}
+
 /// A workload has more rules than the kernel can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} rules apply to one workload, {MAX_RULES} at most are possible")]

@@ -34,6 +34,8 @@ enum Subject {
     Datapath,
     /// Names: answers, first connects, beside dnsmasq with nftset (root)
     Names,
+    /// Connections with an agent that reads their events, and without (root)
+    Connects,
     /// Writes a second to a TLS connection, with and without probes in its library, with and without a judge (root)
     Probes,
     /// Processes that come and go with probes in their library, which is replaced all the time: that nothing breaks or leaks (root)
@@ -54,6 +56,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Subject::Probes => {
             program(&mut bench, "bench-probes")?;
+            agent()?;
+        }
+        Subject::Connects => {
+            setup::ensure(&[Need::Program(Program::Ip)])?;
+            program(&mut bench, "bench-connects")?;
             agent()?;
         }
         Subject::Soak => return soak(options),

@@ -1,7 +1,7 @@
 //! Writes the status of policy objects, as the one agent of the cluster that was elected.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -169,8 +169,8 @@ impl Writer {
             entries.iter().map(|(_, entry)| &entry.version),
             Instant::now().into_std(),
         );
-        self.written
-            .retain(|id, _| entries.iter().any(|(known, _)| *known == id));
+        let known: HashSet<_> = entries.iter().map(|(id, _)| *id).collect();
+        self.written.retain(|id, _| known.contains(id));
         let mut pause = REST;
         for ((id, entry), tally) in entries.into_iter().zip(tallies) {
             let (patch, announcement, between) = match due(entry, tally, Timestamp::now()) {

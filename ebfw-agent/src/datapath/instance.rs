@@ -155,7 +155,7 @@ impl Instances {
         names: &Arc<Names>,
         slots: &Slots,
     ) -> Result<(Instance, bool), InstanceError> {
-        let by_name = reads_names(ruleset);
+        let by_name = ruleset.reads_names();
         if by_name {
             self.walk(names, slots)?;
         }
@@ -221,7 +221,7 @@ impl Instances {
             number,
             serial: slots.next_serial(0),
         });
-        self.loaded.retain(|ruleset, _| !reads_names(ruleset));
+        self.loaded.retain(|ruleset, _| !ruleset.reads_names());
         Ok(())
     }
 
@@ -318,16 +318,6 @@ impl Instances {
         }
         Ok(sum)
     }
-}
-
-/// Whether a rule looks at names.
-pub(super) fn reads_names(ruleset: &Ruleset) -> bool {
-    (ruleset.rules.iter()).any(|rule| rule.matches.domains.entries().is_some())
-}
-
-/// Whether a rule looks at methods or paths.
-pub(super) fn reads_requests(ruleset: &Ruleset) -> bool {
-    (ruleset.rules.iter()).any(|rule| rule.matches.reads_requests())
 }
 
 fn outer(ebpf: &mut Ebpf, name: &'static str) -> Result<(Map, OwnedFd), LoadError> {

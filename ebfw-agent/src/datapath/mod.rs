@@ -22,6 +22,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use aya::{
@@ -36,6 +37,7 @@ use ebfw_policy::{
 
 #[cfg(feature = "kernel-log")]
 pub use self::kernel_log::KernelLog;
+pub(crate) use self::rings::REST;
 pub use self::{
     instance::InstanceError,
     link::{AttachError, detach},
@@ -496,13 +498,13 @@ impl Datapath {
             if ruleset.govern_loopback {
                 flags |= slot_flag::GOVERN_LOOPBACK;
             }
-            if instance::reads_names(ruleset) {
+            if ruleset.reads_names() {
                 flags |= slot_flag::NAMES;
                 if self.users.contains(&cgroup) {
                     flags |= slot_flag::SHARED_NAMES;
                 }
             }
-            if instance::reads_requests(ruleset) {
+            if ruleset.reads_requests() {
                 flags |= slot_flag::REQUESTS;
             }
         }
@@ -596,7 +598,7 @@ impl Datapath {
     ///
     /// Where it was taken before or cannot be mapped.
     pub fn events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("EVENTS")
+        self.ring("EVENTS", REST)
     }
 
     /// Takes the ring of events about names; once.
@@ -605,7 +607,7 @@ impl Datapath {
     ///
     /// As [`Datapath::events`].
     pub fn name_events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("NAME_EVENTS")
+        self.ring("NAME_EVENTS", REST)
     }
 
     /// Takes the ring of events about what clients say; once.
@@ -614,7 +616,7 @@ impl Datapath {
     ///
     /// As [`Datapath::events`].
     pub fn claim_events(&mut self) -> Result<Ring, LoadError> {
-        self.ring("CLAIM_EVENTS")
+        self.ring("CLAIM_EVENTS", REST)
     }
 
     /// Takes the ring of answers that the programs cannot read alone, and what learns from them; once.
@@ -628,7 +630,7 @@ impl Datapath {
     /// Where they were taken before.
     pub fn answers(&mut self) -> Result<(Ring, Learner), LoadError> {
         let learner = self.learner.take().expect("it is taken once");
-        Ok((self.ring("ANSWERS")?, learner))
+        Ok((self.ring("ANSWERS", Duration::ZERO)?, learner))
     }
 
     /// Takes the ring of requests; once.
@@ -637,12 +639,12 @@ impl Datapath {
     ///
     /// As [`Datapath::events`].
     pub fn requests(&mut self) -> Result<Ring, LoadError> {
-        self.ring("CONTROL")
+        self.ring("CONTROL", Duration::ZERO)
     }
 
-    fn ring(&mut self, name: &'static str) -> Result<Ring, LoadError> {
+    fn ring(&mut self, name: &'static str, rest: Duration) -> Result<Ring, LoadError> {
         let ring = RingBuf::try_from(take(&mut self.ebpf, name)).map_err(map_error(name))?;
-        Ring::new(ring).map_err(|source| LoadError::Io {
+        Ring::new(ring, rest).map_err(|source| LoadError::Io {
             what: format!("watch the ring buffer {name}"),
             source,
         })

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ebfw_policy::ruleset::Ruleset;
@@ -23,6 +26,8 @@ pub struct Judge {
     mode: Mode,
     path_of: PathOf,
     standings: RwLock<BTreeMap<CgroupPath, Standing>>,
+    /// Whether a rule of any of them looks at what requests say.
+    asks: AtomicBool,
 }
 
 /// How a cgroup, and what is below it, is treated.
@@ -40,11 +45,15 @@ impl Judge {
             mode,
             path_of,
             standings: RwLock::default(),
+            asks: AtomicBool::new(false),
         }
     }
 
     /// From now on these are in force, by the ids of cgroups.
     pub(super) fn replace(&self, wanted: &BTreeMap<u64, Assignment>) {
+        let mut rulesets = wanted.values().filter_map(|own| own.ruleset.as_ref());
+        let asks = rulesets.any(|ruleset| ruleset.reads_names() || ruleset.reads_requests());
+        self.asks.store(asks, Ordering::Relaxed);
         let mut known = BTreeMap::<*const Ruleset, Arc<Rules>>::new();
         let standings = wanted.iter().filter_map(|(id, own)| {
             let path = (self.path_of)(CgroupId(*id))?;
@@ -62,6 +71,11 @@ impl Judge {
             .standings
             .write()
             .unwrap_or_else(PoisonError::into_inner) = standings;
+    }
+
+    /// Whether a request may have to be stopped, so that it matters how soon it is judged.
+    pub fn is_urgent(&self) -> bool {
+        self.enforces() && self.asks.load(Ordering::Relaxed)
     }
 
     /// Whether a Deny is carried out.
@@ -204,8 +218,10 @@ mod tests {
     #[test]
     fn a_policy_takes_the_place_of_the_last() {
         let judge = judge(Mode::Enforce);
-        assert!(judge.enforces());
+        assert!(judge.enforces() && judge.is_urgent());
+        assert!(!tests::judge(Mode::Log).is_urgent());
         judge.replace(&BTreeMap::new());
+        assert!(!judge.is_urgent());
         assert_eq!(
             judge.judge(&seen(GOVERNED, "/admin")),
             Judgement::Ungoverned

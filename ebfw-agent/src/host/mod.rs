@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 pub(crate) mod inbox;
+pub(crate) mod interrupted;
 pub mod layout;
 pub mod lock;
 pub mod netns;

@@ -281,7 +281,10 @@ impl Streams {
         if let Spoken::Unknown = spoken {
             waiting.end_all(self.bodies, &mut *found);
         }
-        connection.was_clear |= matches!(connection.spoken, Spoken::Http1(_) | Spoken::Http2(_));
+        // A head that is longer than what is copied is read by the kernel alone.
+        connection.was_clear = connection.was_clear
+            || matches!(connection.spoken, Spoken::Http1(_) | Spoken::Http2(_))
+            || begins && missing != 0 && speaks_http(data);
         if matches!(connection.spoken, Spoken::Unknown) && !was_unknown {
             self.unknown += 1;
         }
@@ -397,6 +400,11 @@ fn shown(mut seen: Seen, headers: Headers) -> Seen {
         }
     }
     seen
+}
+
+/// Whether a write is the beginning of a request, or of a connection with HTTP/2.
+fn speaks_http(bytes: &[u8]) -> bool {
+    bytes.starts_with(http2::PREFACE) || http1::look(bytes, true) == Look::Request
 }
 
 /// What a connection that begins with `bytes` speaks; [`Spoken::Begin`] as long as that is not clear.

@@ -134,6 +134,11 @@ impl Containment {
         Some(seen)
     }
 
+    /// Whether it matters how soon a request is judged.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.judge.is_urgent()
+    }
+
     /// Has a socket destroyed of which a packet had to be dropped: what the probes say of that.
     pub(super) fn destroy(&mut self, header: Header, socket: Socket) {
         self.barrier.destroy(&socket);

@@ -5,35 +5,31 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    fs::{self, File, OpenOptions},
-    io, mem,
-    os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    },
-    path::{Path, PathBuf},
+    fs, io, mem,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
     errno::Errno,
-    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         eventfd::{EfdFlags, EventFd},
-        statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs},
+        inotify::WatchDescriptor,
     },
     time::{ClockId, clock_gettime},
 };
 
 use super::{
+    changes::{Changes, Heard},
     elf::ElfError,
+    file::{Found, Identity, Stamp},
     kernel::Kernel,
     mapping::{self, FileKey, Mapping, Record},
     prologue::Calls,
-    syscall::{self, Mappings},
+    syscall::Mappings,
     target::{Function, Target},
 };
 use crate::{
@@ -43,16 +39,19 @@ use crate::{
 
 /// Files that are remembered as looked at; beyond, all are forgotten and looked at again when they are mapped next.
 const MAX_KNOWN: usize = 65_536;
-/// A file may have gone and another one have its number: so long after the first look, it is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
+/// A file may have gone and another one have its number, or it holds something else now: where it is only seen to be in use, it is looked at again after so
+/// long. Whoever maps it has that done at once.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Files with probes at once.
 const MAX_ATTACHED: usize = 4096;
-/// Links that one thread closes.
-const LINKS_PER_THREAD: usize = 8;
+/// Threads that close links at once.
+const CLOSING_THREADS: usize = 64;
 /// The least time between two looks at all processes.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A look at all processes may take one part in so many of the time: half a percent of a processor.
 const SWEEP_SHARE: u32 = 200;
+/// The same while records are lost: whoever maps files all day must not keep a processor busy.
+const HASTY_SHARE: u32 = 10;
 /// Looks at all processes that a file must be missing from before its probes go: a process may be between two mappings in one.
 const ABSENCES: u32 = 2;
 /// Folders of this host's libraries: programs that live shorter than a look takes are seen from their first call on.
@@ -155,16 +154,30 @@ fn processors(list: &str) -> impl Iterator<Item = u32> {
     })
 }
 
-/// What tells a file from all others, whichever mount it is seen through.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Identity {
-    Inode(u64, u64),
-    Overlay(Vec<u8>),
+/// When a file was looked at last.
+#[derive(Clone, Copy)]
+struct Look {
+    at: Instant,
+    /// What it was then; `None` where it was not opened.
+    stamp: Option<Stamp>,
+}
+
+/// How a mapping came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occasion {
+    /// It was made just now, or may have been.
+    Mapped,
+    /// It was there when all processes were looked at.
+    Swept,
 }
 
 /// A file with probes.
 struct Attached {
     links: Vec<OwnedFd>,
+    /// What it was when its probes were placed.
+    stamp: Stamp,
+    /// Tells when it is written to; `None` where the host gives no more watches.
+    watch: Option<WatchDescriptor>,
     libraries: BTreeSet<&'static str>,
     /// As mappings name it.
     keys: HashSet<FileKey>,
@@ -200,10 +213,13 @@ struct Finder {
     metrics: Arc<Metrics>,
     census: Census,
     calls: Calls,
-    known: HashMap<FileKey, Instant>,
+    known: HashMap<FileKey, Look>,
     /// What was mapped since the last look at all processes: most programs are gone by then.
     mapped: HashSet<FileKey>,
     attached: HashMap<Identity, Attached>,
+    changes: Option<Changes>,
+    /// When the host's folders of libraries were changed last.
+    folders: Vec<Option<SystemTime>>,
     full: bool,
     responses: bool,
 }
@@ -217,10 +233,12 @@ impl Drop for Finder {
 /// Takes probes out of files. The kernel lets some ten milliseconds pass at each link, for whoever is still inside of a program
 /// (`uprobe_unregister_sync`); they pass for all at once, so that an agent with many files still ends in time.
 fn take_out(files: impl Iterator<Item = Attached>) {
-    let mut links = files.flat_map(|file| file.links);
+    let links: Vec<_> = files.flat_map(|file| file.links).collect();
+    let share = links.len().div_ceil(CLOSING_THREADS);
+    let mut links = links.into_iter();
     thread::scope(|scope| {
         loop {
-            let share: Vec<_> = links.by_ref().take(LINKS_PER_THREAD).collect();
+            let share: Vec<_> = links.by_ref().take(share).collect();
             if share.is_empty() {
                 return;
             }
@@ -248,6 +266,15 @@ impl Finder {
             known: HashMap::new(),
             mapped: HashSet::new(),
             attached: HashMap::new(),
+            changes: Changes::new()
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        "a program or library that is overwritten while it has probes may fail: the kernel does not tell us of it ({error}; \
+                         fs.inotify.max_user_instances)"
+                    );
+                })
+                .ok(),
+            folders: Vec::new(),
             full: false,
             responses,
         }
@@ -256,17 +283,17 @@ impl Finder {
     fn run(mut self, stop: &EventFd) {
         // What is mapped from here on is recorded; then nothing falls between the two.
         let mut watches = watches();
-        self.look_at_libraries();
-        self.sweep();
+        self.sweep(Occasion::Mapped);
         tracing::info!(
             files = self.attached.len(),
             "requests inside TLS are observed by {}",
             self.kernel.way()
         );
-        let mut next = Instant::now() + SWEEP_EVERY;
+        let (mut next, mut earliest) = (Instant::now() + SWEEP_EVERY, Instant::now());
+        let mut occasion = Occasion::Swept;
         loop {
             let rest = next.saturating_duration_since(Instant::now());
-            match wait(&watches, stop, rest) {
+            match wait(&watches, self.changes.as_ref(), stop, rest) {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
@@ -274,28 +301,34 @@ impl Finder {
                     return;
                 }
             }
+            // First of all: in what has changed, whoever comes by now runs into a probe at a wrong place.
+            self.let_go_of_changed();
             let mut lost = 0;
             for watch in &mut watches {
                 watch.drain(|bytes| match Record::read(bytes) {
-                    Record::Mapped(mapping) => self.meet(&mapping),
+                    Record::Mapped(mapping) => self.meet(&mapping, Occasion::Mapped),
                     Record::Lost(records) => lost += records,
                     Record::Other => {}
                 });
             }
             if lost > 0 {
                 self.metrics.probe_failed(ProbeFailure::Missed, lost);
+                // What was mapped meanwhile is found there.
+                (next, occasion) = (earliest, Occasion::Mapped);
             }
-            if Instant::now() >= next || lost > 0 {
+            if Instant::now() >= next {
                 let (start, spent) = (Instant::now(), processor_time());
-                self.sweep();
+                self.sweep(mem::replace(&mut occasion, Occasion::Swept));
                 let spent = processor_time().saturating_sub(spent);
                 next = start + SWEEP_EVERY.max(spent * SWEEP_SHARE);
+                earliest = start + spent * HASTY_SHARE;
             }
         }
     }
 
     /// Looks at every process: finds what was missed, and takes probes out of files that nobody executes any more.
-    fn sweep(&mut self) {
+    fn sweep(&mut self, occasion: Occasion) {
+        self.look_at_libraries();
         // What is missing from here has to be mapped again to be met, and is looked at again then.
         let mapped = mem::take(&mut self.mapped);
         let mut present = HashSet::new();
@@ -316,7 +349,7 @@ impl Finder {
             };
             for mapping in mapping::in_maps(pid, &maps) {
                 if present.insert(mapping.file) {
-                    self.meet(&mapping);
+                    self.meet(&mapping, occasion);
                 }
             }
         }
@@ -329,12 +362,9 @@ impl Finder {
             }
             file.absences >= ABSENCES
         });
-        let known = &mut self.known;
+        let (known, changes) = (&mut self.known, &mut self.changes);
         take_out(gone.map(|(_, file)| {
-            // Who executes it the next time has to be looked at again.
-            for key in &file.keys {
-                known.remove(key);
-            }
+            forget(known, changes, &file);
             file
         }));
         // The look itself has met all that are there.
@@ -343,14 +373,55 @@ impl Finder {
         self.count();
     }
 
-    /// Puts probes into the host's own libraries, whether or not anybody uses them now.
+    /// Takes the probes out of files that were written to.
+    fn let_go_of_changed(&mut self) {
+        let heard = match self.changes.as_mut().map(Changes::take) {
+            None => return,
+            Some(Ok(heard)) => heard,
+            Some(Err(error)) => {
+                tracing::error!(%error, "files with probes are not watched any more");
+                self.changes = None;
+                return;
+            }
+        };
+        let Heard { written, lost } = heard;
+        if lost {
+            // Which are meant is found out when they are mapped the next time.
+            self.known.clear();
+        }
+        for identity in written {
+            self.let_go(&identity);
+        }
+    }
+
+    /// Takes the probes out of a file.
+    fn let_go(&mut self, identity: &Identity) {
+        if let Some(file) = self.attached.remove(identity) {
+            forget(&mut self.known, &mut self.changes, &file);
+            take_out([file].into_iter());
+            self.count();
+        }
+    }
+
+    /// Puts probes into the host's own libraries, whether or not anybody uses them now. Does nothing while their folders stay as they are.
     fn look_at_libraries(&mut self) {
+        let changed = LIBRARY_FOLDERS.map(|folder| fs::metadata(folder)?.modified());
+        let changed: Vec<_> = changed.into_iter().map(Result::ok).collect();
+        if self.folders == changed {
+            return;
+        }
+        self.folders = changed;
+        for file in self.attached.values_mut() {
+            file.kept = false;
+        }
         for folder in LIBRARY_FOLDERS {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 let name = name.to_string_lossy();
-                if LIBRARY_NAMES.iter().any(|begin| name.starts_with(begin)) {
-                    self.look_at(&entry.path(), None);
+                if LIBRARY_NAMES.iter().any(|begin| name.starts_with(begin))
+                    && let Ok(found) = Found::at(entry.path())
+                {
+                    self.look_at(&found, None);
                 }
             }
         }
@@ -358,14 +429,21 @@ impl Finder {
     }
 
     /// Looks at the file of a mapping, if it has not been looked at lately.
-    fn meet(&mut self, mapping: &Mapping) {
+    fn meet(&mut self, mapping: &Mapping, occasion: Occasion) {
         let now = Instant::now();
-        if let Some(at) = self.known.get(&mapping.file)
-            && now.duration_since(*at) < LOOK_AGAIN
-        {
+        let known = self.known.get(&mapping.file).copied();
+        if let Some(look) = known {
             // No more of them than are known.
             self.mapped.insert(mapping.file);
-            return;
+            let is_due = match (occasion, look.stamp) {
+                (Occasion::Mapped, Some(_)) => true,
+                (Occasion::Swept, _) | (Occasion::Mapped, None) => {
+                    now.duration_since(look.at) >= LOOK_AGAIN
+                }
+            };
+            if !is_due {
+                return;
+            }
         }
         if !self.scope.holds(mapping.pid) {
             return;
@@ -373,74 +451,99 @@ impl Finder {
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
-        self.known.insert(mapping.file, now);
-        let mounts = fs::read(format!("/proc/{}/mountinfo", mapping.pid)).unwrap_or_default();
-        if mapping::is_served_by_a_process(&mounts, &mapping.path) {
-            return self.metrics.probe_failed(ProbeFailure::Unreadable, 1);
+        let before = known.and_then(|look| look.stamp);
+        if before.is_none() {
+            let mounts = fs::read(format!("/proc/{}/mountinfo", mapping.pid)).unwrap_or_default();
+            if mapping::is_served_by_a_process(&mounts, &mapping.path) {
+                let look = Look {
+                    at: now,
+                    stamp: None,
+                };
+                self.known.insert(mapping.file, look);
+                return self.metrics.probe_failed(ProbeFailure::Unreadable, 1);
+            }
         }
-        let looked = candidates(mapping)
-            .iter()
-            .any(|(path, proof)| self.look_at(path, Some((mapping, *proof))));
-        if !looked {
-            // A process that has gone takes its file's number out of the list: it may be seen the next time.
-            self.known.remove(&mapping.file);
-            self.metrics.probe_failed(ProbeFailure::Gone, 1);
+        let Some(found) = Found::by_mapping(mapping) else {
+            // A file that was not looked at is met again the next time.
+            if known.is_none() {
+                self.metrics.probe_failed(ProbeFailure::Gone, 1);
+            }
+            return;
+        };
+        let look = Look {
+            at: now,
+            stamp: Some(found.stamp()),
+        };
+        self.known.insert(mapping.file, look);
+        if before != look.stamp {
+            self.look_at(&found, Some(mapping));
+            self.count();
         }
-        self.count();
     }
 
-    /// Looks at one file; `false` where it cannot be opened or is not the one that is mapped.
-    fn look_at(&mut self, path: &Path, mapping: Option<(&Mapping, Proof)>) -> bool {
-        let Ok(file) = open(path) else { return false };
-        let Ok(metadata) = file.metadata() else {
-            return false;
-        };
-        if !metadata.is_file()
-            || mapping.is_some_and(|(mapping, proof)| {
-                proof == Proof::Inode && mapping.file.inode != metadata.ino()
-            })
-        {
-            return false;
-        }
-        let own = FileKey {
-            major: libc::major(metadata.dev()),
-            minor: libc::minor(metadata.dev()),
-            inode: metadata.ino(),
-        };
-        let keys = mapping
-            .map(|(mapping, _)| mapping.file)
-            .into_iter()
-            .chain([own]);
-        let identity = identity(&file, &metadata);
+    /// Looks into a file; without a mapping it is one of the host's libraries.
+    fn look_at(&mut self, found: &Found, mapping: Option<&Mapping>) {
+        let keys = mapping.map(|mapping| mapping.file).into_iter();
+        let keys = keys.chain([found.key()]).collect::<HashSet<_>>();
+        let identity = found.identity();
+        let stamp = found.stamp();
         if let Some(attached) = self.attached.get_mut(&identity) {
-            attached.keys.extend(keys);
-            attached.absences = 0;
-            return true;
-        }
-        match Target::find(&file, self.calls) {
-            Ok(target) if target.0.is_empty() => {}
-            Ok(target) => {
-                let keys = keys.collect();
-                self.attach(&file, path, &target, identity, keys, mapping.is_none());
+            if attached.stamp.has_content_of(&stamp) {
+                attached.keys.extend(keys);
+                attached.absences = 0;
+                attached.kept |= mapping.is_none();
+                return;
             }
-            Err(ElfError::NotElf | ElfError::Foreign) => {}
+            self.let_go(&identity);
+        }
+        // Before it is read: what is written while it is read is told then.
+        let watch = self.changes.as_mut().and_then(|changes| {
+            changes
+                .watch(found, &identity)
+                .inspect_err(|error| {
+                    tracing::warn!(path = %found.path().display(), %error, "a file is not watched");
+                })
+                .ok()
+        });
+        let attached = self.read(found).map(|target| {
+            self.attach(found, &target).map(|links| Attached {
+                links,
+                stamp,
+                watch,
+                libraries: target.0.keys().map(|function| function.library()).collect(),
+                keys,
+                absences: 0,
+                kept: mapping.is_none(),
+            })
+        });
+        match attached.flatten() {
+            Some(attached) => {
+                self.attached.insert(identity, attached);
+            }
+            None => {
+                if let (Some(changes), Some(watch)) = (&mut self.changes, watch) {
+                    changes.unwatch(watch);
+                }
+            }
+        }
+    }
+
+    /// What there is to probe in a file; `None` where there is nothing.
+    fn read(&self, found: &Found) -> Option<Target> {
+        let read = found.open().map_err(ElfError::from);
+        match read.and_then(|file| Target::find(&file, self.calls)) {
+            Ok(target) => Some(target).filter(|target| !target.0.is_empty()),
+            Err(ElfError::NotElf | ElfError::Foreign) => None,
             Err(error) => {
                 self.metrics.probe_failed(ProbeFailure::Unreadable, 1);
-                tracing::debug!(path = %path.display(), %error, "a file is not looked into");
+                tracing::debug!(path = %found.path().display(), %error, "a file is not looked into");
+                None
             }
         }
-        true
     }
 
-    fn attach(
-        &mut self,
-        file: &File,
-        path: &Path,
-        target: &Target,
-        identity: Identity,
-        keys: HashSet<FileKey>,
-        kept: bool,
-    ) {
+    /// Puts probes into a file; `None` where there are none then.
+    fn attach(&mut self, found: &Found, target: &Target) -> Option<Vec<OwnedFd>> {
         if self.attached.len() >= MAX_ATTACHED {
             self.metrics.probe_failed(ProbeFailure::Full, 1);
             if !mem::replace(&mut self.full, true) {
@@ -448,10 +551,11 @@ impl Finder {
                     "more than {MAX_ATTACHED} files with TLS: what is beyond is not seen"
                 );
             }
-            return;
+            return None;
         }
+        let path = found.path().display();
         // The kernel follows the link to the very file that was looked into, deleted or not.
-        let own = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let own = found.own_path();
         let mut links = Vec::new();
         let wanted = |function: &Function| self.responses || function.end().is_none();
         for (function, points) in target.0.iter().filter(|(function, _)| wanted(function)) {
@@ -459,22 +563,12 @@ impl Finder {
                 Ok(made) => links.extend(made),
                 Err(error) => {
                     self.metrics.probe_failed(ProbeFailure::Refused, 1);
-                    tracing::warn!(path = %path.display(), ?function, %error, "the kernel refuses a probe");
+                    tracing::warn!(%path, ?function, %error, "the kernel refuses a probe");
                 }
             }
         }
-        if links.is_empty() {
-            return;
-        }
-        tracing::debug!(path = %path.display(), functions = ?target.0.keys(), "probes attached");
-        let attached = Attached {
-            links,
-            libraries: target.0.keys().map(|function| function.library()).collect(),
-            keys,
-            absences: 0,
-            kept,
-        };
-        self.attached.insert(identity, attached);
+        tracing::debug!(%path, functions = ?target.0.keys(), "probes attached");
+        Some(links).filter(|links| !links.is_empty())
     }
 
     fn count(&self) {
@@ -492,9 +586,25 @@ fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Waits for a record or the bell, `rest` at most; whether the bell rang.
-fn wait(watches: &[Mappings], stop: &EventFd, rest: Duration) -> io::Result<bool> {
+/// Whoever maps the file the next time has to be looked at again.
+fn forget(known: &mut HashMap<FileKey, Look>, changes: &mut Option<Changes>, file: &Attached) {
+    for key in &file.keys {
+        known.remove(key);
+    }
+    if let (Some(changes), Some(watch)) = (changes, file.watch) {
+        changes.unwatch(watch);
+    }
+}
+
+/// Waits for a record, a change or the bell, `rest` at most; whether the bell rang.
+fn wait(
+    watches: &[Mappings],
+    changes: Option<&Changes>,
+    stop: &EventFd,
+    rest: Duration,
+) -> io::Result<bool> {
     let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    fds.extend(changes.map(|changes| PollFd::new(changes.as_fd(), PollFlags::POLLIN)));
     fds.extend(
         watches
             .iter()
@@ -506,51 +616,6 @@ fn wait(watches: &[Mappings], stop: &EventFd, rest: Duration) -> io::Result<bool
         Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-/// How it is known that a path leads to the file that is mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proof {
-    /// The kernel leads there.
-    Kernel,
-    /// The file must have the same number.
-    Inode,
-}
-
-/// Where the file of a mapping may be opened: by the mapping itself, which finds deleted files and those in memory, then by its path in
-/// the process's own file system, or as its program. The first needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
-fn candidates(mapping: &Mapping) -> Vec<(PathBuf, Proof)> {
-    let Mapping {
-        pid,
-        range: (start, end),
-        path,
-        file: _,
-    } = mapping;
-    let by_mapping = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
-    let mut paths = vec![(by_mapping.into(), Proof::Kernel)];
-    if let Ok(within) = path.strip_prefix("/") {
-        let root = PathBuf::from(format!("/proc/{pid}/root"));
-        paths.push((root.join(within), Proof::Inode));
-    }
-    paths.push((format!("/proc/{pid}/exe").into(), Proof::Inode));
-    paths
-}
-
-/// Opens a file of which nobody knows what it is: a pipe must not block, a terminal not become ours.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-        .open(path)
-}
-
-/// Overlay file systems show one file under other numbers in each of their mounts; probes in it would see everything twice.
-fn identity(file: &File, metadata: &fs::Metadata) -> Identity {
-    let overlay = fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
-    if overlay && let Ok(handle) = syscall::handle(file.as_fd()) {
-        return Identity::Overlay(handle);
-    }
-    Identity::Inode(metadata.dev(), metadata.ino())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
+    time::Duration,
 };
 
 use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, PerCpuArray, RingBuf};
@@ -248,7 +249,7 @@ fn load_for(
                 Vec::new()
             },
         },
-        ring: Ring::new(ring).map_err(io_error("watch the ring of the probes"))?,
+        ring: Ring::new(ring, Duration::ZERO).map_err(io_error("watch the ring of the probes"))?,
         counters: CounterMap(counters),
         refused,
     };

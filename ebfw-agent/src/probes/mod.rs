@@ -3,9 +3,11 @@
 //! A process can copy a library, or take a probe out of its own memory: because of what was seen here a request may be denied, and nothing is
 //! ever allowed. What the bytes mean is the business of `crate::inspect`.
 
+mod changes;
 mod contain;
 mod discovery;
 mod elf;
+mod file;
 mod golang;
 mod kernel;
 mod mapping;
@@ -35,7 +37,7 @@ use self::{
 };
 pub use self::{contain::Tally, kernel::LoadError};
 use crate::{
-    datapath::{Ring, RulesetMaps},
+    datapath::{REST, Ring, RulesetMaps},
     enforcer::Judge,
     events,
     host::{
@@ -156,6 +158,11 @@ impl Probes {
         let for_bodies = streams.is_waiting().then_some(*look);
         let until = for_others.into_iter().chain(for_bodies).min();
         let own = (&**metrics, &**hellos);
+        ring.set_rest(if containment.is_urgent() {
+            Duration::ZERO
+        } else {
+            REST
+        });
         let drained =
             ring.drain(|bytes| take(streams, sockets, containment, own, bytes, &mut found));
         if let Some(until) = until {

@@ -83,7 +83,6 @@ pub(super) fn place(code: &[u8], convention: Convention, calls: Calls) -> Place 
 /// The first emulated instruction on the straight way from the entry before an argument is overwritten.
 fn search(code: &[u8], convention: Convention, calls: Calls) -> Option<usize> {
     let mut info = InstructionInfoFactory::new();
-    let arguments = convention.arguments();
     let mut grows = convention == Convention::Go;
     for (offset, instruction) in straight(code).take(LOOK_AHEAD) {
         let bytes = code.get(offset..offset + instruction.len())?;
@@ -104,11 +103,7 @@ fn search(code: &[u8], convention: Convention, calls: Calls) -> Option<usize> {
         if instruction.flow_control() != FlowControl::Next {
             return None;
         }
-        let overwrites = info.info(&instruction).used_registers().iter().any(|used| {
-            arguments.contains(&used.register().full_register())
-                && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead)
-        });
-        if overwrites {
+        if overwrites(&mut info, &instruction, convention) {
             return None;
         }
     }
@@ -142,11 +137,44 @@ fn is_landed_on(code: &[u8], offset: usize) -> bool {
     })
 }
 
-/// Whether a call or a jump of the function leads to what lies `distance` bytes behind its entry.
-pub(super) fn leads_to(code: &[u8], distance: u64) -> bool {
-    straight(code).any(|(_, instruction)| {
-        let is_direct = instruction.is_jmp_short_or_near() || instruction.is_call_near();
-        is_direct && instruction.near_branch_target() == distance
+/// Where direct calls and jumps of the function lead, in bytes from its entry (negative ones wrap).
+pub(super) fn leads_to(code: &[u8]) -> impl Iterator<Item = u64> {
+    straight(code).filter_map(|(_, instruction)| direct_target(&instruction))
+}
+
+/// Where the first direct call or jump leads on the straight way from the entry, if all arguments are still in their registers there.
+pub(super) fn passes_on(code: &[u8], convention: Convention) -> Option<u64> {
+    let mut info = InstructionInfoFactory::new();
+    for (_, instruction) in straight(code).take(LOOK_AHEAD) {
+        if let Some(target) = direct_target(&instruction) {
+            return Some(target);
+        }
+        let goes_on = matches!(
+            instruction.flow_control(),
+            FlowControl::Next | FlowControl::ConditionalBranch
+        );
+        if !goes_on || overwrites(&mut info, &instruction, convention) {
+            return None;
+        }
+    }
+    None
+}
+
+fn direct_target(instruction: &Instruction) -> Option<u64> {
+    let is_direct = instruction.is_jmp_short_or_near() || instruction.is_call_near();
+    is_direct.then(|| instruction.near_branch_target())
+}
+
+/// Whether the instruction may change an argument.
+fn overwrites(
+    info: &mut InstructionInfoFactory,
+    instruction: &Instruction,
+    convention: Convention,
+) -> bool {
+    let arguments = convention.arguments();
+    info.info(instruction).used_registers().iter().any(|used| {
+        arguments.contains(&used.register().full_register())
+            && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead)
     })
 }
 
@@ -333,7 +361,44 @@ mod tests {
             (&[0xc3], 0, false, "none"),
             (&[], 0, false, "no code"),
         ] {
-            assert_eq!(leads_to(code, distance as u64), expected, "{why}");
+            let leads = leads_to(code).any(|target| target == distance as u64);
+            assert_eq!(leads, expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn to_whom_a_function_passes_its_arguments() {
+        for (code, expected, why) in [
+            (
+                &[0x48, 0x83, 0xec, 0x08, 0xe8, 0xf7, 0xff, 0xff, 0xff][..],
+                Some(0),
+                "Debian's SSL_write_ex: sub, call",
+            ),
+            (
+                &[0x49, 0x89, 0xc8, 0x31, 0xc9, 0xeb, 0xd9],
+                Some(-32_i64 as u64),
+                "SSL_write_ex of OpenSSL 3.5: a jump to SSL_write_ex2",
+            ),
+            (
+                &[0x85, 0xff, 0x74, 0x05, 0xe8, 0, 0, 0, 0],
+                Some(9),
+                "behind a branch",
+            ),
+            (
+                &[0x48, 0x63, 0xd2, 0xe8, 0, 0, 0, 0],
+                None,
+                "SSL_write: the size is made longer first",
+            ),
+            (
+                &[0xff, 0xd0, 0xe8, 0, 0, 0, 0],
+                None,
+                "a call by a register",
+            ),
+            (&[0xc3, 0xe8, 0, 0, 0, 0], None, "a return"),
+            (&[0x48, 0x83], None, "cut off"),
+            (&[], None, "no code"),
+        ] {
+            assert_eq!(passes_on(code, Convention::C), expected, "{why}");
         }
     }
 

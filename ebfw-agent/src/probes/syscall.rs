@@ -17,6 +17,8 @@ use std::{
 use aya_obj::{Function, generated::bpf_func_info};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::host::interrupted::again;
+
 /// Commands of bpf(2), include/uapi/linux/bpf.h.
 mod command {
     pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
@@ -215,7 +217,8 @@ pub(super) fn load(
             },
         )
     };
-    attempt(&mut []).map_err(|error| {
+    let is_cut_short = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    again(is_cut_short, || attempt(&mut [])).map_err(|error| {
         // Of a program that is too long to be followed a log says nothing, and takes as long again.
         if matches!(error.raw_os_error(), Some(libc::EPERM | libc::E2BIG)) {
             return Refused {
@@ -224,9 +227,11 @@ pub(super) fn load(
             };
         }
         let mut log = vec![0; 1 << 20];
-        // Where the log has no room, that is all that the second attempt says.
+        // Where the log has no room or a signal comes, that is all that the second attempt says.
         let error = match attempt(&mut log).err() {
-            Some(second) if second.raw_os_error() != Some(libc::ENOSPC) => second,
+            Some(second) if !matches!(second.raw_os_error(), Some(libc::ENOSPC | libc::EAGAIN)) => {
+                second
+            }
             _ => error,
         };
         let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());

@@ -1,11 +1,11 @@
 //! What there is to probe in a file: which functions it has and where in them a probe goes. Reads the file, attaches nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{
     elf::{Elf, ElfError, Source, Symbol},
     golang,
-    prologue::{Calls, Convention, Place, leads_to, place},
+    prologue::{Calls, Convention, Place, leads_to, passes_on, place},
 };
 
 /// A function that is probed.
@@ -14,8 +14,12 @@ pub(super) enum Function {
     SslWrite,
     SslWriteEx,
     SslWriteEx2,
+    /// What the former three go on with.
+    SslWriteInternal,
     SslRead,
     SslReadEx,
+    /// That the next write may begin with a handshake.
+    SslSetConnectState,
     SslDoHandshake,
     /// BoringSSL does not go through the former here.
     SslConnect,
@@ -32,12 +36,14 @@ pub(super) enum Function {
 }
 
 impl Function {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::SslWrite,
         Self::SslWriteEx,
         Self::SslWriteEx2,
+        Self::SslWriteInternal,
         Self::SslRead,
         Self::SslReadEx,
+        Self::SslSetConnectState,
         Self::SslDoHandshake,
         Self::SslConnect,
         Self::SslFree,
@@ -52,14 +58,16 @@ impl Function {
         Self::GoClose,
     ];
 
-    /// Its name in the table of symbols, or in Go's own.
+    /// Its name in the table of symbols, in Go's own, or in the sources.
     fn name(self) -> &'static str {
         match self {
             Self::SslWrite => "SSL_write",
             Self::SslWriteEx => "SSL_write_ex",
             Self::SslWriteEx2 => "SSL_write_ex2",
+            Self::SslWriteInternal => "ssl_write_internal",
             Self::SslRead => "SSL_read",
             Self::SslReadEx => "SSL_read_ex",
+            Self::SslSetConnectState => "SSL_set_connect_state",
             Self::SslDoHandshake => "SSL_do_handshake",
             Self::SslConnect => "SSL_connect",
             Self::SslFree => "SSL_free",
@@ -79,9 +87,10 @@ impl Function {
     pub(super) fn program(self) -> &'static str {
         match self {
             Self::SslWrite => "ebfw_ssl_write",
-            Self::SslWriteEx | Self::SslWriteEx2 => "ebfw_ssl_write_ex",
+            Self::SslWriteEx | Self::SslWriteEx2 | Self::SslWriteInternal => "ebfw_ssl_write_ex",
             Self::SslRead => "ebfw_ssl_read",
             Self::SslReadEx => "ebfw_ssl_read_ex",
+            Self::SslSetConnectState => "ebfw_ssl_client",
             Self::SslDoHandshake | Self::SslConnect => "ebfw_ssl_hello",
             Self::SslFree => "ebfw_ssl_free",
             Self::GnutlsRecordSend => "ebfw_gnutls_write",
@@ -101,8 +110,10 @@ impl Function {
             Self::SslWrite
             | Self::SslWriteEx
             | Self::SslWriteEx2
+            | Self::SslWriteInternal
             | Self::SslRead
             | Self::SslReadEx
+            | Self::SslSetConnectState
             | Self::SslDoHandshake
             | Self::SslConnect
             | Self::SslFree => "openssl",
@@ -118,8 +129,10 @@ impl Function {
             Self::SslWrite
             | Self::SslWriteEx
             | Self::SslWriteEx2
+            | Self::SslWriteInternal
             | Self::SslRead
             | Self::SslReadEx
+            | Self::SslSetConnectState
             | Self::SslDoHandshake
             | Self::SslConnect
             | Self::SslFree
@@ -130,6 +143,11 @@ impl Function {
             | Self::PrSend
             | Self::PrClose => Convention::C,
         }
+    }
+
+    /// Whether it is one of OpenSSL's that write.
+    fn is_openssl_write(self) -> bool {
+        self.writes() && self.library() == "openssl"
     }
 
     /// The kernel program for its end, at which it is known what was read.
@@ -144,6 +162,7 @@ impl Function {
             Self::SslWrite
                 | Self::SslWriteEx
                 | Self::SslWriteEx2
+                | Self::SslWriteInternal
                 | Self::GnutlsRecordSend
                 | Self::PrWrite
                 | Self::PrSend
@@ -203,32 +222,85 @@ impl Target {
     }
 }
 
-/// Since OpenSSL 3.3 `SSL_write_ex` goes on with `SSL_write_ex2`, which programs may call themselves: only the latter is probed then, or each write
-/// were seen twice. Where that is not certain it is the former.
+/// The functions that write, each write once: OpenSSL's lead to one another. In the end all go on with one that has no name to the outside
+/// (`ssl_write_internal`), as do writes to its BIOs, which pass by all that have one: only that is probed where it can be told. Else, since
+/// `SSL_write_ex` goes on with `SSL_write_ex2` from OpenSSL 3.3 on, the latter, or, where that is not certain, the former.
 fn without_wrappers<S: Source + ?Sized>(
     elf: &Elf<'_, S>,
     symbols: Vec<(Function, Symbol)>,
 ) -> Result<Vec<(Function, Symbol)>, ElfError> {
-    let of = |function| {
-        let own = symbols.iter().filter(move |(own, _)| *own == function);
-        own.map(|(_, symbol)| *symbol)
-    };
-    let (mut wrappers, mut wrapped) = (0, 0);
-    for wrapper in of(Function::SslWriteEx) {
-        let (_, code) = elf.code(wrapper)?;
-        wrappers += 1;
-        wrapped += usize::from(of(Function::SslWriteEx2).any(|inner| {
-            let distance = inner.address.wrapping_sub(wrapper.address);
-            leads_to(&code, distance)
-        }));
+    let mut writers = Vec::new();
+    for (function, symbol) in &symbols {
+        if !function.is_openssl_write() || *function == Function::SslWriteInternal {
+            continue;
+        }
+        let (_, code) = elf.code(*symbol)?;
+        let absolute = |distance: u64| symbol.address.wrapping_add(distance);
+        writers.push(Writer {
+            function: *function,
+            address: symbol.address,
+            leads_to: leads_to(&code).map(absolute).collect(),
+            passes_on: passes_on(&code, function.convention()).map(absolute),
+        });
     }
-    let dropped = if wrapped == wrappers {
+    let inner = inner(&writers);
+    if !inner.is_empty() {
+        let others = symbols
+            .into_iter()
+            .filter(|(function, _)| !function.is_openssl_write());
+        let inner = inner.into_iter().map(|address| {
+            let symbol = Symbol { address, size: 0 };
+            (Function::SslWriteInternal, symbol)
+        });
+        return Ok(others.chain(inner).collect());
+    }
+    let of = |function| writers.iter().filter(move |own| own.function == function);
+    let is_wrapped = |wrapper: &Writer| {
+        of(Function::SslWriteEx2).any(|own| wrapper.leads_to.contains(&own.address))
+    };
+    let dropped = if of(Function::SslWriteEx).all(is_wrapped) {
         Function::SslWriteEx
     } else {
         Function::SslWriteEx2
     };
-    let rest = symbols.into_iter();
-    Ok(rest.filter(|(function, _)| *function != dropped).collect())
+    // Compilers may put it into those that go on with it, too: then it has a name where the file tells all, and only BIOs use it.
+    let is_shared = |symbol: &Symbol| {
+        writers
+            .iter()
+            .any(|own| own.leads_to.contains(&symbol.address))
+    };
+    let rest = symbols.into_iter().filter(|(function, symbol)| {
+        *function != dropped && (*function != Function::SslWriteInternal || !is_shared(symbol))
+    });
+    Ok(rest.collect())
+}
+
+/// A function of OpenSSL that writes, by addresses.
+struct Writer {
+    function: Function,
+    address: u64,
+    leads_to: HashSet<u64>,
+    /// What gets its arguments as they are.
+    passes_on: Option<u64>,
+}
+
+/// What all of them lead to, with the arguments of `SSL_write_ex`; nothing where that does not hold of one of them.
+fn inner(writers: &[Writer]) -> BTreeSet<u64> {
+    let of = |function| writers.iter().filter(move |own| own.function == function);
+    let second: HashSet<u64> = of(Function::SslWriteEx2).map(|own| own.address).collect();
+    let found: BTreeSet<u64> = writers
+        .iter()
+        .filter(|own| own.function != Function::SslWrite)
+        .filter_map(|own| own.passes_on)
+        .filter(|address| of(Function::SslWrite).any(|own| own.leads_to.contains(address)))
+        .collect();
+    let holds = writers.iter().all(|own| match own.function {
+        Function::SslWrite => own.leads_to.iter().any(|to| found.contains(to)),
+        _ => own
+            .passes_on
+            .is_some_and(|to| found.contains(&to) || second.contains(&to)),
+    });
+    if holds { found } else { BTreeSet::new() }
 }
 
 fn named(name: &[u8], convention: Convention) -> Option<Function> {

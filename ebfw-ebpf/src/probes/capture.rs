@@ -20,10 +20,10 @@ use ebfw_common::{
 use crate::{
     deny::{self, Handed},
     maps::{
-        CONNECTIONS, Connection, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, Peer, RATES,
-        READING, Reading, SCOPE, SOCKET_OWNERS, STREAMS, TABLES, WRITES, Window, Write,
+        CLIENTS, CONNECTIONS, Connection, ConnectionKey, PARTS, PLAINTEXT, PROBE_COUNTERS, Peer,
+        RATES, READING, Reading, SCOPE, SOCKET_OWNERS, STREAMS, TABLES, WRITES, Window, Write,
     },
-    thread,
+    thread::{self, EITHER},
 };
 
 const HEADER: usize = size_of::<Header>();
@@ -75,7 +75,9 @@ pub fn write(context: &ProbeContext, library: u8, object: u64, buffer: u64, tota
         ..call(library, kind::WRITE, object, pid, thread)
     };
     if socket == 0 {
-        thread::note(&key, library, record::DATA, total, call.now);
+        let begins = sequence == 0 && CLIENTS.remove(key).is_ok();
+        let record = if begins { EITHER } else { record::DATA };
+        thread::note(&key, library, record, total, call.now);
     }
     // Who hears of a denied request has to find its socket refused: so what is judged is told behind that.
     let handed = Handed {
@@ -224,6 +226,16 @@ pub fn end_read(library: u8, returned: u64) {
     }
 }
 
+/// Notes that the connection's first write begins a handshake unless something else does.
+#[inline(always)]
+pub fn client(object: u64) {
+    if object == 0 || !in_scope() {
+        return;
+    }
+    let (pid, _) = ids();
+    let _ = CLIENTS.insert(key(object, pid), 0, 0);
+}
+
 /// Notes that a handshake begins or goes on.
 #[inline(always)]
 pub fn handshake(library: u8, object: u64) {
@@ -248,6 +260,7 @@ pub fn handshake(library: u8, object: u64) {
 pub fn close(library: u8, object: u64) {
     let (pid, thread) = ids();
     let key = key(object, pid);
+    let _ = CLIENTS.remove(key);
     thread::forget(&key);
     let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
         return;

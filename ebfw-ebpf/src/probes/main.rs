@@ -50,7 +50,7 @@ pub fn ebfw_ssl_write(context: ProbeContext) -> u32 {
     0
 }
 
-/// `SSL_write_ex(ssl, buffer, size_t size, …)`.
+/// `SSL_write_ex(ssl, buffer, size_t size, …)`, and what it goes on with.
 #[uprobe]
 pub fn ebfw_ssl_write_ex(context: ProbeContext) -> u32 {
     let [ssl, buffer, size] = c_arguments(&context);
@@ -87,6 +87,14 @@ pub fn ebfw_ssl_read_end(context: ProbeContext) -> u32 {
     0
 }
 
+/// `SSL_set_connect_state(ssl)`.
+#[uprobe]
+pub fn ebfw_ssl_client(context: ProbeContext) -> u32 {
+    let [ssl, ..] = c_arguments(&context);
+    capture::client(ssl);
+    0
+}
+
 /// `SSL_do_handshake(ssl)`, through which `SSL_connect` goes too.
 #[uprobe]
 pub fn ebfw_ssl_hello(context: ProbeContext) -> u32 {
@@ -103,7 +111,7 @@ pub fn ebfw_ssl_free(context: ProbeContext) -> u32 {
     0
 }
 
-/// `gnutls_record_send(session, buffer, size_t size)`.
+/// `gnutls_record_send(session, buffer, size_t size)`, which `gnutls_record_send_early_data` leads to when the handshake begins.
 #[uprobe]
 pub fn ebfw_gnutls_write(context: ProbeContext) -> u32 {
     let [session, buffer, size] = c_arguments(&context);

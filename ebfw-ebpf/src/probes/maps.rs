@@ -99,7 +99,7 @@ pub struct Note {
     pub total: u32,
     /// `ebfw_common::plaintext::library`.
     pub library: u8,
-    /// The type of the record that it leads to: `ebfw_common::plaintext::record`.
+    /// The type of the record that it leads to: `ebfw_common::plaintext::record`, or 0: a ClientHello, or else encrypted data.
     pub record: u8,
     pub _pad: u16,
 }
@@ -145,6 +145,11 @@ pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection, MAX_CONNECTIONS> =
 /// Connection by cookie of its socket. Written by the programs. Full: the socket that was silent longest may be found anew.
 #[btf_map]
 pub static SOCKET_OWNERS: LruHashMap<u64, Owner, MAX_CONNECTIONS> = LruHashMap::new();
+
+/// Connections whose first write begins the handshake if nobody does before. Written by the programs. Full: of the one that waits longest that is
+/// not known.
+#[btf_map]
+pub static CLIENTS: LruHashMap<ConnectionKey, u64, 4096> = LruHashMap::new();
 
 /// Sockets, by cookie, on which nothing more may leave, because a request on them is denied and that is enforced. Written by the agent, which
 /// lets go of them once they are destroyed, or have been silent for longer than TCP is between two attempts. Full: a socket is only

@@ -25,7 +25,7 @@ use crate::{
         SOCKET_OWNERS, THREADS, Thread,
     },
     stream,
-    thread::{self, FRESH_NS},
+    thread::{self, EITHER, FRESH_NS},
     workload::{self, Membership, UNBOUND},
 };
 
@@ -171,7 +171,7 @@ fn fitting(skb: *mut __sk_buff, payload: u32, thread: &mut Thread, now: u64) -> 
             for place in 0..NOTES {
                 let note = &thread.notes[place];
                 if note.object != 0
-                    && note.record == head[0]
+                    && (note.record == head[0] || note.record == EITHER)
                     && now - note.at_ns < FRESH_NS
                     && (is_hello || fits(note.library, note.total, length))
                 {

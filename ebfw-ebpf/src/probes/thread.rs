@@ -12,6 +12,9 @@ use crate::maps::{CONFIG, ConnectionKey, NOTES, Note, THREADS, Thread};
 /// A note is good for so long: a library encrypts and sends at once, or gives what it encrypted to its caller, who does.
 pub const FRESH_NS: u64 = 1_000_000_000;
 
+/// [`Note::record`] of a write that may begin with a handshake.
+pub const EITHER: u8 = 0;
+
 const NOTHING: Note = Note {
     object: 0,
     at_ns: 0,

@@ -29,12 +29,13 @@ fn idle() -> MutexGuard<'static, Vec<Kernel>> {
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The rings want to be registered with a reactor, though the tests only look into them.
-fn runtime() -> &'static Runtime {
+/// The rings want to be registered with a reactor, though most tests only look into them.
+pub(super) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         Builder::new_current_thread()
             .enable_io()
+            .enable_time()
             .build()
             .expect("epoll is there")
     })

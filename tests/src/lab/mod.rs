@@ -484,6 +484,22 @@ impl Lab {
         events
     }
 
+    /// Waits for events, as the agent does.
+    ///
+    /// # Panics
+    ///
+    /// Where the ring cannot be polled.
+    pub fn next_events(&mut self) -> Vec<FlowEvent> {
+        let kernel = self.kernel.as_mut().expect("the lab is open");
+        let mut events = Vec::new();
+        let read = kernel.events.drain(|entry| {
+            events.push(FlowEvent::read_from_bytes(entry).expect("entries are whole events"));
+        });
+        let read = kernel::runtime().block_on(read);
+        read.expect("the ring can be polled");
+        events
+    }
+
     /// What clients said since the last call.
     pub fn claims(&mut self) -> Vec<ClaimEvent> {
         let kernel = self.kernel.as_mut().expect("the lab is open");

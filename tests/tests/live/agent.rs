@@ -78,6 +78,29 @@ fn a_new_policy_file_takes_over_and_a_bad_one_does_not() {
     assert_eq!(verdict(&lab, v4(GOOD)), None);
 }
 
+/// As a debugger does that looks at it, or whoever freezes its container.
+#[test]
+fn an_agent_that_is_stopped_again_and_again_while_it_loads_gets_ready() {
+    if left_to_the_machine("whether a system call is made again") {
+        return;
+    }
+    let Some(lab) = Lab::open() else { return };
+    let home = Home::new();
+    home.write_policy(ALL_BUT_3);
+    let agent = Agent::spawn_with(&home, lab.directory(), &[PROBES]);
+    agent.log.wait_for(&["starting ebfw"]);
+    for _ in 0..8 {
+        // While programs are verified, which takes seconds.
+        thread::sleep(Duration::from_millis(200));
+        agent.pause();
+        agent.resume();
+    }
+    agent.log.wait_for(&["ready: watching"]);
+    assert_eq!(verdict(&lab, v4(GOOD)), None);
+    assert_eq!(verdict(&lab, v4(BAD)), EPERM);
+    agent.log.wait_for(&["requests inside TLS are observed by"]);
+    drop(agent);
+}
 #[test]
 fn a_reload_cuts_what_it_denies() {
     let Some(lab) = Lab::open() else { return };

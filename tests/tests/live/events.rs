@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{TcpStream, UdpSocket},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ebfw_common::abi::{Address, Counter, FlowEvent, hook, reason, verdict};
@@ -133,6 +133,36 @@ fn a_source_route_is_told_as_such() {
         (event.hook, event.reason),
         (hook::EGRESS, reason::SOURCE_ROUTE)
     );
+}
+
+#[test]
+fn events_of_a_busy_workload_are_read_together() {
+    const SEVERAL: usize = 100;
+    let Some(mut lab) = Lab::open() else { return };
+    lab.policy(NOTHING);
+    lab.events();
+    let mut process = lab.start(|line| {
+        for number in 0..=SEVERAL {
+            let refused = path::udp::unconnected(([198, 18, 0, number as u8], 80).into());
+            assert_eq!(code(&refused), Some(libc::EPERM));
+            if number == 0 {
+                line.step();
+            }
+        }
+        line.step();
+        Ok(())
+    });
+    process.reached();
+    let start = Instant::now();
+    assert_eq!(lab.next_events().len(), 1, "the first is read at once");
+    process.go();
+    process.reached();
+    assert_eq!(lab.next_events().len(), SEVERAL);
+    // Who waited meanwhile would be woken by each.
+    let rest = Duration::from_millis(2);
+    assert!(start.elapsed() >= rest, "read again too soon");
+    process.go();
+    process.finish().unwrap();
 }
 
 /// Calls of the flood.

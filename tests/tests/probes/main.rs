@@ -3,6 +3,7 @@
 
 mod answers;
 mod bodies;
+mod boringssl;
 mod clients;
 mod contained;
 mod denied;
@@ -14,9 +15,11 @@ mod java;
 mod linked;
 mod nss;
 mod refused;
+mod replaced;
 mod server;
 mod soak;
 mod status;
+mod unusual;
 mod ways;
 
 use std::{

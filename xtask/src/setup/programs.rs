@@ -26,6 +26,7 @@ pub(crate) enum Program {
     Nft,
     Node,
     OpenSsl,
+    Pip,
     Python,
     Qemu,
     Runc,
@@ -41,7 +42,7 @@ const NETWORK_PLUGINS: &str = "/usr/lib/cni";
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
 
 /// Programs and libraries with which the probes inside TLS are tried.
-pub(crate) const TLS_CLIENTS: [Program; 11] = [
+pub(crate) const TLS_CLIENTS: [Program; 12] = [
     Program::BoringSsl,
     Program::Curl,
     Program::CurlOfNss,
@@ -50,6 +51,7 @@ pub(crate) const TLS_CLIENTS: [Program; 11] = [
     Program::Java,
     Program::Node,
     Program::OpenSsl,
+    Program::Pip,
     Program::Python,
     Program::StaticOpenSsl,
     Program::Wget,
@@ -76,6 +78,7 @@ impl Program {
             Self::Nft => "nft",
             Self::Node => "node",
             Self::OpenSsl => "openssl",
+            Self::Pip => "pip3",
             Self::Python => "python3",
             Self::Qemu => "qemu-system-x86_64",
             Self::Runc => "runc",
@@ -100,6 +103,7 @@ impl Program {
             | Self::Go
             | Self::Java
             | Self::Node
+            | Self::Pip
             | Self::Python
             | Self::StaticOpenSsl
             | Self::Wget => "the tests look inside the TLS of real programs",
@@ -119,6 +123,10 @@ impl Program {
             }
             Self::CurlOfNss | Self::StaticOpenSsl => {
                 Some(Path::new(LIBRARIES).join(self.name())).filter(|path| path.is_file())
+            }
+            // Of the same Python that the tests use.
+            Self::Pip => {
+                Some(Path::new("/usr/bin").join(self.name())).filter(|path| path.is_file())
             }
             _ => command::find(self.name()),
         };
@@ -145,6 +153,7 @@ impl Program {
             Self::Nft => "nftables",
             Self::Node => "nodejs",
             Self::OpenSsl => "openssl",
+            Self::Pip => "python3-pip",
             Self::Python => "python3",
             Self::Qemu => "qemu-system-x86",
             Self::Runc => "runc",

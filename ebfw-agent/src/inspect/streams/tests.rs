@@ -118,6 +118,27 @@ fn a_connection_is_unread_as_long_as_nothing_in_it_was_clear() {
         assert_eq!(streams.is_unread(&header(1, 9)), expected, "{why}");
         assert!(!streams.is_unread(&header(2, 0)), "another one");
     }
+    // Of which more was written than is copied.
+    for (begin, expected) in [
+        (&GET[..GET.len() - 2], false),
+        (HTTP2, false),
+        (b"EHLO", true),
+    ] {
+        let mut streams = Streams::new(Headers::Redacted, None);
+        let header = Header {
+            total: 10_000,
+            length: u16::try_from(begin.len()).unwrap(),
+            ..header(1, 0)
+        };
+        streams.take(
+            &Record {
+                header,
+                data: begin,
+            },
+            |_| (),
+        );
+        assert_eq!(streams.is_unread(&header), expected, "{begin:?}");
+    }
 }
 
 #[test]

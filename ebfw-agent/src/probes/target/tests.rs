@@ -24,7 +24,7 @@ fn first(paths: &[&str]) -> Option<PathBuf> {
 fn real_libraries_have_an_emulated_instruction_for_each_function() {
     use Function::{
         GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslConnect, SslDoHandshake, SslFree,
-        SslWrite, SslWriteEx,
+        SslSetConnectState, SslWrite, SslWriteEx, SslWriteInternal,
     };
     const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
     for (paths, functions) in [
@@ -33,7 +33,13 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
                 format!("{LIBRARIES}/libssl.so.3"),
                 "/usr/lib64/libssl.so.3".to_owned(),
             ][..],
-            &[SslWrite, SslWriteEx, SslDoHandshake, SslConnect, SslFree][..],
+            &[
+                SslWriteInternal,
+                SslSetConnectState,
+                SslDoHandshake,
+                SslConnect,
+                SslFree,
+            ][..],
         ),
         (
             &[
@@ -44,7 +50,15 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
         ),
         (
             &["/usr/bin/node".to_owned()],
-            &[SslWrite, SslWriteEx, SslDoHandshake, SslFree],
+            // Built so that it is part of the others.
+            &[
+                SslWrite,
+                SslWriteEx,
+                SslWriteInternal,
+                SslSetConnectState,
+                SslDoHandshake,
+                SslFree,
+            ],
         ),
     ] {
         let paths: Vec<_> = paths.iter().map(String::as_str).collect();
@@ -66,6 +80,15 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
                 path.display()
             );
         }
+        let writes = target
+            .0
+            .keys()
+            .filter(|function| function.is_openssl_write());
+        let expected = functions
+            .iter()
+            .filter(|function| function.is_openssl_write());
+        let (writes, expected): (Vec<_>, Vec<_>) = (writes.collect(), expected.collect());
+        assert_eq!(writes, expected, "{}", path.display());
     }
 }
 
@@ -279,6 +302,70 @@ fn a_function_that_goes_on_with_another_one_is_not_probed() {
     }
     let alone = find(&library_of(&BOTH[..2], &[0x53; 48])[..]).unwrap();
     assert!(alone.0.contains_key(&Function::SslWriteEx2));
+}
+
+/// What all that write go on with is probed in their place, but only where all of them do.
+#[test]
+fn what_all_functions_go_on_with_is_probed() {
+    const INNER: u64 = 64;
+    // Debian's: sub rsp, 8; call. Then movsxd rdx, edx; call, and OpenSSL 3.5's jump to SSL_write_ex2.
+    let call = |from: u64| (INNER.wrapping_sub(from) as u32).to_le_bytes();
+    let second = [&[0x48, 0x83, 0xec, 0x08, 0xe8][..], &call(9), &[0x90; 7]].concat();
+    let write = [&[0x48, 0x63, 0xd2, 0xe8][..], &call(16 + 8), &[0x90; 8]].concat();
+    let jump = [&[0x49, 0x89, 0xc8, 0x31, 0xc9, 0xeb, 0xd9][..], &[0x90; 9]].concat();
+    let changed = [&[0x31, 0xd2, 0xe8][..], &call(32 + 7), &[0x90; 9]].concat();
+    let own = [0x53; 16];
+    const THREE: [(&str, u64); 3] = [
+        ("SSL_write_ex2", 0),
+        ("SSL_write", 16),
+        ("SSL_write_ex", 32),
+    ];
+    const TWO: [(&str, u64); 2] = [("SSL_write_ex", 0), ("SSL_write", 16)];
+    const NAMED: [(&str, u64); 4] = [
+        TWO[0],
+        TWO[1],
+        ("ssl_write_internal", INNER),
+        ("BIO_f_ssl", 48),
+    ];
+    use Function::{SslWrite, SslWriteEx, SslWriteEx2, SslWriteInternal};
+    for (names, write, third, expected, why) in [
+        (
+            &THREE[..],
+            &write[..],
+            &jump[..],
+            &[SslWriteInternal][..],
+            "OpenSSL 3.5",
+        ),
+        (&TWO, &write, &own, &[SslWriteInternal], "older ones"),
+        (&TWO, &own, &own, &[SslWrite, SslWriteEx], "one does not"),
+        (&THREE, &own, &jump, &[SslWrite, SslWriteEx2], "likewise"),
+        (&NAMED, &write, &own, &[SslWriteInternal], "it has a name"),
+        (
+            &NAMED,
+            &own,
+            &own,
+            &[SslWrite, SslWriteEx],
+            "one of two goes on with it",
+        ),
+        (
+            &THREE,
+            &write,
+            &changed,
+            &[SslWrite, SslWriteEx],
+            "one changes an argument",
+        ),
+    ] {
+        let code = [&second[..], write, third, &own, &own].concat();
+        let target = find(&library_of(names, &code)[..]).unwrap();
+        let is_openssl = |function: &&Function| function.library() == "openssl";
+        let found: Vec<_> = target.0.keys().filter(is_openssl).copied().collect();
+        assert_eq!(found, expected, "{why}");
+        if expected == [SslWriteInternal] {
+            assert_eq!(target.0[&SslWriteInternal][0].entry - 120, INNER, "{why}");
+        }
+    }
+    let alone = find(&library_of(&TWO[..1], &second)[..]).unwrap();
+    assert!(alone.0.contains_key(&SslWriteEx), "nothing else is there");
 }
 
 #[test]
