@@ -113,8 +113,8 @@ pub struct Socket {
 pub struct Config {
     /// Where the kernel's `struct sock` says that a thread holds the socket (`sk_lock.owned`); 0: not known, and no socket is found.
     pub owned: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Where its `struct task_struct` has the thread's number (`pid`); 0: as above.
+    pub thread: u32,
 }
 
 /// Types of TLS records (RFC 8446, 5.1).

@@ -82,6 +82,21 @@ fn socket_owned_of(bytes: &[u8]) -> Result<u16, LayoutError> {
     find().ok_or(LayoutError::Field("sock"))
 }
 
+/// Where the kernel's `struct task_struct` has the number of the thread: `pid`.
+///
+/// # Errors
+///
+/// As [`shared_pages`].
+pub fn thread_number() -> Result<u16, LayoutError> {
+    thread_number_of(&fs::read(Path::new(VMLINUX))?)
+}
+
+fn thread_number_of(bytes: &[u8]) -> Result<u16, LayoutError> {
+    let types = Types::parse(bytes).ok_or(LayoutError::Format)?;
+    let find = || types.offset(types.structure("task_struct")?, "pid", 0);
+    find().ok_or(LayoutError::Field("task_struct"))
+}
+
 /// A type: its header and what follows.
 #[derive(Clone, Copy)]
 struct Type<'a> {
@@ -298,6 +313,19 @@ mod tests {
         }
     }
 
+    /// Kernels that shuffle the struct have its fields in another one without a name.
+    #[test]
+    fn the_number_of_a_thread_is_found_wherever_it_lies() {
+        for (task, expected) in [
+            (&[("state", 9, 0), ("pid", 9, 960)][..], Some(120)),
+            (&[("state", 9, 0), ("", 2, 64)], Some(16)),
+            (&[("state", 9, 0), ("tgid", 9, 960)], None),
+        ] {
+            let bytes = btf(&[("task_struct", task), ("", &[("pid", 9, 64)])]);
+            assert_eq!(thread_number_of(&bytes).ok(), expected, "{task:?}");
+        }
+    }
+
     #[test]
     fn what_is_not_there_is_not_guessed() {
         let info = ("skb_shared_info", &[("flags", 9, 0)][..]);
@@ -330,6 +358,7 @@ mod tests {
             let found = shared_pages().unwrap();
             assert!(found.head > 0 && found.end > 0, "{found:?}");
             assert!(socket_owned().unwrap() > 0);
+            assert!(thread_number().unwrap() > 0);
         }
     }
 }

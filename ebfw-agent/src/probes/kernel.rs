@@ -186,7 +186,7 @@ impl Finder {
         let program = self.program?;
         let words: [u32; 2] = zerocopy::transmute!(Config {
             owned: layout::socket_owned()?.into(),
-            ..Config::default()
+            thread: layout::thread_number()?.into(),
         });
         self.config.set(0, words, 0)?;
         let directory = File::open(scope)?;

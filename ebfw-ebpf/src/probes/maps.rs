@@ -109,8 +109,10 @@ pub struct Note {
 #[derive(Clone, Copy)]
 pub struct Thread {
     pub pid: u32,
+    /// Its number. The kernel gives the memory of a thread that has ended to another one.
+    pub number: u32,
     /// Bit *i*: note *i* fits what is being sent. Here, and not in a register, whose every value the verifier would follow.
-    pub fitting: u32,
+    pub fitting: u64,
     /// When there was no room for a note; for a while no socket is taken for anybody's then.
     pub crowded_ns: u64,
     pub notes: [Note; NOTES],

@@ -64,7 +64,8 @@ pub fn find(skb: *mut __sk_buff) -> Found {
     };
     // What follows is dear beside this, and most threads that have ever written wait for no socket any more.
     // SAFETY: the entry outlives the program's run, and is this thread's own.
-    if !thread::waits(unsafe { &*thread }) {
+    let own = unsafe { &*thread };
+    if !thread::waits(own) || !thread::is_current(own) {
         return Found::Nothing;
     }
     let Some(socket) = full(skb) else {
@@ -151,7 +152,7 @@ pub fn header(skb: *mut __sk_buff, cookie: u64, kind: u8, now: u64) -> Header {
 
 /// Which of a thread's notes fit a record of the packet: bit *i* for note *i*.
 #[inline(always)]
-fn fitting(skb: *mut __sk_buff, payload: u32, thread: &mut Thread, now: u64) -> u32 {
+fn fitting(skb: *mut __sk_buff, payload: u32, thread: &mut Thread, now: u64) -> u64 {
     let bits = &raw mut thread.fitting;
     // SAFETY: a word of the thread's own entry.
     unsafe { bits.write_volatile(0) };

@@ -1,8 +1,13 @@
 //! What a thread may send next: the records into which its library puts what it has just been given.
 
-use aya_ebpf::helpers::generated::bpf_get_current_task;
+use core::ptr;
 
-use crate::maps::{ConnectionKey, NOTES, Note, THREADS, Thread};
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_task, bpf_probe_read_kernel},
+};
+
+use crate::maps::{CONFIG, ConnectionKey, NOTES, Note, THREADS, Thread};
 
 /// A note is good for so long: a library encrypts and sends at once, or gives what it encrypted to its caller, who does.
 pub const FRESH_NS: u64 = 1_000_000_000;
@@ -26,6 +31,33 @@ pub fn current() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
+/// The calling thread's number.
+#[inline(always)]
+fn number() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+/// Whether `thread` is the current one, and not one that has ended and had its place in memory before. Programs on packets have no helper that
+/// says its number.
+#[inline(always)]
+pub fn is_current(thread: &Thread) -> bool {
+    let Some(config) = CONFIG.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the agent writes it once, whole.
+    let offset = unsafe { (&raw const (*config).thread).read_volatile() };
+    let mut number = 0u32;
+    // SAFETY: as many bytes as the number has; the helper reads any kernel memory and fails where there is none.
+    let result = unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut number).cast(),
+            4,
+            ptr::without_provenance((current() + u64::from(offset)) as usize),
+        )
+    };
+    offset != 0 && result == 0 && number == thread.number
+}
+
 /// Notes that the calling thread has given `total` bytes to a library for this connection, or let it begin a handshake. A note about the
 /// same connection is replaced.
 #[inline(always)]
@@ -43,9 +75,11 @@ pub fn note(key: &ConnectionKey, library: u8, record: u8, total: u64, now: u64) 
     };
     // SAFETY: the entry outlives the program's run; only programs on the thread that it belongs to use it.
     let thread = unsafe { &mut *thread };
-    if thread.pid != key.pid {
+    let number = number();
+    if thread.number != number {
         // Another thread was here before, which has ended.
         thread.pid = key.pid;
+        thread.number = number;
         thread.crowded_ns = 0;
         thread.notes = [NOTHING; NOTES];
     }
@@ -79,6 +113,7 @@ pub fn waits(thread: &Thread) -> bool {
 fn first(key: &ConnectionKey, note: Note) {
     let mut thread = Thread {
         pid: key.pid,
+        number: number(),
         fitting: 0,
         crowded_ns: 0,
         notes: [NOTHING; NOTES],

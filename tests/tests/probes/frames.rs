@@ -16,7 +16,7 @@ const TRIES: usize = 10;
 
 /// Makes a request for each path, of which the server answers one before the next is made. Its first argument names how.
 const CLIENT: &str = r"
-import asyncio, ctypes, mmap, os, queue, socket, ssl, struct, sys, threading
+import asyncio, ctypes, mmap, os, queue, socket, ssl, struct, sys, threading, time
 how, paths = sys.argv[1], sys.argv[2:]
 context = ssl._create_unverified_context()
 context.set_alpn_protocols(['h2'])
@@ -67,6 +67,34 @@ class Thread(Apart):
             self.sock.sendall(self.to_send.get())
     def send(self, piece):
         self.to_send.put(piece)
+class Heirs(Apart):
+    # The kernel gives the memory of threads that have ended to new ones: those that are here before began handshakes and sent nothing.
+    def prepare(self):
+        # Else the kernel would hold back what follows the handshake, and send it later.
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.kept, self.begun = [], False
+        self.each(self.begin, 40)
+        # Nothing tells when the kernel has let go of them.
+        time.sleep(0.05)
+    def each(self, work, count):
+        threads = [threading.Thread(target=work) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    def begin(self):
+        self.kept.append(context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO()))
+        try:
+            self.kept[-1].do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+    # What begins the handshake is sent by another thread, the rest by the one that wrote it.
+    def send(self, piece):
+        if self.begun:
+            self.sock.sendall(piece)
+        else:
+            self.begun = True
+            self.each(lambda: self.sock.sendall(piece), 1)
 class Ring(Apart):
     SETUP, ENTER, WAIT, SEND, BY_A_WORKER = 425, 426, 1, 26, 16
     def call(self, number, *arguments):
@@ -89,7 +117,7 @@ class Ring(Apart):
         self.call(self.ENTER, self.ring, 1, 1, self.WAIT, None, 0)
         assert struct.unpack_from('i', self.results, result)[0] == len(piece)
         struct.pack_into('I', self.results, self.about[20], self.sent)
-WAYS = {'memory': Memory, 'thread': Thread, 'ring': Ring}
+WAYS = {'memory': Memory, 'thread': Thread, 'ring': Ring, 'heirs': Heirs}
 if how in WAYS:
     tls = WAYS[how]()
 else:
@@ -158,6 +186,23 @@ fn python_never_gets_a_denied_request_out() {
             return;
         }
     }
+}
+
+/// Nor do threads that are in the place of others.
+#[test]
+fn what_threads_that_have_ended_left_behind_is_no_others() {
+    let Some((bench, python)) = bench(NOTES_HTTP2) else {
+        return;
+    };
+    let arguments = ["-c", CLIENT, "heirs"];
+    let ask = bench.asking(&python, &arguments);
+    for _ in 0..TRIES {
+        ask(&["/admin/heirs"]);
+    }
+    ask(&["/heirs"]);
+    bench.holds("heirs", &["/heirs "]);
+    let standing = bench.standing();
+    assert!(standing.starts_with("enforced 11 0 10 "), "{standing}");
 }
 
 /// What the child writes is joined in its middle: its headers refer to those of its parent, and nobody guesses them.
