@@ -23,7 +23,7 @@ fn first(paths: &[&str]) -> Option<PathBuf> {
 #[test]
 fn real_libraries_have_an_emulated_instruction_for_each_function() {
     use Function::{
-        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslConnect, SslDoHandshake, SslFree,
+        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslClear, SslConnect, SslDoHandshake, SslFree,
         SslSetConnectState, SslWrite, SslWriteEx, SslWriteInternal,
     };
     const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
