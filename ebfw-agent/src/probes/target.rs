@@ -23,6 +23,7 @@ pub(super) enum Function {
     SslDoHandshake,
     /// BoringSSL does not go through the former here.
     SslConnect,
+    SslClear,
     SslFree,
     GnutlsRecordSend,
     GnutlsHandshake,
@@ -36,7 +37,7 @@ pub(super) enum Function {
 }
 
 impl Function {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::SslWrite,
         Self::SslWriteEx,
         Self::SslWriteEx2,
@@ -46,6 +47,7 @@ impl Function {
         Self::SslSetConnectState,
         Self::SslDoHandshake,
         Self::SslConnect,
+        Self::SslClear,
         Self::SslFree,
         Self::GnutlsRecordSend,
         Self::GnutlsHandshake,
@@ -70,6 +72,7 @@ impl Function {
             Self::SslSetConnectState => "SSL_set_connect_state",
             Self::SslDoHandshake => "SSL_do_handshake",
             Self::SslConnect => "SSL_connect",
+            Self::SslClear => "SSL_clear",
             Self::SslFree => "SSL_free",
             Self::GnutlsRecordSend => "gnutls_record_send",
             Self::GnutlsHandshake => "gnutls_handshake",
@@ -92,6 +95,7 @@ impl Function {
             Self::SslReadEx => "ebfw_ssl_read_ex",
             Self::SslSetConnectState => "ebfw_ssl_client",
             Self::SslDoHandshake | Self::SslConnect => "ebfw_ssl_hello",
+            Self::SslClear => "ebfw_ssl_clear",
             Self::SslFree => "ebfw_ssl_free",
             Self::GnutlsRecordSend => "ebfw_gnutls_write",
             Self::GnutlsHandshake => "ebfw_gnutls_hello",
@@ -116,6 +120,7 @@ impl Function {
             | Self::SslSetConnectState
             | Self::SslDoHandshake
             | Self::SslConnect
+            | Self::SslClear
             | Self::SslFree => "openssl",
             Self::GnutlsRecordSend | Self::GnutlsHandshake | Self::GnutlsDeinit => "gnutls",
             Self::PrWrite | Self::PrSend | Self::PrClose => "nss",
@@ -135,6 +140,7 @@ impl Function {
             | Self::SslSetConnectState
             | Self::SslDoHandshake
             | Self::SslConnect
+            | Self::SslClear
             | Self::SslFree
             | Self::GnutlsRecordSend
             | Self::GnutlsHandshake

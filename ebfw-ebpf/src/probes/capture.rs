@@ -226,14 +226,30 @@ pub fn end_read(library: u8, returned: u64) {
     }
 }
 
-/// Notes that the connection's first write begins a handshake unless something else does.
+/// Notes that the object is for a new connection, whose first write begins the handshake unless something else does.
 #[inline(always)]
-pub fn client(object: u64) {
+pub fn client(library: u8, object: u64) {
     if object == 0 || !in_scope() {
         return;
     }
+    // It may have had another one. What the thread has noted of the new one stays: some begin the handshake first.
+    end(library, object);
     let (pid, _) = ids();
     let _ = CLIENTS.insert(key(object, pid), 0, 0);
+}
+
+/// Forgets the connection that an object had, if its socket is known: it gets a new one. Without one it is the new one.
+#[inline(always)]
+pub fn renew(library: u8, object: u64) {
+    let (pid, _) = ids();
+    let connection = CONNECTIONS.get_ptr_mut(key(object, pid));
+    // SAFETY: entries of the map are whole words that outlive the program's run.
+    let is_old = connection.is_some_and(|connection| unsafe {
+        (&raw const (*connection).socket).read_volatile() != 0
+    });
+    if is_old {
+        end(library, object);
+    }
 }
 
 /// Notes that a handshake begins or goes on.
@@ -255,13 +271,21 @@ pub fn handshake(library: u8, object: u64) {
     thread::note(&key, library, record::HANDSHAKE, 0, now);
 }
 
-/// Tells that a connection's object is given up, if it was ever written to or its socket is known.
+/// Forgets a connection whose object is given up.
 #[inline(always)]
 pub fn close(library: u8, object: u64) {
-    let (pid, thread) = ids();
+    let (pid, _) = ids();
     let key = key(object, pid);
     let _ = CLIENTS.remove(key);
     thread::forget(&key);
+    end(library, object);
+}
+
+/// Tells that an object has its connection no more, if that was ever written to or its socket is known.
+#[inline(always)]
+fn end(library: u8, object: u64) {
+    let (pid, thread) = ids();
+    let key = key(object, pid);
     let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
         return;
     };

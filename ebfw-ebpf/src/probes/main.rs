@@ -91,7 +91,7 @@ pub fn ebfw_ssl_read_end(context: ProbeContext) -> u32 {
 #[uprobe]
 pub fn ebfw_ssl_client(context: ProbeContext) -> u32 {
     let [ssl, ..] = c_arguments(&context);
-    capture::client(ssl);
+    capture::client(library::OPENSSL, ssl);
     0
 }
 
@@ -100,6 +100,14 @@ pub fn ebfw_ssl_client(context: ProbeContext) -> u32 {
 pub fn ebfw_ssl_hello(context: ProbeContext) -> u32 {
     let [ssl, ..] = c_arguments(&context);
     capture::handshake(library::OPENSSL, ssl);
+    0
+}
+
+/// `SSL_clear(ssl)`: for another connection, and where the handshake of each begins.
+#[uprobe]
+pub fn ebfw_ssl_clear(context: ProbeContext) -> u32 {
+    let [ssl, ..] = c_arguments(&context);
+    capture::renew(library::OPENSSL, ssl);
     0
 }
 
@@ -167,6 +175,8 @@ pub fn ebfw_go_write(context: ProbeContext) -> u32 {
 #[uprobe]
 pub fn ebfw_go_hello(context: ProbeContext) -> u32 {
     let [connection, ..] = go_arguments(&context);
+    // Once for each connection. Another one may have lain there that nobody has closed.
+    capture::renew(library::GO, connection);
     capture::handshake(library::GO, connection);
     0
 }

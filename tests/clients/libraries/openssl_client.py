@@ -10,7 +10,7 @@ ADDRESS = ("10.99.0.2", 8443)
 pointer, integer, size, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t, ctypes.c_long
 libraries = [ctypes.CDLL(name) for name in ("libssl.so.3", "libcrypto.so.3")]
 # As ssl.h and bio.h have them.
-SET_MAX_SEND_FRAGMENT, SET_MAX_PROTO_VERSION, SET_CONNECT, TLS1_2 = 52, 124, 100, 0x303
+SET_MAX_SEND_FRAGMENT, SET_MAX_PROTO_VERSION, RESET, SET_CONNECT, TLS1_2 = 52, 124, 1, 100, 0x303
 UPDATE_REQUESTED, FRAGMENT_OF_512, EARLY_DATA_ACCEPTED = 1, 1, 2
 
 
@@ -57,14 +57,49 @@ def implicit(paths, data=head, before=lambda ssl: None):
     return sock, ssl
 
 
-def bio(paths):
+def bio(paths, kept=None):
     """Writes to a BIO."""
-    bio = pointer(call("BIO_new_ssl_connect", pointer, context))
-    call("BIO_ctrl", long, bio, SET_CONNECT, long(0), b"%s:%d" % (ADDRESS[0].encode(), ADDRESS[1]))
+    kept = {} if kept is None else kept
+    if "bio" not in kept:
+        kept["bio"] = pointer(call("BIO_new_ssl_connect", pointer, context))
+        call("BIO_ctrl", long, kept["bio"], SET_CONNECT, long(0), b"%s:%d" % (ADDRESS[0].encode(), ADDRESS[1]))
+    bio = kept["bio"]
     buffer = ctypes.create_string_buffer(65536)
     for path in paths:
         expect(call("BIO_puts", integer, bio, head(path)) > 0)
         expect(call("BIO_read", integer, bio, buffer, len(buffer)) > 0)
+
+
+kept = {}
+
+
+def reset(paths):
+    """One BIO for all connections."""
+    if "bio" in kept:
+        call("BIO_ctrl", long, kept["bio"], RESET, long(0), None)
+    bio(paths, kept)
+
+
+def cleared(paths):
+    """One object for all connections."""
+    if "ssl" in kept:
+        assert call("SSL_clear", integer, kept["ssl"]) == 1
+    ssl = kept.setdefault("ssl", pointer(call("SSL_new", pointer, context)))
+    kept["sock"] = socket.create_connection(ADDRESS)
+    call("SSL_set_fd", integer, ssl, kept["sock"].fileno())
+    expect(call("SSL_connect", integer, ssl) == 1)
+    for path in paths:
+        ask(ssl, head(path))
+
+
+def again(paths):
+    """Likewise, by another call."""
+    ssl = kept.setdefault("ssl", pointer(call("SSL_new", pointer, context)))
+    call("SSL_set_connect_state", None, ssl)
+    kept["sock"] = socket.create_connection(ADDRESS)
+    call("SSL_set_fd", integer, ssl, kept["sock"].fileno())
+    for path in paths:
+        ask(ssl, head(path))
 
 
 def old(cipher):
@@ -219,6 +254,9 @@ def beside(paths):
 
 WAYS = {
     "bio": bio,
+    "reset": reset,
+    "cleared": cleared,
+    "again": again,
     "implicit": implicit,
     "encrypt-then-mac": old(b"ECDHE-ECDSA-AES128-SHA"),
     "longer-mac": old(b"ECDHE-ECDSA-AES256-SHA384"),

@@ -72,6 +72,9 @@ fn openssl_in_other_ways_never_gets_a_denied_request_out() {
     };
     for way in [
         "bio",
+        "reset",
+        "cleared",
+        "again",
         "implicit",
         "encrypt-then-mac",
         "longer-mac",
@@ -83,6 +86,66 @@ fn openssl_in_other_ways_never_gets_a_denied_request_out() {
         bench.keeps_back(&python, &["-c", OPENSSL, way], way, "");
         bench.is_enforced(way);
     }
+}
+
+/// Go gives the memory of connections that nobody has closed to new ones.
+#[test]
+fn go_connections_that_lie_where_others_were_never_get_a_denied_request_out() {
+    const CLIENT: &str = r#"package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+)
+
+// Whether the connection goes on.
+func ask(connection *tls.Conn, path string) bool {
+	fmt.Fprintf(connection, "GET %s HTTP/1.1\r\nHost: 10.99.0.2\r\n\r\n", path)
+	count, _ := connection.Read(make([]byte, 4096))
+	return count > 0
+}
+
+func main() {
+	places, again := map[string]bool{}, 0
+	for range 20 {
+		raw, err := net.Dial("tcp", "10.99.0.2:8443")
+		if err != nil {
+			panic(err)
+		}
+		connection := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
+		place := fmt.Sprintf("%p", connection)
+		if places[place] {
+			again++
+		}
+		places[place] = true
+		if connection.Handshake() == nil {
+			for _, path := range os.Args[1:] {
+				if !ask(connection, path) {
+					break
+				}
+			}
+		}
+		raw.Close()
+		connection = nil
+		runtime.GC()
+	}
+	fmt.Println(again)
+}
+"#;
+    let Some((bench, _)) = with_python() else {
+        return;
+    };
+    let Some(client) = bench.go_program("again", &[], CLIENT) else {
+        return;
+    };
+    bench.meet("/met", |bench| bench.run(&client, &["/met"]));
+    let (said, _) = bench.said(&client, &["/before", "/admin/go"]);
+    bench.holds("go", &["GET /before "]);
+    let again: usize = said.trim().parse().unwrap();
+    assert!(again > 0, "no place was used twice");
 }
 
 /// What goes out before the handshake is over: the server would take it, and answers it at once.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// What the tests use and some kernel keeps in a module. One that is absent is built in, or not in that kernel.
-const WANTED: [&str; 11] = [
+const WANTED: [&str; 15] = [
     "virtio_pci",
     "virtio_rng",
     "veth",
@@ -23,6 +23,11 @@ const WANTED: [&str; 11] = [
     "tun",
     "sctp",
     "sctp_diag",
+    // TLS by the kernel, with AES-GCM.
+    "ghash_generic",
+    "ctr",
+    "gcm",
+    "tls",
 ];
 
 /// Copies the wanted modules, decompressed, into a folder; their names tell the load order.

@@ -23,8 +23,8 @@ fn first(paths: &[&str]) -> Option<PathBuf> {
 #[test]
 fn real_libraries_have_an_emulated_instruction_for_each_function() {
     use Function::{
-        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslConnect, SslDoHandshake, SslFree,
-        SslSetConnectState, SslWrite, SslWriteEx, SslWriteInternal,
+        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslClear, SslConnect, SslDoHandshake,
+        SslFree, SslSetConnectState, SslWrite, SslWriteEx, SslWriteInternal,
     };
     const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
     for (paths, functions) in [
@@ -38,6 +38,7 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
                 SslSetConnectState,
                 SslDoHandshake,
                 SslConnect,
+                SslClear,
                 SslFree,
             ][..],
         ),
@@ -57,6 +58,7 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
                 SslWriteInternal,
                 SslSetConnectState,
                 SslDoHandshake,
+                SslClear,
                 SslFree,
             ],
         ),
