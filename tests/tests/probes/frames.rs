@@ -142,7 +142,10 @@ for number, path in enumerate(paths):
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     stream = 2 * number + 1
     authority = b'\x41' + text('10.99.0.2') if number == 0 else b'\xbe'
-    tls.sendall(frame(1, 5, stream, b'\x82\x87' + authority + b'\x04' + text(path)))
+    request = frame(1, 5, stream, b'\x82\x87' + authority + b'\x04' + text(path))
+    size = 1 if how == 'bytes' else len(request)
+    for at in range(0, len(request), size):
+        tls.sendall(request[at:at + size])
     ended = False
     while not ended:
         more = tls.recv(65536)
@@ -186,6 +189,27 @@ fn python_never_gets_a_denied_request_out() {
             return;
         }
     }
+}
+
+/// A byte a call, some of which are equal, as those of a second attempt would be.
+#[test]
+fn what_is_written_byte_by_byte_never_gets_out() {
+    let Some((bench, python)) = bench(NOTES_HTTP2) else {
+        return;
+    };
+    let arguments = ["-c", CLIENT, "bytes"];
+    let ask = bench.asking(&python, &arguments);
+    bench.meet("/met", |_| ask(&["/met"]));
+    for _ in 0..TRIES {
+        ask(&["/bytes/2277", "/admin/bytes"]);
+    }
+    ask(&["/bytes"]);
+    bench.holds("bytes", &["/bytes/2277 ", "/bytes "]);
+    eventually("none was late", || {
+        let standing = bench.standing();
+        let columns: Vec<_> = standing.split(' ').collect();
+        matches!(columns[..], ["enforced", _, "0", _, "0", "0"])
+    });
 }
 
 /// Nor do threads that are in the place of others.
