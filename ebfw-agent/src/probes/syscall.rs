@@ -171,6 +171,11 @@ pub(super) fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
     )
 }
 
+/// Bytes of the verifier's log: as many as old kernels write at most (5.10, kernel/bpf/verifier.c, `bpf_check`).
+const LOG: usize = (u32::MAX >> 8) as usize;
+/// Bytes of its end, which says what was wrong.
+const LOG_END: usize = 4096;
+
 /// Loads a program.
 pub(super) fn load(
     name: &str,
@@ -226,7 +231,7 @@ pub(super) fn load(
                 log: String::new(),
             };
         }
-        let mut log = vec![0; 1 << 20];
+        let mut log = vec![0; LOG];
         // Where the log has no room or a signal comes, that is all that the second attempt says.
         let error = match attempt(&mut log).err() {
             Some(second) if !matches!(second.raw_os_error(), Some(libc::ENOSPC | libc::EAGAIN)) => {
@@ -235,9 +240,10 @@ pub(super) fn load(
             _ => error,
         };
         let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+        let end = &log[end.saturating_sub(LOG_END)..end];
         Refused {
             error,
-            log: String::from_utf8_lossy(&log[..end]).into_owned(),
+            log: String::from_utf8_lossy(end).into_owned(),
         }
     })
 }

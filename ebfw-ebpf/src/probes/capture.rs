@@ -1,6 +1,6 @@
 //! From the arguments of a call to a record in the ring.
 
-use core::{hint::black_box, ptr};
+use core::{arch::asm, hint::black_box, ptr};
 
 use aya_ebpf::{
     helpers::{
@@ -417,17 +417,24 @@ fn admit(call: &Call, workload: u64) -> bool {
     window.written <= u64::from(RECORDS_PER_SECOND)
 }
 
+/// `length`, of which LLVM knows that it is no more than `ROOM`, where the verifier sees it: kernel 5.10 forgets how large a number is that lies on the
+/// stack meanwhile.
+#[inline(always)]
+fn capped<const ROOM: usize>(mut length: u64) -> u32 {
+    // SAFETY: the instructions change nothing but the register.
+    unsafe {
+        asm!("if {length} <= {room} goto +1", "{length} = {room}", length = inout(reg) length, room = const ROOM, options(pure, nomem, nostack));
+    }
+    length as u32
+}
+
 /// Writes a record with as much of `buffer` as `ROOM` holds.
 #[inline(always)]
 fn record<const ROOM: usize>(call: &Call, buffer: u64) {
     let Some(mut entry) = PLAINTEXT.reserve_untyped::<Record<ROOM>>(0) else {
         return count(Counter::RingFull);
     };
-    // LLVM knows that most sizes fit and would drop the check that the verifier needs.
-    let mut length = black_box(call.total);
-    if length > ROOM as u64 {
-        length = ROOM as u64;
-    }
+    let length = call.total.min(ROOM as u64);
     let start = entry.as_mut_ptr();
     // SAFETY: the header fits, and `length` bytes behind it; only those are read by the agent.
     let read = unsafe {
@@ -449,7 +456,7 @@ fn record<const ROOM: usize>(call: &Call, buffer: u64) {
         length == 0
             || bpf_probe_read_user(
                 data,
-                length as u32,
+                capped::<ROOM>(length),
                 ptr::without_provenance(buffer as usize),
             ) == 0
     };
