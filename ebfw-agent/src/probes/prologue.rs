@@ -4,7 +4,8 @@
 //! The offset must be passed exactly once a call, with the arguments still in their registers. Where that is not certain, it is the entry.
 
 use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpAccess, Register,
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    Register,
 };
 
 /// Instructions that are looked at from the entry on. Compilers shuffle arguments away long before.
@@ -158,6 +159,16 @@ pub(super) fn passes_on(code: &[u8], convention: Convention) -> Option<u64> {
         }
     }
     None
+}
+
+/// Whether it is an entry of the table by which a library calls what may come from another one: a jump to an address in memory.
+pub(super) fn is_stub(code: &[u8]) -> bool {
+    let first = straight(code)
+        .map(|(_, instruction)| instruction)
+        .find(|instruction| instruction.mnemonic() != Mnemonic::Endbr64);
+    first.is_some_and(|instruction| {
+        instruction.is_jmp_near_indirect() && instruction.is_ip_rel_memory_operand()
+    })
 }
 
 fn direct_target(instruction: &Instruction) -> Option<u64> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use super::{
     elf::{Elf, ElfError, Source, Symbol},
     golang,
-    prologue::{Calls, Convention, Place, leads_to, passes_on, place},
+    prologue::{Calls, Convention, Place, is_stub, leads_to, passes_on, place},
 };
 
 /// A function that is probed.
@@ -26,6 +26,7 @@ pub(super) enum Function {
     SslClear,
     SslFree,
     GnutlsRecordSend,
+    GnutlsRecordSend2,
     GnutlsHandshake,
     GnutlsDeinit,
     PrWrite,
@@ -37,7 +38,7 @@ pub(super) enum Function {
 }
 
 impl Function {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::SslWrite,
         Self::SslWriteEx,
         Self::SslWriteEx2,
@@ -50,6 +51,7 @@ impl Function {
         Self::SslClear,
         Self::SslFree,
         Self::GnutlsRecordSend,
+        Self::GnutlsRecordSend2,
         Self::GnutlsHandshake,
         Self::GnutlsDeinit,
         Self::PrWrite,
@@ -75,6 +77,7 @@ impl Function {
             Self::SslClear => "SSL_clear",
             Self::SslFree => "SSL_free",
             Self::GnutlsRecordSend => "gnutls_record_send",
+            Self::GnutlsRecordSend2 => "gnutls_record_send2",
             Self::GnutlsHandshake => "gnutls_handshake",
             Self::GnutlsDeinit => "gnutls_deinit",
             Self::PrWrite => "PR_Write",
@@ -97,7 +100,7 @@ impl Function {
             Self::SslDoHandshake | Self::SslConnect => "ebfw_ssl_hello",
             Self::SslClear => "ebfw_ssl_clear",
             Self::SslFree => "ebfw_ssl_free",
-            Self::GnutlsRecordSend => "ebfw_gnutls_write",
+            Self::GnutlsRecordSend | Self::GnutlsRecordSend2 => "ebfw_gnutls_write",
             Self::GnutlsHandshake => "ebfw_gnutls_hello",
             Self::GnutlsDeinit => "ebfw_gnutls_free",
             Self::PrWrite | Self::PrSend => "ebfw_nss_write",
@@ -122,7 +125,10 @@ impl Function {
             | Self::SslConnect
             | Self::SslClear
             | Self::SslFree => "openssl",
-            Self::GnutlsRecordSend | Self::GnutlsHandshake | Self::GnutlsDeinit => "gnutls",
+            Self::GnutlsRecordSend
+            | Self::GnutlsRecordSend2
+            | Self::GnutlsHandshake
+            | Self::GnutlsDeinit => "gnutls",
             Self::PrWrite | Self::PrSend | Self::PrClose => "nss",
             Self::GoWrite | Self::GoClientHandshake | Self::GoClose => "go",
         }
@@ -143,6 +149,7 @@ impl Function {
             | Self::SslClear
             | Self::SslFree
             | Self::GnutlsRecordSend
+            | Self::GnutlsRecordSend2
             | Self::GnutlsHandshake
             | Self::GnutlsDeinit
             | Self::PrWrite
@@ -170,6 +177,7 @@ impl Function {
                 | Self::SslWriteEx2
                 | Self::SslWriteInternal
                 | Self::GnutlsRecordSend
+                | Self::GnutlsRecordSend2
                 | Self::PrWrite
                 | Self::PrSend
                 | Self::GoWrite
@@ -202,6 +210,7 @@ impl Target {
         let mut points = BTreeMap::<Function, Vec<Point>>::new();
         let symbols = elf.functions(|name| named(name, Convention::C))?;
         let symbols = without_wrappers(&elf, symbols)?;
+        let symbols = without_gnutls_wrapper(&elf, symbols)?;
         let of_go = golang::functions(&elf, |name| named(name, Convention::Go))?;
         for (function, symbol) in symbols.into_iter().chain(of_go) {
             let (entry, code) = elf.code(symbol)?;
@@ -278,6 +287,37 @@ fn without_wrappers<S: Source + ?Sized>(
     let rest = symbols.into_iter().filter(|(function, symbol)| {
         *function != dropped && (*function != Function::SslWriteInternal || !is_shared(symbol))
     });
+    Ok(rest.collect())
+}
+
+/// Since GnuTLS 3.6.3 `gnutls_record_send` is `gnutls_record_send2` with two arguments more (lib/record.c), to which it jumps, in a shared library by
+/// way of the table for what is linked: then only the latter is probed. Where that is not certain it is the former.
+fn without_gnutls_wrapper<S: Source + ?Sized>(
+    elf: &Elf<'_, S>,
+    symbols: Vec<(Function, Symbol)>,
+) -> Result<Vec<(Function, Symbol)>, ElfError> {
+    let of = |function| {
+        let own = symbols.iter().filter(move |(own, _)| *own == function);
+        own.map(|(_, symbol)| *symbol)
+    };
+    let mut is_certain = of(Function::GnutlsRecordSend2).next().is_some();
+    for wrapper in of(Function::GnutlsRecordSend) {
+        let (_, code) = elf.code(wrapper)?;
+        is_certain &= passes_on(&code, Function::GnutlsRecordSend.convention()).is_some_and(|to| {
+            let address = wrapper.address.wrapping_add(to);
+            let is_second = of(Function::GnutlsRecordSend2).any(|own| own.address == address);
+            let stub = || elf.code(Symbol { address, size: 0 });
+            is_second || stub().is_ok_and(|(_, code)| is_stub(&code))
+        });
+    }
+    let dropped = if is_certain {
+        Function::GnutlsRecordSend
+    } else {
+        Function::GnutlsRecordSend2
+    };
+    let rest = symbols
+        .into_iter()
+        .filter(|(function, _)| *function != dropped);
     Ok(rest.collect())
 }
 

@@ -1,5 +1,5 @@
-# A client by OpenSSL's own calls, in ways of which few programs make use. Its first argument names one; each further one is a connection: the
-# paths that are asked for on it, with commas between. One that is lost is given up.
+# A client by OpenSSL's own calls, in ways of which few programs make use. Its first argument names one, with HTTP/2 where `h2-` stands before it;
+# each further one is a connection: the paths that are asked for on it, with commas between. One that is lost is given up.
 import ctypes
 import mmap
 import socket
@@ -23,8 +23,46 @@ def call(name, result, *arguments):
 context = pointer(call("SSL_CTX_new", pointer, pointer(call("TLS_client_method", pointer))))
 
 
-def head(path, more=b""):
+is_http2 = sys.argv[1].startswith("h2-")
+# Of HTTP/2, the last one on the connection.
+stream = -1
+
+
+def fresh():
+    """What is asked for next is the first on its connection."""
+    global stream
+    stream = -1
+
+
+def head(path, cookie=b""):
+    if is_http2:
+        return frames(path, cookie)
+    more = b"Cookie: %s\r\n" % cookie if cookie else b""
     return b"GET %s HTTP/1.1\r\nHost: 10.99.0.2\r\n%s\r\n" % (path.encode(), more)
+
+
+def frames(path, cookie):
+    """Headers that refer to no table but the fixed one (RFC 7541, appendix A)."""
+    global stream
+    begins = stream < 0
+    stream += 2
+    fields = b"\x82\x87\x01" + text(b"10.99.0.2") + b"\x04" + text(path.encode())
+    if cookie:
+        fields += b"\x0f\x11" + text(cookie)
+    request = frame(1, 5, stream, fields)
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + request if begins else request
+
+
+def frame(kind, flags, number, data):
+    return len(data).to_bytes(3, "big") + bytes([kind, flags]) + number.to_bytes(4, "big") + data
+
+
+def text(value):
+    if len(value) < 127:
+        return bytes([len(value)]) + value
+    rest = len(value) - 127
+    assert rest >> 14 == 0
+    return bytes([127, rest & 127 | 128, rest >> 7]) + value
 
 
 def expect(holds):
@@ -33,6 +71,7 @@ def expect(holds):
 
 
 def connect(session=None):
+    fresh()
     sock = socket.create_connection(ADDRESS)
     ssl = pointer(call("SSL_new", pointer, context))
     call("SSL_set_fd", integer, ssl, sock.fileno())
@@ -59,6 +98,7 @@ def implicit(paths, data=head, before=lambda ssl: None):
 
 def bio(paths, kept=None):
     """Writes to a BIO."""
+    fresh()
     kept = {} if kept is None else kept
     if "bio" not in kept:
         kept["bio"] = pointer(call("BIO_new_ssl_connect", pointer, context))
@@ -66,7 +106,10 @@ def bio(paths, kept=None):
     bio = kept["bio"]
     buffer = ctypes.create_string_buffer(65536)
     for path in paths:
-        expect(call("BIO_puts", integer, bio, head(path)) > 0)
+        data = head(path)
+        # Text alone: the other way in.
+        put = ("BIO_write", data, len(data)) if is_http2 else ("BIO_puts", data)
+        expect(call(put[0], integer, bio, *put[1:]) > 0)
         expect(call("BIO_read", integer, bio, buffer, len(buffer)) > 0)
 
 
@@ -82,6 +125,7 @@ def reset(paths):
 
 def cleared(paths):
     """One object for all connections."""
+    fresh()
     if "ssl" in kept:
         assert call("SSL_clear", integer, kept["ssl"]) == 1
     ssl = kept.setdefault("ssl", pointer(call("SSL_new", pointer, context)))
@@ -94,6 +138,7 @@ def cleared(paths):
 
 def again(paths):
     """Likewise, by another call."""
+    fresh()
     ssl = kept.setdefault("ssl", pointer(call("SSL_new", pointer, context)))
     call("SSL_set_connect_state", None, ssl)
     kept["sock"] = socket.create_connection(ADDRESS)
@@ -116,13 +161,13 @@ def old(cipher):
 def fragments(paths):
     """Records of 512 bytes that this side wants."""
     assert call("SSL_CTX_ctrl", long, context, SET_MAX_SEND_FRAGMENT, long(512), None) == 1
-    implicit(paths, lambda path: head(path, b"Cookie: " + b"x" * 2000 + b"\r\n"))
+    implicit(paths, lambda path: head(path, b"x" * 2000))
 
 
 def short(paths):
     """The same as a promise to the server."""
     call("SSL_CTX_set_tlsext_max_fragment_length", integer, context, ctypes.c_uint8(FRAGMENT_OF_512))
-    implicit(paths, lambda path: head(path, b"Cookie: " + b"x" * 2000 + b"\r\n"))
+    implicit(paths, lambda path: head(path, b"x" * 2000))
 
 
 def padded(paths):
@@ -146,10 +191,10 @@ def ticket():
     return session
 
 
-def early(paths, more=b""):
+def early(paths, cookie=b""):
     """The first request goes out before the handshake is over."""
     sock, ssl = connect(ticket())
-    data, done = head(paths[0], more), size()
+    data, done = head(paths[0], cookie), size()
     expect(call("SSL_write_early_data", integer, ssl, data, size(len(data)), ctypes.byref(done)) == 1)
     expect(call("SSL_connect", integer, ssl) == 1)
     expect(call("SSL_get_early_data_status", integer, ssl) == EARLY_DATA_ACCEPTED)
@@ -161,7 +206,7 @@ def early(paths, more=b""):
 
 def early_long(paths):
     """More than what OpenSSL gathers before it sends, so that hello and request leave in several pieces."""
-    early(paths, b"Cookie: " + b"x" * 9000 + b"\r\n")
+    early(paths, b"x" * 9000)
 
 
 def keep(_):
@@ -206,6 +251,7 @@ class Memory:
     """A connection that encrypts into memory; `send` sends what is there."""
 
     def __init__(self, send):
+        fresh()
         self.sock, self.send = socket.create_connection(ADDRESS), send
         self.ssl = pointer(call("SSL_new", pointer, context))
         kind = pointer(call("BIO_s_mem", pointer))
@@ -274,6 +320,6 @@ WAYS = {
 }
 for connection in sys.argv[2:]:
     try:
-        WAYS[sys.argv[1]](connection.split(","))
+        WAYS[sys.argv[1].removeprefix("h2-")](connection.split(","))
     except OSError as error:
         print(error)

@@ -40,17 +40,57 @@ fn connections(way: &str) -> Vec<String> {
     all.chain([format!("/first/{way},/second/{way}")]).collect()
 }
 
+/// What is spoken inside.
+#[derive(Clone, Copy)]
+enum Version {
+    Http1,
+    Http2,
+}
+
+impl Version {
+    /// Tells the client.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Http1 => "",
+            Self::Http2 => "h2-",
+        }
+    }
+}
+
 impl Bench {
+    /// Lets OpenSSL ask in this way with each version of HTTP.
+    fn openssl_keeps_back(&self, python: &Path, way: &str, first: &str) {
+        for version in [Version::Http1, Version::Http2] {
+            let way = &format!("{}{way}", version.prefix());
+            self.keeps_back(python, &["-c", OPENSSL, way], (way, version), first);
+            self.is_enforced(way);
+        }
+    }
+
     /// Lets a program ask in this way; the server reads what is allowed, the `first` request of a connection as such, and nothing else.
-    fn keeps_back(&self, python: &Path, client: &[&str], way: &str, first: &str) {
+    fn keeps_back(
+        &self,
+        python: &Path,
+        client: &[&str],
+        (way, version): (&str, Version),
+        first: &str,
+    ) {
         let connections = connections(way);
         let connections: Vec<_> = connections.iter().map(String::as_str).collect();
         self.run(python, &[client, &connections].concat());
-        let allowed = [
-            format!("GET /before/{way} "),
-            format!("{first}GET /first/{way} "),
-            format!("GET /second/{way} "),
-        ];
+        let allowed = match version {
+            Version::Http1 => [
+                format!("GET /before/{way} "),
+                format!("{first}GET /first/{way} "),
+                format!("GET /second/{way} "),
+            ],
+            // Behind its length stands a path as it is.
+            Version::Http2 => [
+                format!("/before/{way}"),
+                format!("{first}PRI * HTTP/2.0\r\n"),
+                format!("/second/{way}"),
+            ],
+        };
         self.holds(way, &allowed.each_ref().map(String::as_str));
     }
 
@@ -83,8 +123,7 @@ fn openssl_in_other_ways_never_gets_a_denied_request_out() {
         "padded",
         "updated",
     ] {
-        bench.keeps_back(&python, &["-c", OPENSSL, way], way, "");
-        bench.is_enforced(way);
+        bench.openssl_keeps_back(&python, way, "");
     }
 }
 
@@ -158,10 +197,10 @@ fn early_data_never_gets_a_denied_request_out() {
         return;
     };
     for way in ["early", "early-long"] {
-        bench.keeps_back(&python, &["-c", OPENSSL, way], way, "early:");
-        bench.is_enforced(way);
+        bench.openssl_keeps_back(&python, way, "early:");
     }
-    bench.keeps_back(&python, &["-c", GNUTLS], "gnutls", "early:");
+    let gnutls = ("gnutls", Version::Http1);
+    bench.keeps_back(&python, &["-c", GNUTLS], gnutls, "early:");
     bench.is_enforced("gnutls");
     // By a real client, with a ticket for all of its attempts.
     bench.run(&python, &["-c", OPENSSL, "ticket", "/ticket"]);
@@ -189,8 +228,7 @@ fn io_uring_is_enforced_where_the_thread_sends_and_else_opaque() {
     let Some((bench, python)) = with_python() else {
         return;
     };
-    bench.keeps_back(&python, &["-c", OPENSSL, "uring"], "uring", "");
-    bench.is_enforced("uring");
+    bench.openssl_keeps_back(&python, "uring", "");
     let ask = |way: &str, connection: &str| {
         bench.run(&python, &["-c", OPENSSL, way, connection]);
     };

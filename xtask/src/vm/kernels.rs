@@ -88,24 +88,34 @@ pub(super) fn between() -> &'static [Series] {
     &MATRIX[1..MATRIX.len() - 1]
 }
 
-/// Takes the kernel from the cache, or fetches it.
+/// Takes the kernel from the cache, or fetches it: anew, too, where that one was fetched for fewer modules.
 pub(super) fn fetch(series: Series) -> Result<Kernel> {
     let cache = workspace::cache_dir()?.join("kernels");
     let dir = cache.join(series.0);
-    if !dir.join("release").is_file() {
+    let is_there = dir.join("release").is_file();
+    let is_whole = fs::read_to_string(dir.join("wanted")).is_ok_and(|own| own == modules::wanted());
+    if !(is_there && is_whole) {
         step(format_args!("fetching kernel {series}"));
-        let apt = Apt::open()?;
-        let scratch = cache.join(format!("{series}.{}", std::process::id()));
-        let prepared = prepare(&apt, series, &scratch);
-        if prepared.is_ok() {
-            drop(fs::remove_dir_all(&dir));
-            fs::rename(scratch.join("kernel"), &dir)
-                .with_context(|| format!("failed to create {}", dir.display()))?;
+        match replace(series, &cache, &dir) {
+            Err(error) if is_there => note(format_args!(
+                "the one in the cache is used as it is, without some modules: {error:#}"
+            )),
+            replaced => replaced?,
         }
-        drop(fs::remove_dir_all(&scratch));
-        prepared?;
     }
     open(&dir)
+}
+
+fn replace(series: Series, cache: &Path, dir: &Path) -> Result<()> {
+    let apt = Apt::open()?;
+    let scratch = cache.join(format!("{series}.{}", std::process::id()));
+    let prepared = prepare(&apt, series, &scratch).and_then(|()| {
+        drop(fs::remove_dir_all(dir));
+        fs::rename(scratch.join("kernel"), dir)
+            .with_context(|| format!("failed to create {}", dir.display()))
+    });
+    drop(fs::remove_dir_all(&scratch));
+    prepared
 }
 
 fn open(dir: &Path) -> Result<Kernel> {
@@ -152,6 +162,8 @@ fn prepare(apt: &Apt, series: Series, scratch: &Path) -> Result<()> {
             .with_context(|| format!("failed to copy {}", from.display()))?;
     }
     modules::select(&tree, &kernel.join("modules"))?;
+    fs::write(kernel.join("wanted"), modules::wanted())
+        .context("failed to write what was wanted")?;
     note(format_args!("kernel {release}"));
     // Written last: a folder with it is complete.
     fs::write(kernel.join("release"), release).context("failed to write the kernel's release")

@@ -30,6 +30,11 @@ const WANTED: [&str; 15] = [
     "tls",
 ];
 
+/// The names of those, which tell one selection from another.
+pub(super) fn wanted() -> String {
+    WANTED.join("\n")
+}
+
 /// Copies the wanted modules, decompressed, into a folder; their names tell the load order.
 pub(super) fn select(tree: &Path, into: &Path) -> Result<()> {
     fs::create_dir_all(into).with_context(|| format!("failed to create {}", into.display()))?;

@@ -23,7 +23,7 @@ fn first(paths: &[&str]) -> Option<PathBuf> {
 #[test]
 fn real_libraries_have_an_emulated_instruction_for_each_function() {
     use Function::{
-        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend, SslClear, SslConnect, SslDoHandshake,
+        GnutlsDeinit, GnutlsHandshake, GnutlsRecordSend2, SslClear, SslConnect, SslDoHandshake,
         SslFree, SslSetConnectState, SslWrite, SslWriteEx, SslWriteInternal,
     };
     const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
@@ -47,7 +47,7 @@ fn real_libraries_have_an_emulated_instruction_for_each_function() {
                 format!("{LIBRARIES}/libgnutls.so.30"),
                 "/usr/lib64/libgnutls.so.30".to_owned(),
             ],
-            &[GnutlsRecordSend, GnutlsHandshake, GnutlsDeinit],
+            &[GnutlsRecordSend2, GnutlsHandshake, GnutlsDeinit],
         ),
         (
             &["/usr/bin/node".to_owned()],
@@ -368,6 +368,44 @@ fn what_all_functions_go_on_with_is_probed() {
     }
     let alone = find(&library_of(&TWO[..1], &second)[..]).unwrap();
     assert!(alone.0.contains_key(&SslWriteEx), "nothing else is there");
+}
+
+/// By way of the table for what is linked, by itself, or not at all.
+#[test]
+fn gnutls_is_probed_where_all_of_it_writes() {
+    // xor r8d, r8d; xor ecx, ecx; jmp. Then jmp [rip + …], with and without a mark for indirect branches.
+    let wrapper = |to: u32| {
+        [
+            &[0x45, 0x31, 0xc0, 0x31, 0xc9, 0xe9][..],
+            &(to - 10).to_le_bytes(),
+            &[0x90; 6],
+        ]
+        .concat()
+    };
+    let stub = [&[0xff, 0x25, 0, 0, 0, 0][..], &[0x90; 10]].concat();
+    let marked = [
+        &[0xf3, 0x0f, 0x1e, 0xfa, 0xf2, 0xff, 0x25, 0, 0, 0, 0][..],
+        &[0x90; 5],
+    ]
+    .concat();
+    let own = vec![0x53; 16];
+    const BOTH: [(&str, u64); 2] = [("gnutls_record_send", 0), ("gnutls_record_send2", 16)];
+    use Function::{GnutlsRecordSend, GnutlsRecordSend2};
+    for (names, first, third, expected, why) in [
+        (&BOTH[..], wrapper(32), &stub, GnutlsRecordSend2, "Debian's"),
+        (&BOTH, wrapper(32), &marked, GnutlsRecordSend2, "marked"),
+        (&BOTH, wrapper(16), &own, GnutlsRecordSend2, "by itself"),
+        (&BOTH, wrapper(32), &own, GnutlsRecordSend, "something else"),
+        (&BOTH, own.clone(), &stub, GnutlsRecordSend, "it does not"),
+        (&BOTH[..1], wrapper(32), &stub, GnutlsRecordSend, "old"),
+        (&BOTH[1..], wrapper(32), &stub, GnutlsRecordSend2, "alone"),
+    ] {
+        let code = [&first[..], &own, third, &own].concat();
+        let target = find(&library_of(names, &code)[..]).unwrap();
+        let is_gnutls = |function: &&Function| function.library() == "gnutls";
+        let found: Vec<_> = target.0.keys().filter(is_gnutls).copied().collect();
+        assert_eq!(found, [expected], "{why}");
+    }
 }
 
 #[test]
