@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Command,
 };
 
 use ebfw_agent::host::netns::Netns;
@@ -73,6 +74,23 @@ impl Net {
         netlink::bring_up(&near, NEAR_DEVICE, &[(v4(1), 24), (v6(1), 64)])?;
         netlink::bring_up(&far, FAR_DEVICE, &far_addresses)?;
         Ok(Self { near, far })
+    }
+
+    /// Makes all addresses of an IPv4 prefix those of the far end. Needs `ip`.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be started, or fails.
+    pub fn widen(&self, prefix: &str) -> io::Result<()> {
+        let ip = |arguments: &str| {
+            let status = Command::new("ip").args(arguments.split(' ')).status()?;
+            let failed = || io::Error::other(format!("ip {arguments} failed"));
+            status.success().then_some(()).ok_or_else(failed)
+        };
+        self.far
+            .enter(|| ip(&format!("route add local {prefix} dev lo")))??;
+        self.near
+            .enter(|| ip(&format!("route add {prefix} via 10.99.0.2")))?
     }
 }
 

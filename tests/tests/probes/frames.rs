@@ -205,11 +205,7 @@ fn what_is_written_byte_by_byte_never_gets_out() {
     }
     ask(&["/bytes"]);
     bench.holds("bytes", &["/bytes/2277 ", "/bytes "]);
-    eventually("none was late", || {
-        let standing = bench.standing();
-        let columns: Vec<_> = standing.split(' ').collect();
-        matches!(columns[..], ["enforced", _, "0", _, "0", "0"])
-    });
+    bench.is_enforced("bytes");
 }
 
 /// Nor do threads that are in the place of others.

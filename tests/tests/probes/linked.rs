@@ -91,17 +91,25 @@ int main(int count, char **arguments) {
 impl Bench {
     /// Builds the client, without shared libraries; `None`, said aloud, where a part of it is missing.
     fn linked_client(&self, name: &str, flags: &[&str]) -> Option<PathBuf> {
-        let compiler = program("cc")?;
         let is_there = fs::exists(LIBRARY).unwrap_or(false);
         if !ebfw_test_need::met(is_there, LIBRARY) {
             return None;
         }
+        self.build(
+            name,
+            CLIENT,
+            &[&["-static"], flags, &["-lssl", "-lcrypto"]].concat(),
+        )
+    }
+
+    /// Builds a program or library in the bench's folder; `None`, said aloud, without a compiler.
+    pub(super) fn build(&self, name: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
         let folder = self.server.folder();
-        fs::write(folder.join("client.c"), CLIENT).expect("the folder is writable");
-        let built = Command::new(compiler)
-            .args(["-o", name, "client.c", "-static"])
+        let text = format!("{name}.c");
+        fs::write(folder.join(&text), source).expect("the folder is writable");
+        let built = Command::new(program("cc")?)
+            .args(["-o", name, &text])
             .args(flags)
-            .args(["-lssl", "-lcrypto"])
             .current_dir(folder)
             .output()
             .expect("the compiler starts");

@@ -3,8 +3,8 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    path::{Path, PathBuf},
-    process::{Child, Command},
+    path::Path,
+    process::Child,
 };
 
 use ebfw_tests::lab::eventually;
@@ -46,22 +46,6 @@ int main(int count, char **arguments) {
 /// So many times that a test is over before.
 const FOREVER: &str = "100000";
 
-/// Builds a program or library in the bench's folder; `None`, said aloud, without a compiler.
-fn build(bench: &Bench, name: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
-    let folder = bench.server.folder();
-    let text = format!("{name}.c");
-    fs::write(folder.join(&text), source).expect("the folder is writable");
-    let built = Command::new(program("cc")?)
-        .args(["-o", name, &text])
-        .args(flags)
-        .current_dir(folder)
-        .output()
-        .expect("the compiler starts");
-    let said = String::from_utf8_lossy(&built.stderr);
-    assert!(built.status.success(), "{said}");
-    Some(folder.join(name))
-}
-
 /// A process that ends with the value.
 struct Killed(Child);
 
@@ -92,9 +76,9 @@ fn overwrite(path: &Path, with: &Path) -> io::Result<()> {
 fn a_library_that_is_overwritten_does_no_harm() {
     let Some(bench) = Bench::open() else { return };
     let (Some(caller), Some(short), Some(long)) = (
-        build(&bench, "caller", CALLER, &["-ldl"]),
-        build(&bench, "short.so", SHORT, &["-shared"]),
-        build(&bench, "long.so", LONG, &["-shared"]),
+        bench.build("caller", CALLER, &["-ldl"]),
+        bench.build("short.so", SHORT, &["-shared"]),
+        bench.build("long.so", LONG, &["-shared"]),
     ) else {
         return;
     };
@@ -118,12 +102,7 @@ fn a_program_that_is_overwritten_is_looked_into_again() {
     let own = CALLER.replace("dlopen(arguments[1]", "dlopen(0");
     let (Some(idle), Some(own)) = (
         program("true"),
-        build(
-            &bench,
-            "own",
-            &format!("{SHORT}\n{own}"),
-            &["-ldl", "-rdynamic"],
-        ),
+        bench.build("own", &format!("{SHORT}\n{own}"), &["-ldl", "-rdynamic"]),
     ) else {
         return;
     };

@@ -95,7 +95,7 @@ impl Bench {
     }
 
     /// All that `ebfw status` says of the workload is that nothing has left that should not.
-    fn is_enforced(&self, way: &str) {
+    pub(super) fn is_enforced(&self, way: &str) {
         eventually(&format!("{way}: it is enforced"), || {
             let standing = self.standing();
             let columns: Vec<_> = standing.split(' ').collect();

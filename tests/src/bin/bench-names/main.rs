@@ -34,6 +34,8 @@ use hickory_proto::op::Message;
 const ROUNDS: u16 = 9;
 /// Pairs of a look-up and a connect in each.
 const PAIRS: u16 = 300;
+/// Where the addresses of fresh names lie.
+const FRESH: &str = "10.98.0.0/16";
 const ANY: &str =
     "defaultAction: Deny\nrules:\n- {name: net, action: Allow, match: {cidrs: [10.0.0.0/8]}}\n";
 const BY_NAME: &str = "defaultAction: Deny\nrules:\n- {name: names, action: Allow, match: {domains: ['*.good.example']}}\n";
@@ -108,24 +110,6 @@ fn pairs(resolver: IpAddr, first: u16) -> std::io::Result<u64> {
     Ok(round.pack())
 }
 
-/// Makes all of 10.98.0.0/16 addresses of the far end.
-fn widen(net: &Net) -> Result<()> {
-    widen_to(net, "10.98.0.0/16")
-}
-
-/// Makes all addresses of a prefix those of the far end.
-fn widen_to(net: &Net, prefix: &str) -> Result<()> {
-    let ip = |arguments: &str| -> Result<()> {
-        let status = Command::new("ip").args(arguments.split(' ')).status()?;
-        ensure!(status.success(), "ip {arguments} failed");
-        Ok(())
-    };
-    net.far
-        .enter(|| ip(&format!("route add local {prefix} dev lo")))??;
-    net.near
-        .enter(|| ip(&format!("route add {prefix} via 10.99.0.2")))?
-}
-
 /// A namespace in which dnsmasq lets out what it has resolved.
 struct Dnsmasq {
     net: Net,
@@ -141,7 +125,7 @@ impl Dnsmasq {
                 oif lo accept; ip daddr 10.99.0.9 accept; ct state established accept; ip daddr @allowed accept; }
         }";
         let net = Net::new()?;
-        widen(&net)?;
+        net.widen(FRESH)?;
         serve(&net.far, zone)?;
         let server = ebfw_tests::lab::server::Server::start(&net.far, PORT)?;
         net.near.enter(|| -> Result<()> {
@@ -213,7 +197,7 @@ fn main() -> Result<ExitCode> {
     let Some(mut lab) = Lab::open() else {
         return Ok(ExitCode::FAILURE);
     };
-    widen(lab.net())?;
+    lab.net().widen(FRESH)?;
     lab.resolver(zone);
     let dnsmasq = Dnsmasq::start()?;
     let _statistics = enable_stats(Stats::RunTime)

@@ -99,7 +99,7 @@ pub(crate) fn measure(only: &str) -> Result<()> {
     let Some(mut lab) = Lab::open() else {
         return Ok(());
     };
-    crate::widen_to(lab.net(), "10.100.0.0/16")?;
+    lab.net().widen("10.100.0.0/16")?;
     lab.resolver(zone);
     lab.policy(BY_NAME);
     lab.attach_empty();
