@@ -134,10 +134,9 @@ impl Planner {
         pods: Option<&Pods>,
     ) -> Result<Desired, TooManyRules> {
         let rules = self.reader.rules();
-        let pods = match pods.filter(|_| rules.tells_pods_apart()) {
-            Some(pods) => Apart::ByFacts(pods),
-            None if rules.reads_names() => Apart::ByNames,
-            None => Apart::Not,
+        let apart = match pods.filter(|_| rules.tells_pods_apart()) {
+            Some(pods) => Some(Apart::ByFacts(pods)),
+            None => rules.reads_names().then_some(Apart::ByNames),
         };
         let below = tree.iter().filter(|(_, path)| path.is_within(root));
         let mut by_path: Vec<(&CgroupPath, CgroupId)> =
@@ -147,7 +146,7 @@ impl Planner {
         let mut plan = Plan::default();
         // Sorted, a cgroup comes after its ancestors: components are compared one by one.
         for (path, id) in by_path {
-            let whose = whose(path, &pods);
+            let whose = whose(path, apart);
             if path == root {
                 plan.enter(path, id, self.said(path, &whose, &mut before)?);
             } else {
@@ -222,25 +221,27 @@ impl Planner {
 }
 
 /// Why one pod is another workload than the next.
+#[derive(Clone, Copy)]
 enum Apart<'a> {
     /// Rules may ask what it is.
     ByFacts(&'a Pods),
     /// What it resolves is its own (SEMANTICS 4), and so is the room for it.
     ByNames,
-    /// It is not.
-    Not,
 }
 
-fn whose<'a>(path: &CgroupPath, apart: &Apart<'a>) -> Whose<'a> {
+/// `apart`: `None` where no pod is.
+fn whose<'a>(path: &CgroupPath, apart: Option<Apart<'a>>) -> Whose<'a> {
+    let Some(apart) = apart else {
+        return Whose::Node;
+    };
     let of = |uid: &str, own| match apart {
         Apart::ByFacts(pods) => pods
             .get(uid)
             .map_or(Whose::Unknown, |pod| Whose::Pod(pod, own)),
         Apart::ByNames => Whose::Anyone(own),
-        Apart::Not => Whose::Node,
     };
     match (layout::place(path), apart) {
-        (Place::Elsewhere, _) | (_, Apart::Not) | (Place::Strange, Apart::ByNames) => Whose::Node,
+        (Place::Elsewhere, _) | (Place::Strange, Apart::ByNames) => Whose::Node,
         (Place::Root, _) => Whose::Root,
         (Place::Strange, Apart::ByFacts(_)) => Whose::Unknown,
         (Place::Pod(pod), _) => of(&pod.uid, true),

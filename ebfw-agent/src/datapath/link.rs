@@ -19,7 +19,7 @@ use aya::{
 };
 
 use super::{LINKS, LoadError, syscall};
-use crate::host::interrupted::again;
+use crate::host::interrupted::{again, is_cut_short};
 
 /// Why a program could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -70,14 +70,14 @@ pub(super) fn load(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), LoadEr
 }
 
 fn load_one(program: &mut Program, name: &'static str) -> Result<(), LoadError> {
-    let is_cut_short = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock);
+    let was_cut_short = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if is_cut_short(io_error));
     let load = || match program {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         _ => panic!("{name} is a cgroup program"),
     };
-    again(is_cut_short, load).map_err(|source| LoadError::Program {
+    again(was_cut_short, load).map_err(|source| LoadError::Program {
         name,
         source: Box::new(source),
     })

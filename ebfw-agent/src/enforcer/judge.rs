@@ -51,22 +51,22 @@ impl Judge {
 
     /// From now on these are in force, by the ids of cgroups.
     pub(super) fn replace(&self, wanted: &BTreeMap<u64, Assignment>) {
-        let mut rulesets = wanted.values().filter_map(|own| own.ruleset.as_ref());
-        let asks = rulesets.any(|ruleset| ruleset.reads_names() || ruleset.reads_requests());
-        self.asks.store(asks, Ordering::Relaxed);
+        let mut asks = false;
         let mut known = BTreeMap::<*const Ruleset, Arc<Rules>>::new();
         let standings = wanted.iter().filter_map(|(id, own)| {
             let path = (self.path_of)(CgroupId(*id))?;
             let rules = own.ruleset.as_ref().map(|ruleset| {
-                let rules = known
-                    .entry(Arc::as_ptr(ruleset))
-                    .or_insert_with(|| Arc::new(Rules::new(Arc::clone(ruleset))));
+                let rules = known.entry(Arc::as_ptr(ruleset)).or_insert_with(|| {
+                    asks |= ruleset.reads_names() || ruleset.reads_requests();
+                    Arc::new(Rules::new(Arc::clone(ruleset)))
+                });
                 Arc::clone(rules)
             });
             let open = own.open;
             Some((path, Standing { rules, open }))
         });
         let standings = standings.collect();
+        self.asks.store(asks, Ordering::Relaxed);
         *self
             .standings
             .write()

@@ -1,10 +1,17 @@
 //! Calls that a signal cuts short.
 
+use std::io;
+
 /// How often such a call is made anew: a verification may take seconds, and whoever is stopped all the time shall hear of it.
 const ATTEMPTS: usize = 20;
 
-/// Makes a call again that was cut short. The verifier gives up where a signal is pending, even one that only stops the process for a moment,
-/// as a debugger or the freezer of cgroups does (EAGAIN; kernel/bpf/verifier.c, `do_check`).
+/// Whether a signal has cut a verification short: the verifier gives up where one is pending, even one that only stops the process for a moment, as
+/// a debugger or the freezer of cgroups does (EAGAIN; kernel/bpf/verifier.c, `do_check`).
+pub(crate) fn is_cut_short(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAGAIN)
+}
+
+/// Makes a call again that was cut short.
 pub(crate) fn again<T, E>(
     is_cut_short: impl Fn(&E) -> bool,
     mut call: impl FnMut() -> Result<T, E>,

@@ -17,7 +17,7 @@ use std::{
 use aya_obj::{Function, generated::bpf_func_info};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::host::interrupted::again;
+use crate::host::interrupted::{again, is_cut_short};
 
 /// Commands of bpf(2), include/uapi/linux/bpf.h.
 mod command {
@@ -222,7 +222,6 @@ pub(super) fn load(
             },
         )
     };
-    let is_cut_short = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
     again(is_cut_short, || attempt(&mut [])).map_err(|error| {
         // Of a program that is too long to be followed a log says nothing, and takes as long again.
         if matches!(error.raw_os_error(), Some(libc::EPERM | libc::E2BIG)) {
@@ -234,7 +233,9 @@ pub(super) fn load(
         let mut log = vec![0; LOG];
         // Where the log has no room or a signal comes, that is all that the second attempt says.
         let error = match attempt(&mut log).err() {
-            Some(second) if !matches!(second.raw_os_error(), Some(libc::ENOSPC | libc::EAGAIN)) => {
+            Some(second)
+                if second.raw_os_error() != Some(libc::ENOSPC) && !is_cut_short(&second) =>
+            {
                 second
             }
             _ => error,
